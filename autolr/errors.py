@@ -1,0 +1,53 @@
+"""The errors a caller can act on; each carries the exit code of the command line.
+
+Codes: 1 error, 2 usage (bad input, found before anything is computed), 3 the budget is not reachable,
+4 stopped by a limit or a signal and resumable. 0 means that the budget was met.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutolrError(Exception):
+    """Base of every error autolr raises on purpose: says what must hold, what was seen and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(AutolrError):
+    """Bad input: an option, a file, a model or a study that cannot be used as given."""
+
+    exit_code = 2
+
+
+class BudgetError(AutolrError):
+    """No candidate can meet the budget, or none of the finished trials does."""
+
+    exit_code = 3
+
+
+class Stopped(AutolrError):
+    """The work was stopped by a limit or a signal; what is finished is on disk and the study can be resumed."""
+
+    exit_code = 4
+
+
+class FactorizationError(AutolrError):
+    """A decomposition failed or is not finite; the message names the layer and the method."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint naming the known names closest to a mistyped one, or all of them when none is close.
+
+    Example:
+        >>> nearest("drome", ["svd", "drone", "afm"])
+        'did you mean drone?'
+        >>> nearest("x", ["svd", "afm"])
+        'known: afm, svd'
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = names if len(names) <= 12 else [*names[:12], f"and {len(names) - 12} more"]
+    return f"known: {', '.join(shown)}"

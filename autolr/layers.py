@@ -1,0 +1,112 @@
+"""The modules that run in place of a dense linear layer.
+
+They keep the dense layer's interface (``in_features``, ``out_features``, a ``weight`` whose dtype and device can be
+asked), and their inner ``Linear`` children stay visible to Trainer, PEFT and quantization. ``weight`` is an empty
+buffer under the dense weight's name: software that does not know these layers then fails with a size mismatch
+instead of loading random weights.
+
+This file depends on torch alone: a copy of it travels with every checkpoint.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class LowRankLinear(nn.Module):
+    """``y = left(right(x)) + bias``: two thin linear layers in place of one (out, in) matrix.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        rank: size between the two; 0 leaves the bias alone.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Shape:
+        input (..., in_features), output (..., out_features).
+
+    Example:
+        >>> LowRankLinear(4, 6, rank=2)(torch.zeros(3, 4)).shape
+        torch.Size([3, 6])
+    """
+
+    weight: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.rank = rank
+        self.right = _linear(in_features, rank, False, device, dtype)
+        self.left = _linear(rank, out_features, True, device, dtype)
+        self.register_buffer("weight", torch.empty(0, device=device, dtype=dtype))
+
+    @property
+    def bias(self) -> Tensor:
+        """The bias, (out_features,); it lives in ``left``."""
+        return self.left.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, (..., out_features)."""
+        output: Tensor = self.left(self.right(x))
+        return output
+
+    def extra_repr(self) -> str:
+        """Describe the layer in a model's printout."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
+
+
+class LowRankRowsLinear(LowRankLinear):
+    """A low-rank layer of which some output neurons are computed densely, addressed by index.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        rank: of the low-rank part.
+        n_rows: how many output neurons are computed densely, in [1, out_features].
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Shape:
+        input (..., in_features), output (..., out_features).
+    """
+
+    row_index: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        n_rows: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, rank, device, dtype)
+        self.n_rows = n_rows
+        self.rows = _linear(in_features, n_rows, False, device, dtype)
+        self.register_buffer("row_index", torch.zeros(n_rows, dtype=torch.int64, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, (..., out_features)."""
+        return super().forward(x).index_add(-1, self.row_index, self.rows(x))
+
+    def extra_repr(self) -> str:
+        """Describe the layer in a model's printout."""
+        return f"{super().extra_repr()}, n_rows={self.n_rows}"
+
+
+def _linear(
+    in_features: int, out_features: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Linear:
+    """Return a Linear whose parameters are allocated but not initialized: they are about to be filled."""
+    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)
+    assert isinstance(linear, nn.Linear)
+    return linear

@@ -1,0 +1,300 @@
+"""The records that flow between the stages, all frozen, and the protocols of the exchangeable parts.
+
+Notation: a linear layer is ``y = W x + b`` with ``W (out, in)`` as in ``torch.nn.Linear``; a low-rank layer is
+``y = left (right x) + b`` with ``left (out, rank)`` and ``right (rank, in)``.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Need = Literal["moments", "gradients"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One weight matrix that can be compressed.
+
+    Attributes:
+        name: dotted path of the module in the model.
+        role: path inside its block, with inner indices as ``*``: equal for the same layer of different blocks.
+        block: index of the repeated block that holds it, from 0; -1 outside every block.
+        n_blocks: how many blocks there are.
+        out_features: rows of ``W``.
+        in_features: columns of ``W``.
+        transposed: the module stores ``W`` as (in, out), as GPT-2's ``Conv1D`` does.
+    """
+
+    name: str
+    role: str
+    block: int
+    n_blocks: int
+    out_features: int
+    in_features: int
+    transposed: bool = False
+
+    @property
+    def depth(self) -> float:
+        """Relative depth in [0, 1]: 0 is the first block, 1 the last (and every layer outside the blocks)."""
+        return 1.0 if self.block < 0 else self.block / max(self.n_blocks - 1, 1)
+
+    @property
+    def break_even(self) -> int:
+        """Smallest rank at which a low-rank layer is no longer cheaper than the dense one."""
+        return break_even_rank(self.out_features, self.in_features)
+
+
+def break_even_rank(out_features: int, in_features: int) -> int:
+    """Return the smallest rank with ``rank * (out + in) >= out * in``.
+
+    Example:
+        >>> break_even_rank(384, 384), break_even_rank(1536, 384), break_even_rank(3, 2)
+        (192, 308, 2)
+    """
+    return -(-out_features * in_features // (out_features + in_features))
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """What calibration measured of one layer, float64; a token is one live position of the calibration data.
+
+    Padding is not counted, nor are positions of whose output nothing is read (a classifier that reads one position
+    leaves most of its last block unread).
+
+    Attributes:
+        n_tokens: live tokens seen.
+        n_examples: sequences seen.
+        mean: ``E[x]``, (in,).
+        in_gram: ``E[x xᵀ]``, (in, in), the input second moment.
+        mean_abs: ``E|x|``, (in,).
+        fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients.
+        out_gram: ``E[g gᵀ]`` with ``g = ∂loss/∂y`` of one example's loss, per token, (out, out); None without gradients.
+    """
+
+    n_tokens: int
+    n_examples: int
+    mean: Float[Tensor, " in"]
+    in_gram: Float[Tensor, "in in"]
+    mean_abs: Float[Tensor, " in"]
+    fisher_in: Float[Tensor, " in"] | None = None
+    out_gram: Float[Tensor, "out out"] | None = None
+
+    @property
+    def tokens_per_example(self) -> float:
+        """Mean number of live tokens in a sequence."""
+        return self.n_tokens / self.n_examples
+
+    @property
+    def in_covariance(self) -> Float[Tensor, "in in"]:
+        """``E[x xᵀ] − E[x] E[x]ᵀ``, (in, in)."""
+        return self.in_gram - torch.outer(self.mean, self.mean)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A layer ready to run: ``y = left (right x) + b + shift``, and the kept rows computed exactly.
+
+    Attributes:
+        left: (out, rank).
+        right: (rank, in).
+        shift: (out,), what is added to the layer's bias.
+        row_index: (rows,) output neurons computed densely; their rows of ``left`` are zero.
+        rows: (rows, in) their weights.
+    """
+
+    left: Float[Tensor, "out rank"]
+    right: Float[Tensor, "rank in"]
+    shift: Float[Tensor, " out"]
+    row_index: Int[Tensor, " rows"] | None = None
+    rows: Float[Tensor, "rows in"] | None = None
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A factorization computed once at full rank; every rank of a search is a slice of it.
+
+    Attributes:
+        left: ``L⁻¹ U``, (out, k), columns by falling singular value; k is at most the break-even rank on disk.
+        singular_values: all ``min(out, in)`` of them, of ``L W R``, falling.
+        right: ``Uᵀ L W``, (k, in).
+        row_energy: (out,) squared norms of the rows of ``L W R``, for methods that keep rows (then L is diagonal).
+        row_metric: (out,) the diagonal of ``L``, for methods that keep rows.
+    """
+
+    left: Float[Tensor, "out k"]
+    singular_values: Float[Tensor, " full"]
+    right: Float[Tensor, "k in"]
+    row_energy: Float[Tensor, " out"] | None = None
+    row_metric: Float[Tensor, " out"] | None = None
+
+    @property
+    def max_rank(self) -> int:
+        """Largest rank that can be sliced."""
+        return self.right.shape[0]
+
+    def truncate(self, rank: int) -> tuple[Float[Tensor, "out rank"], Float[Tensor, "rank in"]]:
+        """Return ``(left, right)`` of the best approximation of this rank.
+
+        Args:
+            rank: in [0, max_rank]; 0 leaves nothing of the weight.
+
+        Raises:
+            ValueError: the rank is outside that range.
+        """
+        if not 0 <= rank <= self.max_rank:
+            raise ValueError(f"rank must lie in [0, {self.max_rank}], got {rank}")
+        return self.left[:, :rank], self.right[:rank]
+
+    def tail_energy(self, rank: int) -> float:
+        """Return ``Σ_{j>rank} s_j²``, the squared error ``‖L (W − M) R‖²_F`` at this rank."""
+        return float(self.singular_values[rank:].double().square().sum())
+
+    def tails(self) -> Float[Tensor, " full_plus_1"]:
+        """Return the whole error curve: entry r is ``tail_energy(r)``, float64, from rank 0 to full rank."""
+        squared = self.singular_values.double().square()
+        return torch.cat([squared.flip(0).cumsum(0).flip(0), squared.new_zeros(1)])
+
+    def row_residuals(self, rank: int) -> Float[Tensor, " out"]:
+        """Return each output row's share of ``tail_energy(rank)``, (out,) float64.
+
+        Raises:
+            ValueError: this decomposition's method does not keep rows.
+        """
+        if self.row_energy is None or self.row_metric is None:
+            raise ValueError("this decomposition has no separable rows; only row-keeping methods have")
+        scaled = self.row_metric.double()[:, None] * self.left[:, :rank].double() * self.singular_values[:rank].double()
+        return (self.row_energy.double() - scaled.square().sum(1)).clamp(min=0.0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A closed-form factorization method: a record of its name, its needs and one pure function.
+
+    Attributes:
+        name: how it is named on the command line.
+        version: raised whenever its results change, so that stored decompositions are not mistaken for new ones.
+        needs: which statistics it reads.
+        decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64.
+        source: author, year and identifier of the publication.
+        in_loss: its tail energies are already measured in the loss (up to one factor per token).
+        keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
+    """
+
+    name: str
+    version: int
+    needs: frozenset[Need]
+    decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Decomposition]
+    source: str
+    in_loss: bool = False
+    keeps_rows: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """What is done to one unit: the method, the rank and, for row-keeping methods, the number of rows kept dense."""
+
+    method: str
+    rank: int
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice for each compressed unit, sorted by name; a unit that is absent stays dense.
+
+    Example:
+        >>> one = Candidate.of({"b": Choice("svd", 8), "a": Choice("afm", 4)})
+        >>> [name for name, _ in one.choices]
+        ['a', 'b']
+        >>> one == Candidate.from_json(one.to_json()), len(one.digest)
+        (True, 12)
+    """
+
+    choices: tuple[tuple[str, Choice], ...] = ()
+
+    @classmethod
+    def of(cls, choices: Mapping[str, Choice]) -> "Candidate":
+        """Build a candidate from any mapping of unit name to choice."""
+        return cls(tuple(sorted(choices.items())))
+
+    def as_dict(self) -> dict[str, Choice]:
+        """Return unit name -> choice."""
+        return dict(self.choices)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return the plain form stored on disk: ``{unit: {"method": …, "rank": …, "rows": …}}``."""
+        return {name: asdict(choice) for name, choice in self.choices}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Mapping[str, Any]]) -> "Candidate":
+        """Rebuild a candidate from :meth:`to_json`'s form."""
+        return cls.of({name: Choice(**choice) for name, choice in plain.items()})
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that identify the candidate's content."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a cost holds: a batch of ``batch_size`` sequences of ``seq_len`` tokens, weights in ``dtype``."""
+
+    batch_size: int
+    seq_len: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of a model.
+
+    Attributes:
+        flops: of one forward pass under ``conditions``; a multiplication and an addition count as two.
+        params: all parameters; tied ones once.
+        nonembedding_params: the same without the embedding tables.
+        memory: bytes of parameters and buffers.
+        conditions: batch, length and dtype.
+    """
+
+    flops: int
+    params: int
+    nonembedding_params: int
+    memory: int
+    conditions: Conditions
+
+    def get(self, quantity: str) -> int:
+        """Return one quantity by its name."""
+        return {name: getattr(self, name.replace("-", "_")) for name in QUANTITIES}[quantity]
+
+    def ratios(self, dense: "Cost") -> dict[str, float]:
+        """Return each quantity as compressed / dense."""
+        return {name: self.get(name) / dense.get(name) for name in QUANTITIES}
+
+
+QUANTITIES = ("flops", "params", "nonembedding-params", "memory")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured quality with its standard error and the number of examples it was measured on."""
+
+    value: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A candidate with what was measured of it: its cost and its scores by name."""
+
+    candidate: Candidate
+    cost: Cost
+    scores: Mapping[str, Score]
+    seconds: Mapping[str, float] = field(default_factory=dict)
