@@ -1,0 +1,173 @@
+"""Reading rows from local JSON Lines, CSV and TSV files, each with the line it came from."""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BufferedIOBase
+from pathlib import Path
+
+from autolr.errors import UsageError, nearest
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+FORMATS = "/".join(SUFFIXES) + ", each also with .gz"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with the place they came from.
+
+    Attributes:
+        name: the file, or the id of the data set.
+        unit: what ``place`` counts: "line" of a file, "row" of a data set, from 1.
+        rows: pairs of place and row; can be iterated once.
+        classes: column name -> the names of its integer values, where the source knows them.
+    """
+
+    name: str
+    unit: str
+    rows: Iterable[tuple[int, Mapping[str, object]]]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def at(self, place: int) -> str:
+        """Return how a message names a place.
+
+        Example:
+            >>> Table("dev.jsonl", "line", []).at(7)
+            'dev.jsonl, line 7'
+        """
+        return f"{self.name}, {self.unit} {place}"
+
+
+def read_table(path: Path) -> Table:
+    """Open a file by its suffix; the rows are read as they are iterated.
+
+    Text is UTF-8, a byte-order mark is dropped. CSV follows RFC 4180; TSV has no quoting, as GLUE writes it.
+
+    Args:
+        path: a .jsonl, .json (one object per line), .csv or .tsv file, or one of these compressed as .gz.
+
+    Returns:
+        The file's rows. Iterating them raises ``UsageError`` with the line number for bytes that are not UTF-8, a
+        malformed JSON line, a ragged row, a broken archive.
+
+    Raises:
+        UsageError: there is no such file, it is a folder, or its suffix is unknown.
+    """
+    check_exists(path)
+    kind = kind_of(path)
+    if kind not in SUFFIXES:
+        raise UsageError(f"{path}: do not know how to read {kind or 'a file without a suffix'}; it must be {FORMATS}")
+    lines = _lines(path)
+    rows = _json_rows(path, lines) if kind in {".jsonl", ".json"} else _delimited_rows(path, lines, kind)
+    return Table(str(path), "line", rows)
+
+
+def kind_of(path: Path) -> str:
+    """Return the suffix that tells the format, without ``.gz``.
+
+    Example:
+        >>> kind_of(Path("train.jsonl.GZ")), kind_of(Path("dev.tsv"))
+        ('.jsonl', '.tsv')
+    """
+    lowered = Path(path.name.lower())
+    return Path(lowered.stem).suffix if lowered.suffix == ".gz" else lowered.suffix
+
+
+def check_exists(path: Path) -> None:
+    """Raise a ``UsageError`` that names the nearest files when there is no such file."""
+    if path.is_file():
+        return
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: no such file, and no folder {folder}")
+    names = [entry.name for entry in folder.iterdir() if entry.is_file() and kind_of(entry) in SUFFIXES]
+    hint = nearest(path.name, names) if names else f"{folder} holds no {FORMATS} file"
+    seen = "is a folder, not a file" if path.is_dir() else "no such file"
+    raise UsageError(f"{path}: {seen}; {hint}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the decoded lines with their ends, naming the line where reading or decoding fails."""
+    number = 0
+    try:
+        with _open(path) as stream:
+            for number, raw in enumerate(stream, start=1):
+                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path}, line {number}: byte {error.object[error.start]:#04x} is not UTF-8; "
+            "convert the file, for instance with iconv -f latin1 -t utf-8"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: cannot be read after line {number}: {error}") from error
+
+
+def _open(path: Path) -> BufferedIOBase:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")
+    return path.open("rb")
+
+
+def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            hint = " (an array: write one object per line)" if line.lstrip().startswith("[") else ""
+            raise UsageError(
+                f"{path}, line {number}: not a JSON object on one line: {error.msg} at column {error.colno}, "
+                f"saw {_shown(line)}{hint}"
+            ) from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}, line {number}: must be a JSON object, saw {_shown(line)}; one object per line")
+        yield number, row
+
+
+def _delimited_rows(path: Path, lines: Iterable[str], kind: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    if kind == ".csv":
+        reader = csv.reader(lines, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header: list[str] = []
+    start = 1
+    try:
+        for cells in reader:
+            if cells and not header:
+                header = _checked_header(path, cells)
+            elif cells and len(cells) != len(header):
+                raise UsageError(
+                    f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)} "
+                    f"({', '.join(header)}); {_ragged_hint(kind)}"
+                )
+            elif cells:
+                yield start, dict(zip(header, cells, strict=True))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(
+            f"{path}, line {start}: malformed {kind[1:].upper()}: {error}; {_ragged_hint(kind)}"
+        ) from error
+
+
+def _checked_header(path: Path, cells: list[str]) -> list[str]:
+    twice = sorted({name for name in cells if cells.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"{path}, line 1: the header has {', '.join(map(repr, twice))} more than once; rename one of them"
+        )
+    return cells
+
+
+def _ragged_hint(kind: str) -> str:
+    if kind == ".csv":
+        return "put cells that hold a comma, a quote or a line end in double quotes, and double the quotes inside"
+    return "a cell must not hold a tab or a line end; quotes mean nothing in TSV"
+
+
+def _shown(text: str, limit: int = 60) -> str:
+    stripped = text.strip()
+    return repr(stripped if len(stripped) <= limit else f"{stripped[:limit]}…")

@@ -1,0 +1,121 @@
+"""From the labels of a data set to the ids of a model; by name, never by guessing."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autolr.errors import UsageError, nearest
+
+NO_GOLD = frozenset({"-", "-1"})
+"""How SNLI and its relatives mark a pair on which the annotators did not agree."""
+
+_GENERIC = re.compile(r"label[_ ]?\d+")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """What a model's ids mean.
+
+    Attributes:
+        ids: label name, stripped and in lower case -> the model's id.
+        shown: the model's labels for messages, in the order of the ids.
+        generic: the names are ``LABEL_0``, ``LABEL_1``, … and say nothing.
+
+    Example:
+        >>> labels = LabelMap.of({"contradiction": 0, "entailment": 1})
+        >>> labels.id_of(" Entailment"), labels.id_of("0"), labels.id_of(1), labels.id_of("neutral")
+        (1, 0, 1, None)
+    """
+
+    ids: Mapping[str, int]
+    shown: str
+    generic: bool
+
+    @classmethod
+    def of(cls, label2id: Mapping[str, int], label_names: Sequence[str] | None = None) -> "LabelMap":
+        """Build the map from a model's configuration.
+
+        Args:
+            label2id: as in the model's configuration.
+            label_names: the meaning of the ids 0, 1, … in that order; overrides the configuration's names.
+
+        Raises:
+            UsageError: there are not as many names as the model has ids, or two names differ only in case.
+        """
+        names = dict(label2id)
+        if label_names is not None:
+            n_ids = len(set(names.values()))
+            if len(label_names) != n_ids:
+                raise UsageError(
+                    f"--label-names gives {len(label_names)} names ({', '.join(label_names)}), "
+                    f"but the model has {n_ids} labels; give one for each id, from 0 on"
+                )
+            names = {name: i for i, name in enumerate(label_names)}
+        spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for name, i in names.items():
+            spellings[_normal(name)][name] = i
+        for same in spellings.values():
+            if len(set(same.values())) > 1:
+                raise UsageError(f"the labels {same} differ only in case; tell them apart with --label-names")
+        shown = ", ".join(f"{name} = {i}" for name, i in sorted(names.items(), key=lambda item: item[1]))
+        ids = {normal: next(iter(same.values())) for normal, same in spellings.items()}
+        return cls(ids, shown, all(_GENERIC.fullmatch(name) for name in ids))
+
+    def id_of(self, value: str | int) -> int | None:
+        """Return the id of a name, or of an id in digits; None when the model has no such label."""
+        if isinstance(value, str):
+            by_name = self.ids.get(_normal(value))
+            if by_name is not None or not value.strip().isdecimal():
+                return by_name
+            value = int(value)
+        return value if value in self.ids.values() else None
+
+    def convert(self, value: object, classes: Sequence[str] | None, where: str) -> int | None:
+        """Return the model's id of a label as found in the data, None for a pair without a gold label.
+
+        Args:
+            value: a name, an id, or an id in digits.
+            classes: the names of the data's own integer labels; with them integers are mapped by name only.
+            where: the place, for the message.
+
+        Raises:
+            UsageError: the value is neither a string nor an integer, or the model has no such label.
+        """
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise UsageError(
+                f"{where}: a label must be a name or an id, saw {value!r}; the model's labels: {self.shown}"
+            )
+        if str(value).strip() in NO_GOLD:
+            return None
+        if classes is not None and isinstance(value, int):
+            return self._by_class(value, classes, where)
+        found = self.id_of(value)
+        if found is None:
+            raise UsageError(f"{where}: {self._unknown(value)}")
+        return found
+
+    def _by_class(self, value: int, classes: Sequence[str], where: str) -> int:
+        if not 0 <= value < len(classes):
+            raise UsageError(f"{where}: label {value} has no name in the data set, which names {', '.join(classes)}")
+        found = self.ids.get(_normal(classes[value]))
+        if found is None:
+            raise UsageError(f"{where}: {self._unknown(classes[value])}")
+        return found
+
+    def _unknown(self, value: str | int) -> str:
+        if self.generic and isinstance(value, str) and not value.strip().isdecimal():
+            return (
+                f"the model's labels ({self.shown}) do not say which one means {value!r}; "
+                "tell it with --label-names, one name for each id in order, "
+                "for instance --label-names entailment,neutral,contradiction"
+            )
+        hint = nearest(_normal(str(value)), self.ids)
+        return (
+            f"the model has no label {value!r}; its labels: {self.shown} ({hint}); "
+            "rename the label in the data, or give the model's names with --label-names"
+        )
+
+
+def _normal(name: str) -> str:
+    return name.strip().casefold()
