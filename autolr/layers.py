@@ -8,6 +8,9 @@ instead of loading random weights.
 This file depends on torch alone: a copy of it travels with every checkpoint.
 """
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +33,7 @@ class LowRankLinear(nn.Module):
         torch.Size([3, 6])
     """
 
+    kind: ClassVar[str] = "low-rank"
     weight: Tensor
 
     def __init__(
@@ -58,9 +62,17 @@ class LowRankLinear(nn.Module):
         output: Tensor = self.left(self.right(x))
         return output
 
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer: with ``kind``, what a checkpoint writes down of it."""
+        return {"in_features": self.in_features, "out_features": self.out_features, "rank": self.rank}
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
+        return self.left.weight.double() @ self.right.weight.double()
+
     def extra_repr(self) -> str:
         """Describe the layer in a model's printout."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
+        return ", ".join(f"{name}={size}" for name, size in self.sizes().items())
 
 
 class LowRankRowsLinear(LowRankLinear):
@@ -78,6 +90,7 @@ class LowRankRowsLinear(LowRankLinear):
         input (..., in_features), output (..., out_features).
     """
 
+    kind: ClassVar[str] = "low-rank-rows"
     row_index: Tensor
 
     def __init__(
@@ -98,15 +111,21 @@ class LowRankRowsLinear(LowRankLinear):
         """Return the layer's output, (..., out_features)."""
         return super().forward(x).index_add(-1, self.row_index, self.rows(x))
 
-    def extra_repr(self) -> str:
-        """Describe the layer in a model's printout."""
-        return f"{super().extra_repr()}, n_rows={self.n_rows}"
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer."""
+        return {**super().sizes(), "n_rows": self.n_rows}
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
+        return super().dense_weight().index_add(0, self.row_index, self.rows.weight.double())
+
+
+KINDS: dict[str, type[LowRankLinear]] = {layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear)}
 
 
 def _linear(
     in_features: int, out_features: int, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Linear:
     """Return a Linear whose parameters are allocated but not initialized: they are about to be filled."""
-    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)
-    assert isinstance(linear, nn.Linear)
-    return linear
+    build: Callable[..., nn.Linear] = nn.utils.skip_init
+    return build(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)

@@ -1,0 +1,109 @@
+"""Save a compressed model with its factors multiplied out, for software that knows only dense layers."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from autolr.checkpoint.directory import replaced_directory
+from autolr.checkpoint.plugin import remove_own_entries
+from autolr.checkpoint.save import compressed_layers, write_model
+from autolr.errors import UsageError
+from autolr.layers import LowRankLinear
+
+# Config fields that give an architecture's bias-free linear layers a bias.
+_BIAS_SWITCHES = ("attention_bias", "mlp_bias")
+
+
+def save_dense(
+    model: PreTrainedModel,
+    directory: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    card: str | None = None,
+) -> None:
+    """Write the model as an ordinary dense checkpoint that any version of transformers loads, atomically.
+
+    It computes what the compressed model computes, up to rounding, but **gains neither size nor speed**: it is as
+    large and as slow as the dense model. It is for engines that read no low-rank factors (vLLM, GGUF, TensorRT-LLM).
+    The model in memory stays as it is; beyond it, the dense weights of the compressed layers are held.
+
+    A low-rank layer always has a bias. Where its dense layer has none and the bias is not zero, the architecture's
+    own switch (``attention_bias``, ``mlp_bias``) is turned on and the other new biases are zero.
+
+    Args:
+        model: some of its linear layers replaced by layers of :mod:`autolr.layers`.
+        directory: to write; an older checkpoint there is replaced.
+        tokenizer: saved along.
+        card: text of README.md.
+
+    Raises:
+        UsageError: the architecture has no place for a bias that is not zero, or the directory holds something other
+            than a checkpoint.
+    """
+    layers = compressed_layers(model)
+    config = _plain_config(model.config)
+    needed = {name for name, layer in layers.items() if bool(layer.bias.any())}
+    skeleton = _skeleton_with_biases(model, config, needed)
+    state = _dense_state(model, layers, skeleton)
+    with replaced_directory(Path(directory)) as new:
+        write_model(model, new, skeleton.config, tokenizer, card, state_dict=state)
+
+
+def _plain_config(config: PretrainedConfig) -> PretrainedConfig:
+    config = copy.deepcopy(config)
+    config.__dict__.pop("quantization_config", None)
+    remove_own_entries(config)
+    return config
+
+
+def _skeleton_with_biases(model: PreTrainedModel, config: PretrainedConfig, needed: set[str]) -> PreTrainedModel:
+    """Return the dense model without its weights, on meta, in which every module of ``needed`` has a bias."""
+    skeleton = _skeleton(model, config)
+    missing = _without_bias(skeleton, needed)
+    for switch in _BIAS_SWITCHES:
+        if missing and getattr(config, switch, None) is False:
+            setattr(config, switch, True)
+            switched = _skeleton(model, config)
+            if _without_bias(switched, needed) == missing:
+                setattr(config, switch, False)
+            else:
+                skeleton, missing = switched, _without_bias(switched, needed)
+    if not missing:
+        return skeleton
+    raise UsageError(
+        f"{type(model).__name__} has no place for the bias of {', '.join(missing[:3])} "
+        f"({len(missing)} in all); compress without bias correction, or save the factors by save_checkpoint"
+    )
+
+
+def _without_bias(skeleton: PreTrainedModel, names: set[str]) -> list[str]:
+    return sorted(name for name in names if getattr(skeleton.get_submodule(name), "bias", None) is None)
+
+
+def _skeleton(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(config))
+
+
+@torch.no_grad()
+def _dense_state(
+    model: PreTrainedModel, layers: dict[str, LowRankLinear], skeleton: PreTrainedModel
+) -> dict[str, Tensor]:
+    """Return the state of the dense model: shared with the model's except for the compressed layers' weights."""
+    state = {
+        key: value for key, value in model.state_dict().items() if not any(key.startswith(f"{n}.") for n in layers)
+    }
+    for name, layer in layers.items():
+        module = skeleton.get_submodule(name)
+        weight = layer.dense_weight().to(layer.weight.dtype)
+        state[f"{name}.weight"] = weight.T if isinstance(module, Conv1D) else weight
+        if module.bias is not None:
+            state[f"{name}.bias"] = layer.bias.detach()
+    for name, module in skeleton.named_modules():
+        key = f"{name}.bias"
+        if isinstance(module, nn.Linear) and module.bias is not None and key not in state:
+            state[key] = torch.zeros(module.bias.shape, dtype=state[f"{name}.weight"].dtype)
+    return state

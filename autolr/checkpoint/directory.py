@@ -1,0 +1,78 @@
+"""Directories that are written whole or not at all."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autolr.errors import UsageError
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+_CHECKPOINT_SUFFIXES = frozenset(
+    {".json", ".safetensors", ".bin", ".md", ".py", ".txt", ".model", ".jinja", ".gitattributes"}
+)
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Say whether a directory holds a model: a config.json and weights."""
+    return (directory / "config.json").is_file() and any(any(directory.glob(pattern)) for pattern in WEIGHT_FILES)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Make sure that nothing but an older checkpoint is lost when a directory is written.
+
+    Raises:
+        UsageError: it is a file, or holds anything that no checkpoint consists of.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is a file; name a directory to write the checkpoint to")
+    entries = sorted(directory.iterdir())
+    if not entries:
+        return
+    if not is_checkpoint(directory):
+        foreign = entries
+    else:
+        foreign = [e for e in entries if not e.is_file() or (e.suffix or e.name) not in _CHECKPOINT_SUFFIXES]
+    if foreign:
+        shown = ", ".join(e.name for e in foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise UsageError(
+            f"{directory} holds files that are not part of a checkpoint ({shown}), and only an empty directory or an "
+            f"older checkpoint is replaced; name another directory or empty this one"
+        )
+
+
+@contextmanager
+def replaced_directory(directory: Path) -> Iterator[Path]:
+    """Yield a new directory to fill, which takes the place of ``directory`` when the block ends without an error.
+
+    It is a hidden sibling, so that a rename moves it. Whatever happens, ``directory`` is either what it was, absent
+    for the instant between two renames, or complete; a process that is killed can leave the sibling behind.
+
+    Raises:
+        UsageError: as :func:`check_replaceable`.
+    """
+    directory = directory.expanduser().resolve()
+    check_replaceable(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    new = directory.with_name(f".{directory.name}.{mark}.partial")
+    old = directory.with_name(f".{directory.name}.{mark}.replaced")
+    new.mkdir()
+    try:
+        yield new
+        check_replaceable(directory)
+        if directory.exists():
+            directory.rename(old)
+        try:
+            new.rename(directory)
+        except OSError:
+            if old.exists():
+                old.rename(directory)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)

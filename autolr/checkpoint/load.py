@@ -1,0 +1,142 @@
+"""Load a checkpoint by what its config says it is, and check that it reloads to the same model."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from autolr.checkpoint.directory import is_checkpoint
+from autolr.checkpoint.modelling import auto_classes
+from autolr.checkpoint.plugin import FormatError
+from autolr.errors import UsageError, nearest
+
+
+def load_checkpoint(source: str | Path, trust_remote_code: bool = False, **options: object) -> PreTrainedModel:
+    """Load a model, compressed or dense, with the head it was saved with.
+
+    Args:
+        source: a directory, or the id of a model on the Hugging Face hub or in its local cache.
+        trust_remote_code: run code that the directory brings along; checkpoints of autolr do not need it.
+        **options: of ``from_pretrained``, such as ``dtype``, ``device_map`` or ``attn_implementation``.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        UsageError: there is no such directory, it is no checkpoint, it is damaged, or its model is not supported.
+    """
+    _check_source(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        auto_class = _auto_class(source, config)
+        model, info = auto_class.from_pretrained(
+            source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
+    except (FormatError, OSError, SafetensorError, ValueError) as error:
+        raise UsageError(f"{source} does not load: {error}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UsageError(
+            f"{source} is incomplete: it lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; "
+            f"save or download it again"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def verify_roundtrip(model: PreTrainedModel, directory: str | Path, batches: Iterable[Mapping[str, Tensor]]) -> float:
+    """Reload a saved model and compare it with the one in memory.
+
+    Args:
+        model: the model that was saved to ``directory``, or what it should equal; its mode is put back afterwards.
+        directory: the checkpoint.
+        batches: tokenized batches, keyword arguments of ``model.forward`` on any device.
+
+    Returns:
+        The largest absolute difference of a logit (of a last hidden state, for a model without a head); 0.0 when
+        the outputs are bit-equal, nan when either model gives nan.
+
+    Raises:
+        UsageError: as :func:`load_checkpoint`; there is no batch; the outputs do not have the same shape.
+    """
+    reloaded = load_checkpoint(directory, attn_implementation=model.config._attn_implementation)
+    reloaded.to(device=model.device)  # type: ignore[call-arg]  # its wrapper loses self
+    was_training = model.training
+    model.train(False)
+    worst = None
+    try:
+        for batch in batches:
+            moved = {key: value.to(model.device) for key, value in batch.items()}
+            difference = max_difference(_logits(model, moved), _logits(reloaded, moved))
+            worst = difference if worst is None else torch.maximum(worst, difference)
+    finally:
+        model.train(was_training)
+    if worst is None:
+        raise UsageError("no batch was given to compare the models on")
+    return float(worst)
+
+
+def max_difference(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``max |left − right|``, () float64; equal infinities differ by zero.
+
+    Raises:
+        UsageError: the shapes differ.
+    """
+    if left.shape != right.shape:
+        raise UsageError(f"the models' outputs differ in shape: {tuple(left.shape)} and {tuple(right.shape)}")
+    difference = (left.double() - right.double()).abs()
+    return torch.where(left == right, 0.0, difference).max().cpu()
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Return all logits of a batch in one row, those of a question's start and end one after the other."""
+    outputs = model(**batch)
+    names = [name for name in outputs if name.endswith("logits")] or ["last_hidden_state"]
+    return torch.cat([outputs[name].flatten() for name in names])
+
+
+def _check_source(source: str | Path) -> None:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not is_checkpoint(path):
+            _refuse_directory(path)
+    elif path.exists():
+        raise UsageError(f"{source} is a file; name the directory that holds it")
+    elif isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
+        siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        hint = f"; {nearest(path.name, siblings)}" if siblings else f"; {path.parent} does not exist either"
+        raise UsageError(f"there is no directory {source}{hint}")
+
+
+def _refuse_directory(path: Path) -> None:
+    inside = sorted(p.name for p in path.iterdir() if p.is_dir() and is_checkpoint(p))
+    lacks = "weights (*.safetensors)" if (path / "config.json").is_file() else "config.json"
+    hint = f"its subdirectories {', '.join(inside)} are" if inside else "name the directory that holds both"
+    raise UsageError(f"{path} is not a checkpoint, it has no {lacks}; {hint}")
+
+
+def _auto_class(source: str | Path, config: PretrainedConfig) -> type[Any]:
+    """Return the Auto class that builds the architecture the config names."""
+    architectures = getattr(config, "architectures", None)
+    if not architectures:
+        return AutoModel
+    known = auto_classes(config)
+    own = getattr(config, "auto_map", None) or {}
+    names = [name for name, classes in known.items() if architectures[0] in {cls.__name__ for cls in classes}]
+    names += [name for name, reference in own.items() if str(reference).endswith(f".{architectures[0]}")]
+    names = [name for name in names if hasattr(modeling_auto, name)]
+    if names:
+        auto_class: type[Any] = getattr(modeling_auto, names[0])
+        return auto_class
+    builds = ", ".join(sorted({cls.__name__ for classes in known.values() for cls in classes})) or "nothing"
+    raise UsageError(
+        f"{source} holds a {architectures[0]}, which no Auto class of transformers builds (for the model type "
+        f"{config.model_type!r}: {builds})"
+    )

@@ -1,0 +1,133 @@
+"""The transformers plug-in: what a checkpoint's config says of the replaced layers, and how they are put back.
+
+To transformers this is a quantization method named "autolr": ``from_pretrained`` builds the dense model on the meta
+device, lets the quantizer swap modules, then reads the weights into them. Afterwards the model is an ordinary one.
+
+This file depends on torch, transformers and ``autolr.layers`` alone: a copy of both travels with every checkpoint.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers.quantizers import auto
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from autolr.layers import KINDS
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+QUANT_METHOD = "autolr"
+FORMAT_VERSION = 1
+MODELLING_MODULE = "modeling_autolr"
+
+
+class FormatError(ValueError):
+    """The checkpoint was written in a newer format, or has layers that this autolr does not know."""
+
+
+class AutolrConfig(QuantizationConfigMixin):
+    """The ``quantization_config`` of a checkpoint.
+
+    Args:
+        layers: {dotted name of a replaced module: {"kind": a key of ``KINDS``, and the sizes that build it}}; the
+            names are those of the model that was saved.
+        format_version: of this description.
+        **_: ``quant_method``, as transformers passes everything that :meth:`to_dict` returned.
+
+    Raises:
+        FormatError: the format is newer than ``FORMAT_VERSION``, or a layer's kind is unknown.
+    """
+
+    def __init__(self, layers: dict[str, dict[str, Any]], format_version: int = FORMAT_VERSION, **_: object) -> None:
+        remedy = "upgrade autolr, or load with trust_remote_code=True, which runs the code the checkpoint brings along"
+        if format_version > FORMAT_VERSION:
+            raise FormatError(
+                f"the checkpoint has format version {format_version}, this autolr knows {FORMAT_VERSION}: {remedy}"
+            )
+        for name, spec in layers.items():
+            if spec.get("kind") not in KINDS:
+                raise FormatError(
+                    f"layer {name!r} is of kind {spec.get('kind')!r}, known are {sorted(KINDS)}: {remedy}"
+                )
+        self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # a plain string serves; the enum is closed
+        self.format_version = format_version
+        self.layers = layers
+
+
+class AutolrQuantizer(HfQuantizer):
+    """Swaps the layers of an :class:`AutolrConfig` into a model whose weights are about to be loaded."""
+
+    quantization_config: AutolrConfig
+    format_version = FORMAT_VERSION
+
+    def _process_model_before_weight_loading(self, model: "PreTrainedModel", **_: object) -> None:
+        modules = dict(model.named_modules())
+        for saved_name, spec in self.quantization_config.layers.items():
+            name = _resolve(saved_name, modules, getattr(model, "base_model_prefix", ""))
+            if name is not None:
+                model.set_submodule(name, _build(spec, like=modules[name]))
+
+    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: object) -> None:
+        """Make it an ordinary model: with these marks .half(), Trainer and save_pretrained(state_dict=) balk."""
+        for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
+            if mark in model.__dict__:
+                delattr(model, mark)
+        remove_own_entries(model.config)
+
+    def is_serializable(self, safe_serialization: bool | None = None) -> bool:
+        """Saving is plain ``save_pretrained``; the argument is that of transformers 4."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """The factors are ordinary parameters."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """Trainer asks this before it trains without an adapter."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """The layers are plain torch."""
+        return True
+
+
+def remove_own_entries(config: "PretrainedConfig") -> None:
+    """Remove the classes of the modelling file, which plain ``save_pretrained`` does not copy, from ``auto_map``."""
+    auto_map: dict[str, Any] | None = config.__dict__.pop("auto_map", None)
+    kept = {name: ref for name, ref in (auto_map or {}).items() if not str(ref).startswith(f"{MODELLING_MODULE}.")}
+    if kept:
+        config.auto_map = kept
+
+
+def register(replace: bool = True) -> None:
+    """Tell transformers about the plug-in; a plug-in of a newer format that is already there stays.
+
+    Args:
+        replace: also take the place of a plug-in of the same format. autolr does; the copy inside a checkpoint does
+            not, so that with autolr imported every model is built from autolr's own classes.
+    """
+    present = getattr(auto.AUTO_QUANTIZER_MAPPING.get(QUANT_METHOD), "format_version", 0)
+    if present < FORMAT_VERSION or (replace and present == FORMAT_VERSION):
+        # Assigned rather than passed to register_quantizer, which refuses a name it has seen.
+        auto.AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = AutolrQuantizer
+        auto.AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = AutolrConfig
+
+
+def _resolve(name: str, modules: dict[str, nn.Module], prefix: str) -> str | None:
+    """Return the module's name in a model that has another head than the saved one, or none; None: not in this model.
+
+    A layer that is not there (a pooler, a head) is left out, as its dense original would be.
+    """
+    return next((n for n in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}") if n in modules), None)
+
+
+def _build(spec: dict[str, Any], like: nn.Module) -> nn.Module:
+    """Return the layer of a spec with the dtype of the dense one and on its device, which is meta while loading."""
+    sizes = {key: value for key, value in spec.items() if key != "kind"}
+    weight: Any = like.weight
+    return KINDS[spec["kind"]](**sizes, device=weight.device, dtype=weight.dtype)

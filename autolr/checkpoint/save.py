@@ -1,0 +1,106 @@
+"""Save a compressed model as a checkpoint that loads by plain ``from_pretrained``."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from autolr.checkpoint.directory import replaced_directory
+from autolr.checkpoint.modelling import auto_map, modelling_source
+from autolr.checkpoint.plugin import MODELLING_MODULE, AutolrConfig
+from autolr.errors import UsageError
+from autolr.layers import KINDS, LowRankLinear
+
+
+def save_checkpoint(
+    model: PreTrainedModel,
+    directory: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    card: str | None = None,
+) -> None:
+    """Write a model with low-rank layers, its tokenizer and its card to a Hugging Face directory, atomically.
+
+    The directory loads by ``AutoModel….from_pretrained`` after ``import autolr``; without autolr it loads with
+    ``trust_remote_code=True`` by the modelling file it carries; without either, transformers raises. The model in
+    memory, its config included, stays as it is.
+
+    Args:
+        model: some of its linear layers replaced by layers of :mod:`autolr.layers`.
+        directory: to write; an older checkpoint there is replaced.
+        tokenizer: saved along.
+        card: text of README.md.
+
+    Raises:
+        UsageError: nothing is compressed, a compressed weight is tied to another one, or the directory holds
+            something other than a checkpoint.
+    """
+    layers = compressed_layers(model)
+    if not layers:
+        raise UsageError("the model has no low-rank layer; compress it first, or save it by its own save_pretrained")
+    _check_ties(model, layers)
+    config = copy.deepcopy(model.config)
+    config.quantization_config = AutolrConfig({name: {"kind": x.kind, **x.sizes()} for name, x in layers.items()})
+    classes = auto_map(config, type(model).__name__)
+    if classes:
+        config.auto_map = classes
+    with replaced_directory(Path(directory)) as new:
+        write_model(model, new, config, tokenizer, card)
+        if classes:
+            names = {reference.rpartition(".")[2] for reference in classes.values()}
+            (new / f"{MODELLING_MODULE}.py").write_text(modelling_source(names), encoding="utf-8")
+
+
+def compressed_layers(model: PreTrainedModel) -> dict[str, LowRankLinear]:
+    """Return the low-rank layers by dotted name, known by their kind: a checkpoint's own copy may have built them."""
+    return {name: module for name, module in model.named_modules() if getattr(module, "kind", None) in KINDS}
+
+
+def write_model(
+    model: PreTrainedModel,
+    directory: Path,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    card: str | None = None,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+) -> None:
+    """Write weights, config, tokenizer and card to an existing empty directory.
+
+    Args:
+        model: whose weights are written.
+        directory: to write to.
+        config: written in place of the model's own.
+        tokenizer: see :func:`save_checkpoint`.
+        card: see :func:`save_checkpoint`.
+        state_dict: written in place of the model's own.
+    """
+    with _config_swapped(model, config):
+        model.save_pretrained(directory, state_dict=state_dict)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    if card is not None:
+        (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _config_swapped(model: PreTrainedModel, config: PretrainedConfig) -> Iterator[None]:
+    """Give the model another config for a while: save_pretrained writes to the one it finds as well as from it."""
+    own = model.config
+    model.config = config
+    try:
+        yield
+    finally:
+        model.config = own
+
+
+def _check_ties(model: PreTrainedModel, layers: dict[str, LowRankLinear]) -> None:
+    ties = model.get_expanded_tied_weights_keys(all_submodels=True)
+    tied = sorted(name for name in layers if f"{name}.weight" in {*ties, *ties.values()})
+    if tied:
+        raise UsageError(
+            f"{', '.join(tied)}: compressed, but config.tie_word_embeddings ties its weight to another one, which "
+            f"would overwrite it on loading; keep the layer dense or set config.tie_word_embeddings=False"
+        )
