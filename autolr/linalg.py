@@ -98,23 +98,27 @@ def oas_intensity(gram: Float[Tensor, "n n"], n_samples: int) -> float:
 
 def weighted_svd(
     weight: Float[Tensor, "out in"],
-    right_metric: Float[Tensor, "in in"] | Float[Tensor, " in"] | None = None,
+    right_gram: Float[Tensor, "in in"] | Float[Tensor, " in"] | None = None,
     left_metric: Root | None = None,
 ) -> Decomposition:
-    """Solve ``minimise ‖L (W − M) R‖_F`` for every rank at once.
+    """Solve ``minimise ‖L (W − M) R‖_F`` for every rank at once, given ``R Rᵀ``.
+
+    ``U`` and ``S²`` are the eigenvectors and eigenvalues of ``T Tᵀ = L W (R Rᵀ) Wᵀ Lᵀ``, so no root of the input Gram is
+    needed where ``out ≤ in``; squaring costs singular values below 1e-8 of the largest, whose energy is below float64
+    resolution anyway. Otherwise, and for a diagonal ``R``, the SVD of ``T`` is taken.
 
     Args:
         weight: W, (out, in).
-        right_metric: R, (in, in) or its diagonal (in,); may be singular; None is the identity.
+        right_gram: ``R Rᵀ``, (in, in) or its diagonal (in,); may be singular; None is the identity.
         left_metric: L with its inverse; None is the identity.
 
     Returns:
         The decomposition at full rank, float64.
 
     Raises:
-        FactorizationError: a matrix is not finite, or the SVD did not converge.
+        FactorizationError: a matrix is not finite, or the decomposition did not converge.
 
-    Source: Eckart & Young 1936 for the SVD; the weighting is section 1 of the methods' derivation in the docs.
+    Source: Eckart & Young 1936.
 
     Example:
         >>> d = weighted_svd(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
@@ -123,21 +127,27 @@ def weighted_svd(
     """
     weight = weight.double()
     whitened = weight if left_metric is None else left_metric.matrix @ weight
-    target = _times(whitened, right_metric)
-    if not torch.isfinite(target).all():
-        raise FactorizationError("the weighted matrix is not finite; check the weights and the calibration statistics")
     try:
-        u, s, _ = torch.linalg.svd(target, full_matrices=False)
+        u, s = _left_vectors(whitened, None if right_gram is None else right_gram.double())
     except torch.linalg.LinAlgError as error:
-        raise FactorizationError(f"the singular value decomposition did not converge: {error}") from error
+        raise FactorizationError(f"the decomposition did not converge: {error}") from error
     left = u if left_metric is None else left_metric.inverse @ u
     return Decomposition(left, s, u.mT @ whitened)
 
 
-def _times(matrix: Tensor, metric: Tensor | None) -> Tensor:
-    if metric is None:
-        return matrix
-    return matrix * metric.double() if metric.ndim == 1 else matrix @ metric.double()
+def _left_vectors(whitened: Tensor, right_gram: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the left singular vectors (out, min(out, in)) and singular values, falling, of ``whitened R``."""
+    out_features, in_features = whitened.shape
+    if right_gram is not None and right_gram.ndim == 2 and out_features <= in_features:
+        values, vectors = torch.linalg.eigh(_symmetric(whitened @ right_gram @ whitened.mT))
+        return vectors.flip(1), values.flip(0).clamp(min=0.0).sqrt()
+    target = whitened
+    if right_gram is not None:
+        target = whitened @ psd_power(right_gram) if right_gram.ndim == 2 else whitened * right_gram.sqrt()
+    if not torch.isfinite(target).all():
+        raise FactorizationError("the weighted matrix is not finite; check the weights and the calibration statistics")
+    u, s, _ = torch.linalg.svd(target, full_matrices=False)
+    return u, s
 
 
 def _symmetric(gram: Tensor) -> Tensor:
