@@ -1,0 +1,178 @@
+"""Dominance, fronts, hypervolume and the knee. Everything is minimised.
+
+Symbols:
+    n: points; m: objectives.
+    values (n, m): a point dominates another when it is nowhere larger and somewhere smaller. A point with a NaN neither
+        dominates nor is on a front; equal points do not dominate each other.
+    reference (m,): the corner that bounds the hypervolume.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def _as_table(values: npt.ArrayLike) -> Array:
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2:
+        raise ValueError(f"values must have the shape (n, m), got {table.shape}")
+    return table
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether ``one`` (m,) dominates ``other`` (m,).
+
+    Example:
+        >>> dominates((1, 2), (1, 3)), dominates((1, 2), (1, 2)), dominates((0, 3), (1, 2))
+        (True, False, False)
+    """
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    return bool(np.all(a <= b) and np.any(a < b))
+
+
+def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Return which points no other dominates, (n, m) -> (n,); of equal points all or none.
+
+    Example:
+        >>> non_dominated([[0, 2], [1, 1], [1, 2], [2, 0], [1, 1]]).tolist()
+        [True, True, False, True, True]
+    """
+    table = _as_table(values)
+    valid = ~np.isnan(table).any(axis=1)
+    mask = np.zeros(len(table), dtype=bool)
+    index = np.flatnonzero(valid)
+    if not len(index):
+        return mask
+    unique, inverse = np.unique(table[index], axis=0, return_inverse=True)  # sorted: nothing dominates an earlier row
+    mask[index] = (_sweep(unique) if table.shape[1] == 2 else _filter(unique))[inverse.ravel()]
+    return mask
+
+
+def _sweep(rows: Array) -> npt.NDArray[np.bool_]:
+    """Non-dominance of distinct rows (n, 2) sorted by the first, then the second objective."""
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], rows[:-1, 1]]))
+    keep: npt.NDArray[np.bool_] = rows[:, 1] < best_before
+    keep[0] = True  # also where its second objective is infinite
+    return keep
+
+
+def _filter(rows: Array) -> npt.NDArray[np.bool_]:
+    """Non-dominance of distinct rows (n, m) sorted lexicographically."""
+    keep = np.ones(len(rows), dtype=bool)
+    for i in range(len(rows)):
+        if keep[i]:
+            keep[i + 1 :] &= ~(rows[i] <= rows[i + 1 :]).all(axis=1)
+    return keep
+
+
+def non_dominated_ranks(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return each point's front, (n, m) -> (n,): 0 is the front, 1 the front of the rest, …; -1 for a point with a NaN.
+
+    Example:
+        >>> non_dominated_ranks([[0, 1], [1, 0], [1, 1], [2, 2]]).tolist()
+        [0, 0, 1, 2]
+    """
+    table = _as_table(values)
+    ranks = np.full(len(table), -1, dtype=np.int64)
+    left = np.flatnonzero(~np.isnan(table).any(axis=1))
+    rank = 0
+    while len(left):
+        mask = non_dominated(table[left])
+        ranks[left[mask]] = rank
+        left, rank = left[~mask], rank + 1
+    return ranks
+
+
+def front(values: npt.ArrayLike) -> list[int]:
+    """Return the indices of the front, sorted by the first objective (then the next, then the index); equal points once.
+
+    Example:
+        >>> front([[2, 0], [1, 1], [0, 2], [1, 1], [2, 2]])
+        [2, 1, 0]
+    """
+    table = _as_table(values)
+    index = np.flatnonzero(non_dominated(table))
+    if not len(index):
+        return []
+    _, first = np.unique(table[index], axis=0, return_index=True)
+    return [int(i) for i in index[first]]
+
+
+def hypervolume(values: npt.ArrayLike, reference: Sequence[float]) -> float:
+    """Return the exact volume that the points dominate, up to the reference point.
+
+    Two objectives: the area under the staircase, any n. One: a length. More: BoTorch's dimension sweep (Fonseca, Paquete
+    and López-Ibáñez 2006).
+
+    Args:
+        values: (n, m); points not below the reference in every objective add nothing, nor do points with a NaN.
+        reference: (m,) finite.
+
+    Returns:
+        The volume, 0 without points; infinite when a point that counts has an objective at minus infinity.
+
+    Raises:
+        ValueError: the shapes do not agree or the reference is not finite.
+
+    Example:
+        >>> hypervolume([[0, 2], [1, 1], [2, 0]], (3, 3))
+        6.0
+    """
+    corner = np.asarray(reference, dtype=np.float64)
+    table = np.asarray(values, dtype=np.float64).reshape(-1, len(corner)) if not np.size(values) else _as_table(values)
+    if table.shape[1] != len(corner):
+        raise ValueError(
+            f"the reference must have one entry for each of {table.shape[1]} objectives, got {len(corner)}"
+        )
+    if not np.isfinite(corner).all():
+        raise ValueError(f"the reference must be finite, got {corner.tolist()}")
+    table = table[(table < corner).all(axis=1)]
+    if not len(table):
+        return 0.0
+    if np.isneginf(table).any():
+        return float("inf")
+    table = np.unique(table[non_dominated(table)], axis=0)
+    if table.shape[1] == 1:
+        return float(corner[0] - table[0, 0])
+    if table.shape[1] == 2:
+        heights = np.concatenate([[corner[1]], table[:-1, 1]]) - table[:, 1]
+        return float((heights * (corner[0] - table[:, 0])).sum())
+    return _botorch_hypervolume(table, corner)
+
+
+def _botorch_hypervolume(table: Array, corner: Array) -> float:
+    import torch
+    from botorch.utils.multi_objective.hypervolume import Hypervolume
+
+    return float(Hypervolume(ref_point=torch.from_numpy(-corner)).compute(torch.from_numpy(-table)))
+
+
+def knee(values: npt.ArrayLike) -> int:
+    """Return the index of the point that bulges furthest towards the ideal.
+
+    Objectives are scaled to [0, 1] over the front; the knee has the smallest sum. With two objectives that is the point
+    furthest below the line between the front's ends (Das 1999, doi 10.1007/BF01195985).
+
+    Args:
+        values: (n, m), with at least one point without a NaN.
+
+    Returns:
+        The index into ``values``; the first of the front's order when several are equally good.
+
+    Raises:
+        ValueError: there is no point.
+
+    Example:
+        >>> knee([[0, 10], [1, 3], [5, 2], [10, 0], [9, 9]])
+        1
+    """
+    index = front(values)
+    if not index:
+        raise ValueError("a knee needs at least one point without NaN, got none")
+    table = _as_table(values)[index]
+    low, high = table.min(axis=0), table.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return index[int(np.argmin(((table - low) / span).sum(axis=1)))]

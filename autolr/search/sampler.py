@@ -1,0 +1,43 @@
+"""The samplers a study can be run with, by name."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from autolr.errors import UsageError, nearest
+from autolr.search.botorch_sampler import BoTorchSampler, IsNew
+
+__all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "make_sampler"]
+
+SamplerName = Literal["botorch", "gp", "tpe", "nsga2", "random"]
+
+#: Name -> ``(seed, n_startup, is_new) -> sampler``. Only ``botorch`` asks ``is_new``; NSGA-II starts with its first population.
+SAMPLERS: dict[SamplerName, Callable[[int, int, IsNew | None], BaseSampler]] = {
+    "botorch": lambda seed, n_startup, is_new: BoTorchSampler(seed, n_startup, is_new),
+    "gp": lambda seed, n_startup, _: GPSampler(seed=seed, n_startup_trials=n_startup),
+    "tpe": lambda seed, n_startup, _: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
+    "nsga2": lambda seed, n_startup, _: NSGAIISampler(seed=seed, population_size=max(n_startup, 2)),
+    "random": lambda seed, _n_startup, _is_new: RandomSampler(seed=seed),
+}
+
+
+def make_sampler(name: SamplerName, seed: int, n_startup: int = 16, is_new: IsNew | None = None) -> BaseSampler:
+    """Make a sampler by its name.
+
+    Args:
+        name: a key of :data:`SAMPLERS`.
+        seed: of everything random; only ``botorch`` also continues a resumed study exactly.
+        n_startup: finished trials before a model is used.
+        is_new: see :class:`~autolr.search.botorch_sampler.BoTorchSampler`.
+
+    Raises:
+        UsageError: there is no sampler of that name.
+
+    Example:
+        >>> str(make_sampler("random", seed=0))
+        'RandomSampler'
+    """
+    if name not in SAMPLERS:
+        raise UsageError(f"there is no sampler {name!r}; {nearest(name, SAMPLERS)}")
+    return SAMPLERS[name](seed, n_startup, is_new)
