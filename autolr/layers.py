@@ -8,6 +8,7 @@ instead of loading random weights.
 This file depends on torch alone: a copy of it travels with every checkpoint.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -128,4 +129,7 @@ def _linear(
 ) -> nn.Linear:
     """Return a Linear whose parameters are allocated but not initialized: they are about to be filled."""
     build: Callable[..., nn.Linear] = nn.utils.skip_init
-    return build(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)
+    with warnings.catch_warnings():
+        # At rank 0 torch warns that initializing nothing does nothing, although initialization is skipped.
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return build(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)

@@ -22,7 +22,6 @@ Copied by autolr {version} from its own source (Apache-2.0). With autolr install
 """
 '''
 _TAIL = """
-import transformers
 
 register(replace=False)
 """

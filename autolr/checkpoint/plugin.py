@@ -6,17 +6,15 @@ device, lets the quantizer swap modules, then reads the weights into them. After
 This file depends on torch, transformers and ``autolr.layers`` alone: a copy of both travels with every checkpoint.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import transformers
 from torch import nn
 from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autolr.layers import KINDS
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
 
 QUANT_METHOD = "autolr"
 FORMAT_VERSION = 1
@@ -62,14 +60,14 @@ class AutolrQuantizer(HfQuantizer):
     quantization_config: AutolrConfig
     format_version = FORMAT_VERSION
 
-    def _process_model_before_weight_loading(self, model: "PreTrainedModel", **_: object) -> None:
+    def _process_model_before_weight_loading(self, model: "transformers.PreTrainedModel", **_: object) -> None:
         modules = dict(model.named_modules())
         for saved_name, spec in self.quantization_config.layers.items():
             name = _resolve(saved_name, modules, getattr(model, "base_model_prefix", ""))
             if name is not None:
                 model.set_submodule(name, _build(spec, like=modules[name]))
 
-    def _process_model_after_weight_loading(self, model: "PreTrainedModel", **_: object) -> None:
+    def _process_model_after_weight_loading(self, model: "transformers.PreTrainedModel", **_: object) -> None:
         """Make it an ordinary model: with these marks .half(), Trainer and save_pretrained(state_dict=) balk."""
         for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
             if mark in model.__dict__:
@@ -96,7 +94,7 @@ class AutolrQuantizer(HfQuantizer):
         return True
 
 
-def remove_own_entries(config: "PretrainedConfig") -> None:
+def remove_own_entries(config: "transformers.PretrainedConfig") -> None:
     """Remove the classes of the modelling file, which plain ``save_pretrained`` does not copy, from ``auto_map``."""
     auto_map: dict[str, Any] | None = config.__dict__.pop("auto_map", None)
     kept = {name: ref for name, ref in (auto_map or {}).items() if not str(ref).startswith(f"{MODELLING_MODULE}.")}
