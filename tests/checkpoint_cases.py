@@ -77,23 +77,24 @@ def build(case: str) -> PreTrainedModel:
 
 
 def compress(model: PreTrainedModel) -> None:
-    """Replace linear layers in turn by rank 3, rank 0, rank 2 with rows, and leave every fourth dense."""
+    """Replace linear layers in turn by rank 3, rank 2 with rows, rank 0, and leave every fourth dense."""
     tied = {key.removesuffix(".weight") for key in model.get_expanded_tied_weights_keys(all_submodels=True)}
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n not in tied}
-    # Starting from the end makes the untied LM head and the classifiers low-rank, too.
+    # Starting from the end makes the untied LM head and the classifiers low-rank, too, but never of rank 0, which
+    # would cut the output off from everything before it.
     for name, turn in zip(reversed(linears), itertools.cycle(range(4)), strict=False):
         rows, columns = linears[name].weight.shape
         out_features, in_features = (columns, rows) if isinstance(linears[name], Conv1D) else (rows, columns)
         if turn == 3:
             continue
-        if turn == 2:
+        if turn == 1:
             layer = LowRankRowsLinear(in_features, out_features, rank=2, n_rows=3)
             layer.row_index.copy_(torch.randperm(out_features)[:3])
         else:
-            layer = LowRankLinear(in_features, out_features, rank=0 if turn else 3)
+            layer = LowRankLinear(in_features, out_features, rank=0 if turn == 2 else 3)
         for parameter in layer.parameters():
             nn.init.normal_(parameter, std=0.2)
-        if turn == 2:
+        if turn == 1:
             layer.left.weight.data[layer.row_index] = 0.0
         if name == "lm_head":
             layer.bias.data.zero_()  # Llama has no switch for this bias: the dense export would rightly refuse

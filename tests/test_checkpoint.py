@@ -51,8 +51,40 @@ def load(case, directory, **options):
     return getattr(transformers, auto_name(case)).from_pretrained(directory, **options)
 
 
-def in_fresh_process(jobs, folder, autolr):
-    """Run checkpoint_program.py on {key: (auto class, directory, options)}; return {key: (job, output or None)}."""
+@pytest.fixture(scope="module")
+def fresh(saved, tmp_path_factory):
+    """{"with" or "without" autolr: {key: (job, output or None)}}, from two new processes that run side by side."""
+    running = {
+        autolr: start(jobs(saved), tmp_path_factory.mktemp(autolr), autolr)
+        for autolr, jobs in {"with": jobs_with_autolr, "without": jobs_without_autolr}.items()
+    }
+    return {autolr: finish(*started) for autolr, started in running.items()}
+
+
+def jobs_with_autolr(saved):
+    """Every case by its own head, trusting the directory's code or not."""
+    return {
+        (case, trust): (auto_name(case), directory, {"trust_remote_code": True} if trust else {})
+        for case, (_, directory, _) in saved.items()
+        for trust in (False, True)
+    }
+
+
+def jobs_without_autolr(saved):
+    """Every way to load without autolr; first those that must fail, since trusted code stays registered."""
+    jobs = {}
+    for trust in (False, True):
+        options = {"trust_remote_code": True} if trust else {}
+        for case, (_, directory, _) in saved.items():
+            jobs[case, "head", trust] = (auto_name(case), directory, options)
+            jobs[case, "headless", trust] = ("AutoModel", directory, options)
+    for case, (_, _, dense) in saved.items():
+        jobs[case, "dense", False] = (auto_name(case), dense, {})
+    return jobs
+
+
+def start(jobs, folder, autolr):
+    """Start checkpoint_program.py on {key: (auto class, directory, options)}."""
     save_file(batch(), folder / "batch.safetensors")
     plan = [
         {
@@ -65,15 +97,25 @@ def in_fresh_process(jobs, folder, autolr):
         for number, (auto, directory, options) in enumerate(jobs.values())
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
-    program = Path(__file__).with_name("checkpoint_program.py")
-    subprocess.run(
-        [sys.executable, program, folder / "plan.json", autolr],
-        check=True,
-        capture_output=True,
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("checkpoint_program.py"), folder / "plan.json", autolr],
         stdin=subprocess.DEVNULL,
-        timeout=120,
-        env={**os.environ, "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ,
+            "HF_MODULES_CACHE": str(folder / "modules"),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
     )
+    return jobs, folder, process
+
+
+def finish(jobs, folder, process):
+    """Wait for the process and read what became of its jobs."""
+    printed, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, printed.decode()[-3000:]
     done = json.loads((folder / "plan.json").read_text())
     return {
         key: (job, None if "error" in job else load_file(job["output"])["output"])
@@ -81,41 +123,30 @@ def in_fresh_process(jobs, folder, autolr):
     }
 
 
-@pytest.fixture(scope="module")
-def without_autolr(saved, tmp_path_factory):
-    """Every way to load without autolr; first those that must fail, since trusted code stays registered."""
-    jobs = {}
-    for trust in (False, True):
-        options = {"trust_remote_code": True} if trust else {}
-        for case, (_, directory, _) in saved.items():
-            jobs[case, "head", trust] = (auto_name(case), directory, options)
-            jobs[case, "headless", trust] = ("AutoModel", directory, options)
-    for case, (_, _, dense) in saved.items():
-        jobs[case, "dense", False] = (auto_name(case), dense, {})
-    return in_fresh_process(jobs, tmp_path_factory.mktemp("without"), "without")
-
-
-@pytest.fixture(scope="module")
-def with_autolr(saved, tmp_path_factory):
-    """Every case in a fresh process that imports autolr before transformers, trusting remote code or not."""
-    jobs = {
-        (case, trust): (auto_name(case), directory, {"trust_remote_code": True} if trust else {})
-        for case, (_, directory, _) in saved.items()
-        for trust in (False, True)
-    }
-    return in_fresh_process(jobs, tmp_path_factory.mktemp("with"), "with")
-
-
 def headless_output(model):
     return output(model.base_model)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_kind_and_rank_zero_is_among_the_layers(saved, case):
-    """The cases are worth something: low-rank, rank 0 and rows occur in each."""
-    layers = compressed_layers(saved[case][0]).values()
+def test_the_cases_are_worth_something(case):
+    """Low-rank, rank 0 and rows occur in each, and the output depends on most of the factors and the rows."""
+    model = build(case)
+    layers = compressed_layers(model).values()
     assert {layer.kind for layer in layers} == {"low-rank", "low-rank-rows"}
     assert 0 in {layer.rank for layer in layers}
+    expected = output(model)
+    for factor in ("right", "rows"):
+        weights = [getattr(layer, factor).weight.data for layer in layers if layer.rank and hasattr(layer, factor)]
+        assert sum(depends(model, weight, expected) for weight in weights) > len(weights) / 2
+
+
+def depends(model, weight, expected):
+    """Whether another weight gives an output that no tolerance of these tests would accept."""
+    kept = weight.clone()
+    weight.mul_(5.0)
+    differs = not torch.allclose(output(model), expected, atol=1e-4, rtol=1e-3)
+    weight.copy_(kept)
+    return differs
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -127,26 +158,28 @@ def test_reload_is_bit_equal(saved, case):
         assert {n: str(x) for n, x in compressed_layers(loaded).items()} == {
             n: str(x) for n, x in compressed_layers(model).items()
         }
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
         assert torch.equal(output(loaded), output(model))
     assert verify_roundtrip(model, directory, [batch(), batch(2, 5)]) == 0.0
 
 
 @pytest.mark.parametrize("trust", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_reload_in_another_process_is_bit_equal(saved, with_autolr, case, trust):
+def test_reload_in_another_process_is_bit_equal(saved, fresh, case, trust):
     """With autolr imported the layers are autolr's own, even where the directory's code is trusted."""
-    job, loaded = with_autolr[case, trust]
+    job, loaded = fresh["with"][case, trust]
     assert "error" not in job
     assert job["layers"] == ["autolr.layers.LowRankLinear", "autolr.layers.LowRankRowsLinear"]
     assert torch.equal(loaded, output(saved[case][0]))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_trusted_code_loads_without_autolr(saved, without_autolr, case):
+def test_trusted_code_loads_without_autolr(saved, fresh, case):
     """The modelling file in the directory is enough, for the saved head and for none."""
     model = saved[case][0]
     for head, expected in (("head", output(model)), ("headless", headless_output(model))):
-        job, loaded = without_autolr[case, head, True]
+        job, loaded = fresh["without"][case, head, True]
         assert "error" not in job
         assert job["layers"][0].startswith("transformers_modules.")
         assert torch.equal(loaded, expected)
@@ -154,19 +187,19 @@ def test_trusted_code_loads_without_autolr(saved, without_autolr, case):
 
 @pytest.mark.parametrize("head", ["head", "headless"])
 @pytest.mark.parametrize("case", CASES)
-def test_stock_transformers_refuses(without_autolr, case, head):
+def test_stock_transformers_refuses(fresh, case, head):
     """Without autolr and without trust the load raises, instead of warning and computing with random weights."""
-    job, loaded = without_autolr[case, head, False]
+    job, loaded = fresh["without"][case, head, False]
     assert loaded is None
     assert "size" in job["error"]
     assert "AssertionError" not in job["error"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_dense_export_loads_in_stock_transformers(saved, without_autolr, case):
+def test_dense_export_loads_in_stock_transformers(saved, fresh, case):
     """Multiplied out, the model computes the same up to rounding, in plain layers, without autolr."""
     model, _, dense = saved[case]
-    job, loaded = without_autolr[case, "dense", False]
+    job, loaded = fresh["without"][case, "dense", False]
     assert "error" not in job
     assert job["layers"] == []
     torch.testing.assert_close(loaded, output(model), atol=1e-5, rtol=1e-4)
