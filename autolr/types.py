@@ -182,7 +182,6 @@ class Method:
         needs: which statistics it reads.
         decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64.
         source: author, year and identifier of the publication.
-        in_loss: its tail energies are already measured in the loss (up to one factor per token).
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
     """
 
@@ -191,7 +190,6 @@ class Method:
     needs: frozenset[Need]
     decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Decomposition]
     source: str
-    in_loss: bool = False
     keeps_rows: bool = False
 
 

@@ -7,7 +7,7 @@ from autolr.factorize.statistics import required, well_conditioned
 from autolr.linalg import psd_root, shrink, weighted_svd
 from autolr.types import Decomposition, LayerStats, Method
 
-OUT_SHRINKAGE = 0.1
+OUT_SHRINKAGE = 0.02
 """Share of the identity in the output metric: keeps directions of the output that the calibration loss never used."""
 
 
@@ -33,5 +33,4 @@ METHOD = Method(
     frozenset({"moments", "gradients"}),
     decompose,
     "GFWSVD, arXiv 2505.17974; Martens & Grosse 2015 (ICML) for the Kronecker factorization",
-    in_loss=True,
 )

@@ -16,7 +16,7 @@ from autolr.factorize.statistics import required, well_conditioned
 from autolr.linalg import Root, shrink, weighted_svd
 from autolr.types import Decomposition, LayerStats, Method
 
-OUT_SHRINKAGE = 0.1
+OUT_SHRINKAGE = 0.02
 """Share of the mean in the row weights: a row that the calibration loss never used is not free."""
 
 
@@ -46,6 +46,5 @@ METHOD = Method(
     frozenset({"moments", "gradients"}),
     decompose,
     "Li et al. 2023 (ICML), arXiv 2306.11222",
-    in_loss=True,
     keeps_rows=True,
 )

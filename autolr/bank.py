@@ -1,0 +1,244 @@
+"""The bank: statistics and decompositions on disk, computed once, memory-mapped, keyed by content.
+
+    bank/statistics/<unit>.safetensors        mean, Gram, Fisher … of one layer
+    bank/<method>/<unit>.safetensors          left, right to break-even rank (float32), the whole spectrum (float64)
+
+Every file carries the key of what it was computed from (weights, calibration data and settings, the method's version)
+and a checksum of what it holds. A file with another key or a wrong checksum is rebuilt, never used.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autolr.errors import AutolrError, FactorizationError
+from autolr.factorize import get_methods
+from autolr.types import Decomposition, LayerStats, Method, Unit
+from autolr.units import unit_weight
+
+FORMAT = 1
+STATISTICS = "statistics"
+Calibrate = Callable[[Sequence[Unit]], Iterator[tuple[Unit, LayerStats]]]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The small part of a layer's statistics, kept in memory.
+
+    Attributes:
+        mean: E[x], (in,) float64.
+        n_tokens: live tokens seen.
+        tokens_per_example: mean number of them in a sequence.
+    """
+
+    mean: Float[Tensor, " in"]
+    n_tokens: int
+    tokens_per_example: float
+
+
+class Bank:
+    """Decompositions of one model under one calibration.
+
+    Args:
+        directory: where the files are; created when something is written.
+        model: the dense model the decompositions belong to.
+        units: its compressible layers.
+        calibration_key: identifies the calibration data and settings and the whole model, since a layer's statistics
+            depend on the layers before and behind it.
+        dtype: of the stored factors.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        model: nn.Module,
+        units: Sequence[Unit],
+        calibration_key: str,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.directory = directory
+        self.units = tuple(units)
+        self._units = {unit.name: unit for unit in units}
+        self._model = model
+        self._calibration_key = calibration_key
+        self._dtype = dtype
+        self._weight_keys: dict[str, str] = {}
+        self._open: dict[tuple[str, str], Decomposition] = {}
+        self._summaries: dict[str, Summary] = {}
+        self._methods: dict[str, Method] = {}
+
+    def build(
+        self, methods: Sequence[Method], calibrate: Calibrate, progress: Progress = lambda *_: None
+    ) -> list[tuple[str, str]]:
+        """Compute whatever is missing, foreign or damaged.
+
+        Args:
+            methods: which methods' decompositions to have.
+            calibrate: measures the statistics of the units it is given; called only for those that lack them.
+            progress: told (what, done, total).
+
+        Returns:
+            The (method, unit) pairs that were computed; statistics appear under the method name "statistics".
+
+        Raises:
+            FactorizationError: a decomposition failed or is not finite; names the unit and the method.
+        """
+        computed: list[tuple[str, str]] = []
+        self._methods.update({method.name: method for method in methods})
+        missing = [unit for unit in self.units if self._read_stats(unit) is None]
+        if missing:
+            for unit, stats in calibrate(missing):
+                self._write(STATISTICS, unit, self._stats_key(unit), _pack_stats(stats))
+                computed.append((STATISTICS, unit.name))
+        total = len(self.units) * len(methods)
+        for done, unit in enumerate(self.units):
+            wanted = [method for method in methods if self._read(method.name, unit, self._key(method, unit)) is None]
+            stats = self.stats(unit.name) if wanted else None
+            for method in wanted:
+                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, stats))
+                self._open.pop((unit.name, method.name), None)
+                computed.append((method.name, unit.name))
+            progress("decompose", (done + 1) * len(methods), total)
+        return computed
+
+    def unit(self, name: str) -> Unit:
+        """Return the unit of this name."""
+        return self._units[name]
+
+    def stats(self, name: str) -> LayerStats:
+        """Return a unit's statistics.
+
+        Raises:
+            AutolrError: they are not on disk, or damaged.
+        """
+        stats = self._read_stats(self._units[name])
+        if stats is None:
+            raise AutolrError(f"the bank at {self.directory} has no usable statistics of {name}; build it again")
+        return stats
+
+    def mean(self, name: str) -> Float[Tensor, " in"]:
+        """Return a unit's mean input, (in,) float64."""
+        return self.summary(name).mean
+
+    def summary(self, name: str) -> Summary:
+        """Return the small part of a unit's statistics."""
+        if name not in self._summaries:
+            stats = self.stats(name)
+            self._summaries[name] = Summary(stats.mean.clone(), stats.n_tokens, stats.tokens_per_example)
+        return self._summaries[name]
+
+    def decomposition(self, name: str, method: str) -> Decomposition:
+        """Return a unit's decomposition, memory-mapped; checked against its key and checksum at first use.
+
+        Raises:
+            AutolrError: it is not on disk, foreign or damaged.
+        """
+        if (name, method) not in self._open:
+            unit = self._units[name]
+            known = self._methods.get(method) or get_methods([method])[0]
+            tensors = self._read(method, unit, self._key(known, unit))
+            if tensors is None:
+                raise AutolrError(f"the bank at {self.directory} has no usable {method} of {name}; build it again")
+            self._open[name, method] = Decomposition(**tensors)
+        return self._open[name, method]
+
+    def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
+        weight = unit_weight(self._model, unit).cpu().double()
+        try:
+            result = method.decompose(weight, stats if method.needs else None)
+        except FactorizationError as error:
+            raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
+        kept = min(unit.break_even, result.max_rank)
+        tensors = {
+            "left": result.left[:, :kept].to(self._dtype),
+            "right": result.right[:kept].to(self._dtype),
+            "singular_values": result.singular_values,
+        }
+        for name in ("row_energy", "row_metric"):
+            if (value := getattr(result, name)) is not None:
+                tensors[name] = value
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise FactorizationError(f"{method.name} of {unit.name}: {name} is not finite")
+        return tensors
+
+    def _weight_key(self, unit: Unit) -> str:
+        if unit.name not in self._weight_keys:
+            self._weight_keys[unit.name] = tensor_digest({"weight": unit_weight(self._model, unit)})
+        return self._weight_keys[unit.name]
+
+    def _stats_key(self, unit: Unit) -> str:
+        return _hash(FORMAT, STATISTICS, unit.name, self._calibration_key)
+
+    def _key(self, method: Method, unit: Unit) -> str:
+        calibration = self._calibration_key if method.needs else ""
+        return _hash(FORMAT, method.name, method.version, self._weight_key(unit), calibration, unit.name, str(self._dtype))
+
+    def _path(self, kind: str, unit: Unit) -> Path:
+        return self.directory / kind / f"{unit.name}.safetensors"
+
+    def _read_stats(self, unit: Unit) -> LayerStats | None:
+        tensors = self._read(STATISTICS, unit, self._stats_key(unit))
+        return None if tensors is None else _unpack_stats(tensors)
+
+    def _read(self, kind: str, unit: Unit, key: str) -> dict[str, Tensor] | None:
+        """Return a file's tensors, or None if it is absent, foreign or damaged."""
+        path = self._path(kind, unit)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != key:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        except (SafetensorError, OSError):
+            return None
+        return tensors if metadata.get("checksum") == tensor_digest(tensors) else None
+
+    def _write(self, kind: str, unit: Unit, key: str, tensors: Mapping[str, Tensor]) -> None:
+        path = self._path(kind, unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
+        temporary.replace(path)
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 of names, shapes, dtypes and bytes, independent of the order of the mapping."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _pack_stats(stats: LayerStats) -> dict[str, Tensor]:
+    packed = {"counts": torch.tensor([stats.n_tokens, stats.n_examples])}
+    for name in ("mean", "in_gram", "mean_abs", "fisher_in", "out_gram"):
+        if (value := getattr(stats, name)) is not None:
+            packed[name] = value
+    return packed
+
+
+def _unpack_stats(tensors: dict[str, Tensor]) -> LayerStats:
+    n_tokens, n_examples = tensors["counts"].tolist()
+    rest = {name: value for name, value in tensors.items() if name != "counts"}
+    return LayerStats(n_tokens, n_examples, **rest)

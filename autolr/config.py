@@ -1,0 +1,271 @@
+"""What a study is asked to do: budgets, quality floors and the study's specification, strict and readable.
+
+A budget is a limit on one quantity: relative to the dense model (``0.5x-flops``, ``50%-params``, ``-30%-flops``) or
+absolute (``400MB-memory``, ``2.5G-flops``, ``10M-params``).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from autolr.errors import UsageError, nearest
+from autolr.types import QUANTITIES, Cost
+
+_BUDGET = re.compile(r"(?P<sign>-?)(?P<number>\d+(?:\.\d+)?|\.\d+)(?P<unit>x|%|[kKMGT]?B?)-(?P<quantity>[a-z-]+)")
+_PREFIX = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_EXAMPLES = "0.5x-flops, 50%-params, -30%-flops, 400MB-memory"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one quantity.
+
+    Attributes:
+        text: as the user wrote it.
+        quantity: one of flops, params, nonembedding-params, memory.
+        value: a share of the dense model's in (0, 1], or an absolute number (FLOPs, parameters or bytes).
+        relative: which of the two ``value`` is.
+
+    Example:
+        >>> Budget.parse("-30%-flops").value, Budget.parse("400MB-memory").value
+        (0.7, 400000000.0)
+    """
+
+    text: str
+    quantity: str
+    value: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read a budget.
+
+        Raises:
+            UsageError: it is malformed, names an unknown quantity or asks for more than the dense model or for nothing.
+        """
+        match = _BUDGET.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"malformed budget {text!r}: must be a number, a unit and a quantity, such as {_EXAMPLES}")
+        quantity, unit = match["quantity"], match["unit"]
+        if quantity not in QUANTITIES:
+            raise UsageError(f"unknown quantity {quantity!r} in budget {text!r}; {nearest(quantity, QUANTITIES)}")
+        number = float(match["number"])
+        relative = unit in ("x", "%")
+        if relative:
+            share = number / 100 if unit == "%" else number
+            value = round(1 - share, 12) if match["sign"] else share
+            if not 0 < value <= 1:
+                raise UsageError(f"budget {text!r} is {value:g} of the dense model; it must lie in (0, 1]")
+            return cls(text.strip(), quantity, value, True)
+        if match["sign"]:
+            raise UsageError(f"budget {text!r}: a reduction must be relative, such as -30%-{quantity}")
+        if unit.endswith("B") and quantity != "memory":
+            raise UsageError(f"budget {text!r} counts {quantity} in bytes; only memory is, write {text.replace('B-', '-')}")
+        value = number * _PREFIX[unit.removesuffix("B")]
+        if value <= 0:
+            raise UsageError(f"budget {text!r} must be above zero")
+        return cls(text.strip(), quantity, value, False)
+
+    def limit(self, dense: Cost) -> float:
+        """Return the largest allowed amount of the quantity."""
+        return self.value * dense.get(self.quantity) if self.relative else self.value
+
+    def met_by(self, cost: Cost, dense: Cost) -> bool:
+        """Tell whether a cost is within the budget."""
+        return cost.get(self.quantity) <= self.limit(dense)
+
+
+FLOORED = ("accuracy", "agreement")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A least acceptable score: ``accuracy>=0.98*dense`` or ``accuracy>=0.8``.
+
+    Attributes:
+        text: as the user wrote it.
+        metric: accuracy or agreement.
+        value: the threshold, or the share of the dense model's score.
+        relative: which of the two ``value`` is.
+
+    Example:
+        >>> Floor.parse("accuracy >= 0.98*dense").threshold(0.5)
+        0.49
+    """
+
+    text: str
+    metric: str
+    value: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Floor":
+        """Read a floor.
+
+        Raises:
+            UsageError: it is malformed, names an unknown metric or lies outside (0, 1].
+        """
+        match = re.fullmatch(r"\s*([a-z]+)\s*>=\s*(\d*\.?\d+)\s*(\*\s*dense)?\s*", text)
+        if match is None:
+            raise UsageError(f"malformed floor {text!r}: must look like 'accuracy>=0.98*dense' or 'accuracy>=0.8'")
+        metric, value = match[1], float(match[2])
+        if metric not in FLOORED:
+            raise UsageError(f"unknown metric {metric!r} in floor {text!r}; {nearest(metric, FLOORED)}")
+        if not 0 < value <= 1:
+            raise UsageError(f"floor {text!r} is {value:g}; it must lie in (0, 1]")
+        return cls(text.strip(), metric, value, match[3] is not None)
+
+    def threshold(self, dense_value: float) -> float:
+        """Return the least acceptable score, given the dense model's."""
+        return self.value * dense_value if self.relative else self.value
+
+
+def _checked_budget(text: str) -> str:
+    return Budget.parse(text).text
+
+
+def _checked_floor(text: str) -> str:
+    return Floor.parse(text).text
+
+
+class Strict(BaseModel):
+    """Base of everything read from YAML: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSpec(Strict):
+    """Where the labelled pairs come from; see the ``--train``, ``--validation``, ``--test`` and ``--dataset`` options."""
+
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    dataset: str | None = None
+    premise_column: str = "premise"
+    hypothesis_column: str = "hypothesis"
+    label_column: str = "label"
+    label_names: tuple[str, ...] | None = None
+    calibration_examples: Annotated[int, Field(ge=1)] = 1024
+    search_examples: Annotated[int, Field(ge=2)] = 1000
+    selection_examples: Annotated[int, Field(ge=2)] = 1000
+
+
+class SearchSpec(Strict):
+    """How candidates are proposed and compared."""
+
+    space: str = "importance"
+    sampler: str = "botorch"
+    objective: Literal["divergence", "accuracy", "agreement"] = "divergence"
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "afm", "losparse")
+    multiple: Annotated[int, Field(ge=1)] = 8
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class RunSpec(Strict):
+    """Under which conditions models run and costs are stated."""
+
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    seq_len: Annotated[int, Field(ge=1)] | None = None
+    scoring_batch_size: Annotated[int, Field(ge=1)] = 64
+    threads: Annotated[int, Field(ge=1)] | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+
+class StudySpec(Strict):
+    """Everything that decides what a study computes.
+
+    ``model`` None is the embedded example. ``trials`` and ``time_limit`` (seconds) may change when a study goes on;
+    everything else may not.
+    """
+
+    model: str | None = None
+    task: Literal["nli"] = "nli"
+    data: DataSpec = DataSpec()
+    budgets: Annotated[tuple[Annotated[str, AfterValidator(_checked_budget)], ...], Field(min_length=1)]
+    floors: tuple[Annotated[str, AfterValidator(_checked_floor)], ...] = ()
+    trials: Annotated[int, Field(ge=1)] = 40
+    time_limit: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    search: SearchSpec = SearchSpec()
+    run: RunSpec = RunSpec()
+
+    @property
+    def parsed_budgets(self) -> tuple[Budget, ...]:
+        """The budgets; the first is the one the search's second objective counts."""
+        return tuple(Budget.parse(text) for text in self.budgets)
+
+    @property
+    def parsed_floors(self) -> tuple[Floor, ...]:
+        """The quality floors."""
+        return tuple(Floor.parse(text) for text in self.floors)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that a study may not change, flat: dotted name -> plain value."""
+        plain = self.model_dump(mode="json", exclude={"trials", "time_limit"})
+        return dict(flatten(plain))
+
+
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested mappings as (dotted name, value) pairs.
+
+    Example:
+        >>> flatten({"a": {"b": 1}, "c": [2]})
+        [('a.b', 1), ('c', [2])]
+    """
+    pairs: list[tuple[str, Any]] = []
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            pairs.extend(flatten(value, f"{prefix}{key}."))
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs
+
+
+def make_spec(plain: Mapping[str, Any], origin: str) -> StudySpec:
+    """Build a specification from plain values.
+
+    Args:
+        plain: nested mappings, as read from YAML or collected from options.
+        origin: what they came from, for the message.
+
+    Raises:
+        UsageError: a value is malformed; the message names the field, the value seen and what is allowed.
+    """
+    try:
+        # Lists in YAML stand for tuples here; strict mode would refuse them in Python mode.
+        return StudySpec.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise UsageError(f"{origin}: {readable(error)}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file safely.
+
+    Raises:
+        UsageError: the file is missing or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+
+
+def readable(error: ValidationError) -> str:
+    """Return pydantic's findings as one line each: field, what must hold, the value seen."""
+    lines = []
+    for finding in error.errors():
+        field = ".".join(str(part) for part in finding["loc"]) or "the specification"
+        lines.append(f"{field}: {finding['msg']} (got {finding['input']!r})")
+    return "; ".join(lines)

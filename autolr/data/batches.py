@@ -1,0 +1,69 @@
+"""Tokenized batches of sentence pairs: alike lengths together, so that little padding is computed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autolr.data.nli import NliData
+from autolr.errors import UsageError
+
+Batch = dict[str, Tensor]
+
+
+def longest_input(model: nn.Module, tokenizer: Any) -> int:
+    """Return how many tokens the model and its tokenizer take at most."""
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        padding = getattr(model.config, "pad_token_id", None) or 0
+        # RoBERTa numbers its positions from padding_idx + 1 on, so that many of them are never used.
+        limits.append(positions - (padding + 1 if "roberta" in str(model.config.model_type) else 0))
+    return min(limits)
+
+
+def ensure_padding(model: nn.Module, tokenizer: Any) -> None:
+    """Give a tokenizer without a padding token its end-of-text token for that, and tell the model.
+
+    Raises:
+        UsageError: the tokenizer has neither.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UsageError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def pair_batches(
+    tokenizer: Any, data: NliData, batch_size: int, max_length: int, device: torch.device | str = "cpu"
+) -> list[Batch]:
+    """Tokenize pairs into padded batches, sorted by length.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        data: the pairs.
+        batch_size: pairs in a batch, ≥ 1; the last may hold fewer.
+        max_length: tokens after which a pair is cut.
+        device: where the tensors live.
+
+    Returns:
+        Batches of the tokenizer's own inputs, each with ``labels`` (batch,) int64.
+    """
+    encoded = tokenizer(list(data.premises), list(data.hypotheses), truncation=True, max_length=max_length)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = sorted(range(len(data)), key=lambda index: (lengths[index], index))
+    batches = []
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        padded = tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
+        padded["labels"] = torch.tensor([data.labels[row] for row in rows])
+        batches.append({name: tensor.to(device) for name, tensor in padded.items()})
+    return batches
+
+
+def mean_length(batches: list[Batch]) -> float:
+    """Return the mean number of real tokens in a sequence."""
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    return tokens / sum(len(batch["labels"]) for batch in batches)

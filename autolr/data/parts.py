@@ -1,0 +1,92 @@
+"""The four disjoint parts of a study's data: calibration, search, selection, report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autolr.config import DataSpec
+from autolr.data.example import example_data
+from autolr.data.nli import Columns, NliData, load_nli
+from autolr.data.splits import split_by_premise
+from autolr.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What each part is for.
+
+    Attributes:
+        calibration: statistics are measured on it.
+        search: candidates are compared on it during the search.
+        selection: the members of the front are compared on it, and the winner chosen.
+        report: nothing is chosen on it; the printed figures come from it.
+        notes: what a reader should know about how the parts were made.
+    """
+
+    calibration: NliData
+    search: NliData
+    selection: NliData
+    report: NliData
+    notes: tuple[str, ...] = ()
+
+    def digests(self) -> dict[str, str]:
+        """Return part name -> hash of its content."""
+        return {name: getattr(self, name).digest for name in ("calibration", "search", "selection", "report")}
+
+
+def load_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offline: bool, seed: int) -> Parts:
+    """Load a study's data and divide it.
+
+    Train data calibrates. Validation data is divided by premise into a search and a selection part and, where there is
+    no test data, a report part. Test data only reports.
+
+    Args:
+        spec: where the data are and how much of them is used.
+        label2id: the model's label names.
+        embedded: use the embedded example when the specification names no data.
+        offline: no access to the hub.
+        seed: of the division and of the samples.
+
+    Raises:
+        UsageError: data are missing, unreadable or too few, or the test data are the validation data.
+    """
+    notes: list[str] = []
+    if embedded and spec.dataset is None and spec.train is None:
+        train, validation, test = (example_data("train"), example_data("validation"), example_data("test"))
+    else:
+        _check_complete(spec)
+        train, validation = (_load(spec, name, label2id, offline) for name in ("train", "validation"))
+        test = _load(spec, "test", label2id, offline) if spec.test else None
+    if test is not None and test.digest == validation.digest:
+        raise UsageError(f"test data {test.name} are the validation data; report on data nothing was chosen on")
+    weights = {"search": spec.search_examples, "selection": spec.selection_examples}
+    if test is None:
+        notes.append("no test data given: a part of the validation data, used for nothing else, is reported on")
+        weights["report"] = max(weights.values())
+    total = sum(weights.values())
+    parts = split_by_premise(validation, {name: weight / total for name, weight in weights.items()}, seed)
+    for data in (train, validation, test):
+        if data is not None and data.skipped:
+            notes.append(f"{data.name}: {data.skipped} rows without a gold label left out")
+    return Parts(
+        calibration=train.take(spec.calibration_examples, seed),
+        search=parts["search"].take(spec.search_examples, seed),
+        selection=parts["selection"].take(spec.selection_examples, seed),
+        report=test if test is not None else parts["report"],
+        notes=tuple(notes),
+    )
+
+
+def _check_complete(spec: DataSpec) -> None:
+    for name, use in (("train", "calibrates"), ("validation", "scores candidates")):
+        if getattr(spec, name) is None and spec.dataset is None:
+            raise UsageError(f"--{name} is missing: it {use}; give a JSONL, CSV or TSV file, or a --dataset")
+
+
+def _load(spec: DataSpec, part: str, label2id: Mapping[str, int], offline: bool) -> NliData:
+    named: str | None = getattr(spec, part)
+    columns = Columns(spec.premise_column, spec.hypothesis_column, spec.label_column)
+    source, split = (spec.dataset, named or part) if spec.dataset else (named, None)
+    assert source is not None
+    return load_nli(
+        source, columns=columns, label2id=label2id, split=split, label_names=spec.label_names, offline=offline
+    )

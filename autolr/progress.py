@@ -1,0 +1,39 @@
+"""How long work is announced, whoever listens: a terminal, a log, nobody."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A listener to long work."""
+
+    def start(self, phase: str) -> None:
+        """Begin a phase of work."""
+        ...
+
+    def update(self, share: float) -> None:
+        """Report the share done of the current phase, in [0, 1]."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say something a user should read."""
+        ...
+
+    def check(self) -> None:
+        """Raise :class:`autolr.errors.Stopped` if the work should end here; called often."""
+        ...
+
+
+class Silent:
+    """Announces nothing and never stops."""
+
+    def start(self, phase: str) -> None:
+        """Ignore."""
+
+    def update(self, share: float) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+    def check(self) -> None:
+        """Go on."""

@@ -1,0 +1,75 @@
+"""The model card of an exported checkpoint: what was measured, under which conditions, and how to load it."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from autolr import __version__
+
+_LOAD = {
+    "hf": '''```python
+import autolr  # registers the low-rank layers with transformers
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+```
+
+Without autolr installed, pass `trust_remote_code=True` instead of importing it. Without either, transformers refuses.
+''',
+    "dense": '''```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+```
+
+The factors are multiplied out into ordinary weights: it loads anywhere and is neither smaller nor faster than the dense model.
+''',
+}
+
+
+def model_card(
+    source: str, member: Mapping[str, Any], report: Mapping[str, Any] | None, form: str, auto: str, objective: str
+) -> str:
+    """Return the text of a checkpoint's README.md.
+
+    Args:
+        source: the dense model.
+        member: the trial, in the form of front.json.
+        report: the scores on the report part, or None.
+        form: hf or dense.
+        auto: the Auto class to load it with.
+        objective: the score the search used.
+    """
+    lines = ["---", "library_name: transformers", "tags: [autolr, low-rank, compressed]", "---", ""]
+    lines += [f"# {source}, compressed by autolr {__version__}", ""]
+    methods = Counter(choice["method"] for choice in member["candidate"].values())
+    summary = ", ".join(f"{count} by {method}" for method, count in sorted(methods.items())) or "none"
+    lines += [f"Trial {member['trial']} ({member['origin']}). Layers factorized: {summary}. Nothing was trained.", ""]
+    conditions = member["costs"]["conditions"]
+    lines += [
+        f"Costs of the low-rank form (batch {conditions['batch_size']} of {conditions['seq_len']} tokens, {conditions['dtype']}):",
+        "", "| quantity | amount | ratio to dense |", "|---|---|---|",
+    ]
+    for name, ratio in member["costs"]["ratio"].items():
+        lines.append(f"| {name} | {member['costs']['absolute'][name]:,} | {ratio:.4f} |")
+    lines += ["", *_scores(member, report, objective), "", "## Load", "", _LOAD[form].format(auto=auto), "## Layers", ""]
+    lines += ["| layer | method | rank | rows kept |", "|---|---|---|---|"]
+    for unit, choice in member["candidate"].items():
+        lines.append(f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objective: str) -> list[str]:
+    table = ["| score | value | standard error | examples |", "|---|---|---|---|"]
+    if report is None:
+        rows = [("", name, score) for name, score in member["scores"].items()]
+        head = f"Scores on the search data, by whose {objective} the search chose, so they flatter:"
+    else:
+        rows = [("compressed ", name, score) for name, score in report["compressed"].items()]
+        rows += [("dense ", "accuracy", report["dense"]["accuracy"])]
+        head = f"Scores on data that nothing was chosen on ({report['data']}):"
+    for prefix, name, score in rows:
+        table.append(f"| {prefix}{name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |")
+    return [head, "", *table]

@@ -1,0 +1,181 @@
+"""The search loop: ask, decode, evaluate, tell, with everything durable after each step.
+
+One Optuna study is the truth. A trial that was running when the process died is taken up again under its own number with
+the parameters it already has, so no trial is lost, doubled or left over.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autolr.errors import AutolrError, Stopped
+from autolr.progress import Progress
+from autolr.search.adapter import SpaceSampler, quiet_optuna
+from autolr.search.folder import STUDY_NAME, StudyFolder
+from autolr.search.front import write_front
+from autolr.search.inputs import Inputs
+from autolr.search.notes import note_study, note_trial
+from autolr.search.objective import Objective, constraints, describe
+from autolr.search.preparation import Prepared
+from autolr.search.sampler import make_sampler
+from autolr.types import Candidate, Choice, Evaluation, Score
+
+MAX_FAILURES_IN_A_ROW = 5
+N_STARTUP = 8
+"""Trials with parameters before the sampler builds a model; the knapsack's seeds count."""
+
+SENSE = {"divergence": "minimize", "accuracy": "maximize", "agreement": "maximize"}
+
+
+@dataclass
+class Driver:
+    """Runs a study's trials in this process.
+
+    Attributes:
+        inputs: the opened inputs.
+        prepared: what the trials share.
+        folder: where everything is written; locked by the caller.
+        progress: told of each trial, and may stop the search.
+    """
+
+    inputs: Inputs
+    prepared: Prepared
+    folder: StudyFolder
+    progress: Progress
+    study: optuna.Study = field(init=False)
+    _seen: dict[str, int] = field(init=False, default_factory=dict)
+    _decoded: dict[str, Candidate] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        quiet_optuna()
+        spec = self.inputs.spec
+        self.objective = Objective(
+            self.inputs.model, self.prepared.bank, self.inputs.costs, self.prepared.scorer
+        )
+        self.dense_scores = self.prepared.scorer.compare(self.prepared.scorer.dense)
+        space = self.prepared.space.distributions()
+
+        def make(seed: int) -> optuna.samplers.BaseSampler:
+            return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new)  # type: ignore[arg-type]
+
+        self.study = optuna.create_study(
+            study_name=STUDY_NAME,
+            storage=self.folder.storage(repair=True),
+            directions=[SENSE[spec.search.objective], "minimize"],
+            sampler=SpaceSampler(make, space, spec.seed),
+            load_if_exists=True,
+        )
+        if not self.study.metric_names:
+            self.study.set_metric_names([spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"])
+            note_study(self.study, self.inputs)
+        self._enqueue_seeds()
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            self._seen.setdefault(trial.user_attrs["digest"], trial.number)
+
+    def run(self) -> None:
+        """Run trials until as many as the specification asks for are complete.
+
+        Raises:
+            Stopped: the time limit passed or the user interrupted.
+            AutolrError: several trials in a row failed.
+        """
+        started = time.monotonic()
+        spec = self.inputs.spec
+        self.progress.start(f"search: {spec.trials} trials")
+        failures = 0
+        while (done := self.completed()) < spec.trials:
+            self.progress.update(done / spec.trials)
+            if spec.time_limit is not None and time.monotonic() - started > spec.time_limit:
+                raise Stopped(f"the time limit of {spec.time_limit:g} s has passed after {done} of {spec.trials} trials")
+            self.progress.check()
+            failures = 0 if self._step(self._next_trial()) else failures + 1
+            if failures == MAX_FAILURES_IN_A_ROW:
+                raise AutolrError(f"{failures} trials in a row failed; see the reasons in autolr status {self.folder.path}")
+        self.progress.update(1.0)
+
+    def completed(self) -> int:
+        """Return how many trials are complete."""
+        return len(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+
+    def _next_trial(self) -> Trial:
+        """Take up a trial that a dead process left running, or ask for a new one."""
+        stale = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return Trial(self.study, stale[0]._trial_id) if stale else self.study.ask()
+
+    def _step(self, trial: Trial) -> bool:
+        """Evaluate one trial and tell the study; return False if it failed."""
+        asked = time.perf_counter()
+        candidate = self._candidate(trial)
+        proposed = time.perf_counter() - asked
+        twin = self._seen.get(candidate.digest)
+        try:
+            evaluation = self._known(twin) if twin is not None else self.objective.evaluate(candidate, self.progress)
+        except Stopped:
+            raise
+        except (AutolrError, RuntimeError) as error:
+            # RuntimeError: what torch raises when a model does not run, out of memory included.
+            trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
+            self.study.tell(trial, state=TrialState.FAIL)
+            return False
+        self._record(trial, evaluation, proposed, twin)
+        return True
+
+    def _candidate(self, trial: Trial) -> Candidate:
+        if "candidate" in trial.user_attrs:
+            return Candidate.from_json(trial.user_attrs["candidate"])
+        space = self.prepared.space.distributions()
+        params = {name: trial._suggest(name, distribution) for name, distribution in space.items()}
+        return self._decode(params)
+
+    def _decode(self, params: Mapping[str, Any]) -> Candidate:
+        key = repr(sorted(params.items()))
+        if key not in self._decoded:
+            self._decoded[key] = self.prepared.space.decode(params)
+        return self._decoded[key]
+
+    def _is_new(self, params: dict[str, Any]) -> bool:
+        return self._decode(params).digest not in self._seen
+
+    def _known(self, number: int) -> Evaluation:
+        """Return the stored evaluation of a trial with the same candidate."""
+        stored = self.study.get_trials(deepcopy=False)[number].user_attrs
+        candidate = Candidate.from_json(stored["candidate"])
+        scores = {name: Score(**score) for name, score in stored["scores"].items()}
+        return Evaluation(candidate, self.inputs.costs.cost(candidate), scores, {"compress": 0.0, "score": 0.0})
+
+    def _record(self, trial: Trial, evaluation: Evaluation, proposed: float, twin: int | None) -> None:
+        spec, dense = self.inputs.spec, self.inputs.costs.dense
+        plain = describe(evaluation, dense)
+        plain["seconds"]["propose"] = round(proposed, 4)
+        if twin is not None:
+            plain["same_as"] = twin
+        for name, value in plain.items():
+            trial.set_user_attr(name, value)
+        limits = constraints(evaluation, spec.parsed_budgets, spec.parsed_floors, dense, self.dense_scores)
+        known = trial.storage.get_trial(trial._trial_id).constraints
+        for name, excess in limits.items():
+            if name not in known:
+                trial.set_constraint(name, excess)
+        note_trial(trial, plain, limits)
+        self.folder.write_trial(trial.number, {"trial": trial.number, **plain, "constraints": limits,
+                                               "origin": trial.user_attrs.get("origin", spec.search.sampler)})
+        value = evaluation.scores[spec.search.objective].value
+        ratio = plain["costs"]["ratio"][spec.parsed_budgets[0].quantity]
+        self.study.tell(trial, [value, ratio])
+        self._seen.setdefault(evaluation.candidate.digest, trial.number)
+        write_front(self.folder, self.study, spec)
+
+    def _enqueue_seeds(self) -> None:
+        """Put the first candidates into the study, once: the dense model as trial 0, uniform, then the space's seeds."""
+        present = {t.user_attrs.get("origin") for t in self.study.get_trials(deepcopy=False)}
+        for name, candidate in self.prepared.fixed.items():
+            if name not in present:
+                self.study.enqueue_trial({}, user_attrs={"origin": name, "candidate": candidate.to_json()})
+        for index, params in enumerate(self.prepared.space.seeds()):
+            name = f"knapsack {index}" 
+            if name not in present:
+                self.study.enqueue_trial(params, user_attrs={"origin": name})

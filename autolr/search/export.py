@@ -1,0 +1,78 @@
+"""A trial -> a checkpoint on disk that is proved to give the same logits when it is loaded again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from autolr.bank import Bank
+from autolr.checkpoint.dense import save_dense
+from autolr.checkpoint.load import verify_roundtrip
+from autolr.checkpoint.save import save_checkpoint
+from autolr.compress import compressed
+from autolr.data.batches import Batch
+from autolr.errors import AutolrError
+from autolr.progress import Progress
+from autolr.report.card import model_card
+from autolr.search.inputs import Inputs
+from autolr.types import Candidate
+
+Form = Literal["hf", "dense"]
+DENSE_TOLERANCE = 1e-3
+"""Largest difference of a logit allowed between the low-rank model and its factors multiplied out, float32."""
+_CHECK_BATCHES = 2
+
+
+def export(
+    inputs: Inputs,
+    bank: Bank,
+    member: Mapping[str, Any],
+    report: Mapping[str, Any] | None,
+    directory: Path,
+    form: Form,
+    progress: Progress,
+) -> float:
+    """Write a checkpoint and prove it.
+
+    Args:
+        inputs: the opened inputs.
+        bank: decompositions.
+        member: the trial, in the form of front.json.
+        report: its scores on the report part, for the model card.
+        directory: to write.
+        form: ``hf`` keeps the low-rank layers, ``dense`` multiplies them out.
+        progress: told what is under way.
+
+    Returns:
+        The largest absolute difference of a logit between the model in memory and the one loaded from disk; 0 for ``hf``.
+
+    Raises:
+        AutolrError: the reloaded model's logits differ.
+        UsageError: the directory cannot be written.
+    """
+    progress.start(f"export trial {member['trial']} to {directory} and load it again")
+    candidate = Candidate.from_json(member["candidate"])
+    source = inputs.spec.model or "the embedded example"
+    auto = "AutoModelForSequenceClassification"
+    card = model_card(source, member, report, form, auto, inputs.spec.search.objective)
+    batches = _checks(inputs.batches("selection"))
+    with compressed(inputs.model, candidate, bank):
+        if form == "dense" or not candidate.choices:
+            save_dense(inputs.model, directory, inputs.tokenizer, card)
+        else:
+            save_checkpoint(inputs.model, directory, inputs.tokenizer, card)
+        progress.update(0.5)
+        difference = verify_roundtrip(inputs.model, directory, batches)
+    allowed = DENSE_TOLERANCE if form == "dense" and candidate.choices else 0.0
+    if not difference <= allowed:
+        raise AutolrError(
+            f"the checkpoint at {directory} does not reproduce the model: logits differ by {difference:.3g}, "
+            f"at most {allowed:g} is allowed; do not use it"
+        )
+    progress.update(1.0)
+    return difference
+
+
+def _checks(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """Return the shortest and the longest batch, without labels."""
+    chosen = [batches[0], batches[-1]][: max(1, min(_CHECK_BATCHES, len(batches)))]
+    return [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in chosen]

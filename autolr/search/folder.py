@@ -1,0 +1,182 @@
+"""A study's folder: the resolved specification, the Optuna journal, one file for each trial, the front.
+
+    study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage
+    bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements
+    front.json      rewritten after every trial               front/<n>/       exported checkpoints
+    result.json     the winner with its held-out figures      study.lock       held by the process that writes
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from autolr.config import StudySpec, make_spec, read_yaml
+from autolr.errors import UsageError
+
+STUDY_NAME = "autolr"
+_VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
+
+
+class StudyFolder:
+    """Paths and files of one study.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec_file = path / "study.yaml"
+        self.journal = path / "study.journal"
+        self.bank = path / "bank"
+        self.front_file = path / "front.json"
+        self.result_file = path / "result.json"
+
+    @classmethod
+    def existing(cls, path: Path) -> "StudyFolder":
+        """Return the folder of a study that exists.
+
+        Raises:
+            UsageError: it is not one; the message names the studies beside it.
+        """
+        folder = cls(path)
+        if not folder.spec_file.is_file():
+            near = sorted(str(found.parent) for found in path.parent.glob("*/study.yaml")) if path.parent.is_dir() else []
+            hint = f"studies here: {', '.join(near)}" if near else "begin one with autolr search --study"
+            raise UsageError(f"{path} is not a study folder, it has no study.yaml; {hint}")
+        return folder
+
+    def stored(self) -> dict[str, Any]:
+        """Return the content of study.yaml.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        plain = read_yaml(self.spec_file)
+        if not isinstance(plain, dict) or not {"spec", "fingerprint"} <= plain.keys():
+            raise UsageError(f"{self.spec_file} is damaged: it must hold spec and fingerprint")
+        return plain
+
+    def spec(self) -> StudySpec:
+        """Return the stored specification."""
+        return make_spec(self.stored()["spec"], str(self.spec_file))
+
+    def check_same(self, name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Refuse to go on under other conditions than the study began with.
+
+        Raises:
+            UsageError: with one line for each difference.
+        """
+        missing = "(absent)"
+        keys = [*stored, *(key for key in now if key not in stored)]
+        changed = [key for key in keys if stored.get(key, missing) != now.get(key, missing)]
+        if changed:
+            lines = [f"  {key}: was {stored.get(key, missing)!r}, now {now.get(key, missing)!r}" for key in changed]
+            raise UsageError(
+                f"the study at {self.path} was begun with another {name}:\n" + "\n".join(lines) + "\n"
+                "go on with the same one, or begin another study with --study"
+            )
+
+    def write_spec(self, spec: StudySpec, fingerprint: Mapping[str, Any]) -> None:
+        """Write study.yaml."""
+        content = {
+            "spec": spec.model_dump(mode="json"),
+            "fingerprint": dict(fingerprint),
+            "versions": {name: version(name) for name in _VERSIONS},
+        }
+        write_atomically(self.spec_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    def write_trial(self, number: int, content: Mapping[str, Any]) -> None:
+        """Write trials/<number>.json."""
+        path = self.path / "trials" / f"{number}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for writing; a process that dies lets go of it.
+
+        Raises:
+            UsageError: the folder cannot be written, or another process is writing.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / "study.lock").open("a")
+        except OSError as error:
+            raise UsageError(f"cannot write to the study folder {self.path}: {error.strerror}; choose --study") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"another process is working on {self.path}; wait for it or stop it") from error
+            yield
+
+    def storage(self, repair: bool = False) -> JournalStorage:
+        """Open the Optuna storage.
+
+        Args:
+            repair: cut off a last line that a crash left unfinished; only for the process that holds the folder.
+        """
+        if repair and self.journal.is_file():
+            _cut_torn_line(self.journal)
+        return JournalStorage(JournalFileBackend(str(self.journal), lock_obj=_FileLock(self.journal)))
+
+    def load_study(self) -> optuna.Study:
+        """Open the study for reading.
+
+        Raises:
+            UsageError: it has not begun.
+        """
+        if not self.journal.is_file():
+            raise UsageError(f"the study at {self.path} has no trials yet; begin it with autolr resume {self.path}")
+        try:
+            return optuna.load_study(study_name=STUDY_NAME, storage=self.storage())
+        except KeyError as error:
+            raise UsageError(f"the study at {self.path} has no trials yet; resume it") from error
+
+
+class _FileLock(JournalFileOpenLock):
+    """A lock on the journal that the kernel frees when its holder dies; Optuna's own outlive a killed process."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._path = journal.with_name(journal.name + ".lock")
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+
+
+def _cut_torn_line(journal: Path) -> None:
+    content = journal.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        with journal.open("r+b") as file:
+            file.truncate(end)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content in one step: a reader sees the old or the new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

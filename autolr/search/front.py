@@ -1,0 +1,77 @@
+"""The front: the finished trials that no other beats in both objectives, among those that meet every budget and floor."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autolr.config import StudySpec
+from autolr.pareto import non_dominated
+from autolr.search.folder import StudyFolder, write_atomically
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials."""
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Tell whether a trial meets every budget and floor."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+def front_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the front's trials by rising cost; of equal candidates the first."""
+    candidates: dict[str, FrozenTrial] = {}
+    for trial in finished(study):
+        if feasible(trial):
+            candidates.setdefault(trial.user_attrs["digest"], trial)
+    trials = list(candidates.values())
+    if not trials:
+        return []
+    signs = [1.0 if direction == optuna.study.StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
+    points = [[sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in trials]
+    kept = [trial for trial, best in zip(trials, non_dominated(points), strict=True) if best]
+    return sorted(kept, key=lambda trial: (trial.values[1], trial.number))
+
+
+def nearest_trials(study: optuna.Study, count: int = 3) -> list[FrozenTrial]:
+    """Return the trials whose worst excess over a budget or floor is least, for when none meets them all."""
+    trials = [trial for trial in finished(study) if trial.constraints]
+    return sorted(trials, key=lambda trial: (max(trial.constraints.values()), trial.number))[:count]
+
+
+def member(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial in the form front.json and ``autolr front --json`` have."""
+    attributes = trial.user_attrs
+    return {
+        "trial": trial.number,
+        "origin": attributes.get("origin", "search"),
+        "candidate": attributes["candidate"],
+        "digest": attributes["digest"],
+        "costs": attributes["costs"],
+        "scores": attributes["scores"],
+        "constraints": trial.constraints,
+    }
+
+
+def write_front(folder: StudyFolder, study: optuna.Study, spec: StudySpec) -> None:
+    """Rewrite front.json atomically."""
+    trials = front_trials(study)
+    content = {
+        "objectives": study.metric_names,
+        "budgets": list(spec.budgets),
+        "floors": list(spec.floors),
+        "scored_on": "search part",
+        "members": [member(trial) for trial in trials],
+    }
+    if not trials:
+        content["nearest"] = [member(trial) for trial in nearest_trials(study)]
+    write_atomically(folder.front_file, json.dumps(content, indent=1) + "\n")
+
+
+def within(trials: Sequence[FrozenTrial], quantity: str, limit: float) -> list[FrozenTrial]:
+    """Return the trials whose amount of a quantity is at most a limit."""
+    return [t for t in trials if t.user_attrs["costs"]["absolute"][quantity] <= limit]

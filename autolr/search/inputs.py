@@ -1,0 +1,209 @@
+"""What a study is given: model, data, units, costs. Everything that can be refused is refused here, before hours are spent."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from autolr.bank import tensor_digest
+from autolr.checkpoint.load import load_checkpoint
+from autolr.config import Budget, StudySpec
+from autolr.cost import CostTable, measure_costs
+from autolr.data.batches import Batch, ensure_padding, longest_input, mean_length, pair_batches
+from autolr.data.example import EXAMPLE_MODEL
+from autolr.data.parts import Parts, load_parts
+from autolr.errors import BudgetError, UsageError
+from autolr.factorize import get_methods
+from autolr.progress import Progress
+from autolr.search.space import load_space_config
+from autolr.types import Choice, Method
+from autolr.units import Units, check_finite, find_units
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The opened inputs of a study.
+
+    Attributes:
+        spec: the specification.
+        model: the dense model, in eval mode on its device.
+        tokenizer: the model's.
+        max_length: tokens after which a pair is cut.
+        parts: the data.
+        units: what can be compressed.
+        costs: prices candidates.
+        methods: in the study's order.
+    """
+
+    spec: StudySpec
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    parts: Parts
+    units: Units
+    costs: CostTable
+    methods: tuple[Method, ...]
+
+    def batches(self, part: str) -> list[Batch]:
+        """Return a part's tokenized batches on the model's device."""
+        size = self.spec.run.scoring_batch_size
+        return pair_batches(self.tokenizer, getattr(self.parts, part), size, self.max_length, self.model.device)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The budgets as quantity -> largest allowed amount; the strictest where a quantity is named twice."""
+        return budget_limits(self.spec.parsed_budgets, self.costs)
+
+    @cached_property
+    def calibration_key(self) -> str:
+        """Identifies what calibration statistics depend on: the whole model and the calibration data."""
+        calibration = self.parts.calibration.digest
+        return f"{self.fingerprint['model weights']} {calibration} {self.max_length} {self.spec.run.dtype}"
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a study's results depend on besides its specification: contents, not names."""
+        space = load_space_config(self.spec.search.space)
+        return {
+            "model weights": tensor_digest(self.model.state_dict()),
+            "model labels": {str(k): str(v) for k, v in self.model.config.id2label.items()},
+            "tokenizer": _tokenizer_digest(self.tokenizer),
+            **{f"data {name}": digest for name, digest in self.parts.digests().items()},
+            **{f"method {method.name}": method.version for method in self.methods},
+            "space": space.model_dump(mode="json"),
+            "seq_len": self.costs.dense.conditions.seq_len,
+        }
+
+
+def open_inputs(spec: StudySpec, progress: Progress) -> Inputs:
+    """Load and check everything a study is given.
+
+    Args:
+        spec: the specification.
+        progress: told what is under way.
+
+    Raises:
+        UsageError: something given cannot be used.
+        BudgetError: a budget cannot be reached by any candidate.
+    """
+    methods = get_methods(spec.search.methods)
+    load_space_config(spec.search.space)
+    device = checked_device(spec.run.device)
+    if spec.run.threads:
+        torch.set_num_threads(spec.run.threads)
+    source = str(EXAMPLE_MODEL) if spec.model is None else spec.model
+    progress.start("load the model and the data")
+    model = load_checkpoint(
+        source, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype), **_hub(spec)
+    )
+    model.to(device)  # type: ignore[arg-type]
+    model.eval()
+    check_classifier(model, source)
+    check_finite(model)
+    tokenizer = load_tokenizer(source, spec)
+    ensure_padding(model, tokenizer)
+    progress.update(0.5)
+    parts = load_parts(spec.data, model.config.label2id, spec.model is None, spec.run.offline, spec.seed)
+    for note in parts.notes:
+        progress.note(note)
+    units = find_units(model, spec.search.include, spec.search.exclude)
+    max_length = longest_input(model, tokenizer)
+    seq_len = spec.run.seq_len or _typical_length(tokenizer, parts, max_length)
+    costs = measure_costs(model, units.units, spec.run.batch_size, seq_len)
+    progress.update(1.0)
+    inputs = Inputs(spec, model, tokenizer, max_length, parts, units, costs, methods)
+    check_reachable(spec.parsed_budgets, costs)
+    return inputs
+
+
+def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:
+    """Return quantity -> largest allowed amount."""
+    limits: dict[str, float] = {}
+    for budget in budgets:
+        limits[budget.quantity] = min(budget.limit(costs.dense), limits.get(budget.quantity, float("inf")))
+    return limits
+
+
+def lowest_costs(costs: CostTable) -> dict[str, float]:
+    """Return quantity -> what remains when every unit is at rank 0."""
+    candidate = [costs.saving(name, Choice("svd", 0)) for name in costs.units]
+    return {q: costs.dense.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
+
+
+def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
+    """Raise if a budget is below what remains when every unit is at rank 0.
+
+    Raises:
+        BudgetError: with the floor and the nearest budget that can be reached.
+    """
+    lowest = lowest_costs(costs)
+    for budget in budgets:
+        floor, dense = lowest[budget.quantity], costs.dense.get(budget.quantity)
+        if floor > budget.limit(costs.dense):
+            nearest = -(-floor * 1000 // dense) / 1000
+            raise BudgetError(
+                f"budget {budget.text} is not reachable: with every one of the {len(costs.units)} compressible layers at "
+                f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "
+                f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}"
+            )
+
+
+def checked_device(name: str) -> torch.device:
+    """Return a device that is present.
+
+    Raises:
+        UsageError: the name is malformed, or there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu") from error
+    return device
+
+
+def check_classifier(model: PreTrainedModel, source: str) -> None:
+    """Raise unless the model is a sequence classifier with at least two labels.
+
+    Raises:
+        UsageError: with the architecture seen.
+    """
+    name = type(model).__name__
+    if not name.endswith("ForSequenceClassification"):
+        raise UsageError(f"task nli needs a sequence classifier, {source} is a {name}; fine-tune it on NLI first")
+    if model.config.num_labels < 2:
+        raise UsageError(f"task nli needs at least two labels, {source} has {model.config.num_labels}")
+
+
+def load_tokenizer(source: str, spec: StudySpec) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer.
+
+    Raises:
+        UsageError: the model comes without one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=spec.run.trust_remote_code, **_hub(spec))
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{source} has no tokenizer that loads: {error}; save one beside the model") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _hub(spec: StudySpec) -> Mapping[str, Any]:
+    return {"local_files_only": True} if spec.run.offline else {}
+
+
+def _typical_length(tokenizer: PreTrainedTokenizerBase, parts: Parts, max_length: int) -> int:
+    """Return the mean length of the search data in tokens, rounded up to a multiple of 8."""
+    mean = mean_length(pair_batches(tokenizer, parts.search, 256, max_length))
+    return min(max_length, -(-int(mean + 0.5) // 8) * 8)
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(content.encode()).hexdigest()

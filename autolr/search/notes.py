@@ -1,0 +1,57 @@
+"""What optuna-dashboard shows of a study and of each trial: readable notes in Markdown."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import Trial
+from optuna_dashboard import save_note
+
+from autolr.search.inputs import Inputs
+
+
+def note_study(study: optuna.Study, inputs: Inputs) -> None:
+    """Describe the study: model, budgets, data, costs of the dense model."""
+    spec, dense = inputs.spec, inputs.costs.dense
+    conditions = dense.conditions
+    parts = inputs.parts
+    lines = [
+        "## autolr study",
+        f"* model: `{spec.model or 'embedded example'}`, {len(inputs.units.units)} compressible layers",
+        f"* budgets: {', '.join(spec.budgets)}" + (f"; floors: {', '.join(spec.floors)}" if spec.floors else ""),
+        f"* methods: {', '.join(method.name for method in inputs.methods)}; space: {spec.search.space}; "
+        f"sampler: {spec.search.sampler}; seed: {spec.seed}",
+        f"* dense: {dense.flops:,} FLOPs (batch {conditions.batch_size} x {conditions.seq_len} tokens), "
+        f"{dense.params:,} parameters, {dense.memory:,} bytes ({conditions.dtype})",
+        f"* data: {len(parts.calibration)} pairs calibrate, {len(parts.search)} search, {len(parts.selection)} select, "
+        f"{len(parts.report)} report",
+        "* a trial's constraint is above zero where it misses its budget or floor",
+    ]
+    save_note(study, "\n".join(lines))
+
+
+def note_trial(trial: Trial, plain: Mapping[str, Any], limits: Mapping[str, float]) -> None:
+    """Describe a trial: its measurements, its constraints, its candidate layer by layer."""
+
+    scores = "\n".join(
+        f"| {name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |"
+        for name, score in plain["scores"].items()
+    )
+    costs = "\n".join(
+        f"| {name} | {plain['costs']['absolute'][name]:,} | {ratio:.4f} |"
+        for name, ratio in plain["costs"]["ratio"].items()
+    )
+    layers = "\n".join(
+        f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |"
+        for unit, choice in plain["candidate"].items()
+    )
+    methods = Counter(choice["method"] for choice in plain["candidate"].values())
+    summary = ", ".join(f"{count} x {method}" for method, count in sorted(methods.items())) or "dense"
+    met = ", ".join(f"{name}: {'met' if value <= 0 else f'missed by {value:.4f}'}" for name, value in limits.items())
+    save_note(
+        trial,
+        f"{summary}; {met}\n\n| score | value | standard error | n |\n|---|---|---|---|\n{scores}\n\n"
+        f"| cost | amount | ratio to dense |\n|---|---|---|\n{costs}\n\n"
+        f"| layer | method | rank | rows kept |\n|---|---|---|---|\n{layers}\n",
+    )

@@ -1,0 +1,94 @@
+"""The whole job: open, prepare, search, select, export. Each stage reuses what an earlier, interrupted run left on disk."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from autolr.bank import Bank
+from autolr.config import StudySpec
+from autolr.progress import Progress
+from autolr.search.driver import Driver
+from autolr.search.export import export
+from autolr.search.folder import StudyFolder
+from autolr.search.front import front_trials, nearest_trials
+from autolr.search.inputs import Inputs, open_inputs
+from autolr.search.preparation import build_bank, prepare
+from autolr.search.selection import Result, select, store_result, stored_result
+
+SelectedResult = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study opened for work beside the search: exporting, scoring.
+
+    Attributes:
+        inputs: the opened inputs.
+        bank: its decompositions, complete.
+    """
+
+    inputs: Inputs
+    bank: Bank
+
+
+def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> SelectedResult:
+    """Begin or go on with a study until its trials are complete, then select, report and export the winner.
+
+    Args:
+        spec: what to do; for an existing study it may differ in ``trials`` and ``time_limit`` alone.
+        folder: where the study is or will be.
+        progress: told what is under way.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        UsageError: something given cannot be used, or the study was begun under other conditions.
+        BudgetError: a budget is below what any candidate reaches, or no trial met all the budgets and floors; the nearest
+            one is exported all the same.
+        Stopped: a limit or a signal ended the work; the study can be resumed.
+    """
+    known = folder.spec_file.is_file()
+    if known:
+        folder.check_same("specification", folder.spec().identity(), spec.identity())
+    with folder.locked():
+        inputs = open_inputs(spec, progress)
+        if known:
+            folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
+        folder.write_spec(spec, inputs.fingerprint)
+        prepared = prepare(inputs, folder.bank, progress)
+        driver = Driver(inputs, prepared, folder, progress)
+        finished = stored_result(folder)
+        if finished is not None and driver.completed() >= spec.trials == finished["trials"]:
+            return finished
+        driver.run()
+        return _conclude(driver, spec, folder, progress)
+
+
+def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress) -> SelectedResult:
+    members = front_trials(driver.study)
+    reached = bool(members)
+    result: Result = select(
+        driver.inputs, driver.prepared.bank, members or nearest_trials(driver.study), reached, progress
+    )
+    chosen = next(m for m in result.members if m["trial"] == result.winner)
+    directory = folder.path / "front" / str(result.winner)
+    export(driver.inputs, driver.prepared.bank, chosen, result.report, directory, "hf", progress)
+    store_result(folder, result, spec.trials, f"front/{result.winner}")
+    stored = stored_result(folder)
+    assert stored is not None
+    return stored
+
+
+def open_study(folder: StudyFolder, progress: Progress) -> Opened:
+    """Open a study's model, data and bank for work that adds no trials.
+
+    Args:
+        folder: of an existing study.
+        progress: told what is under way.
+
+    Raises:
+        UsageError: the model, the data or a setting is not what the study began with.
+    """
+    inputs = open_inputs(folder.spec(), progress)
+    folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
+    return Opened(inputs, build_bank(inputs, folder.bank, progress))

@@ -1,0 +1,129 @@
+"""From the front to a claim: choose the winner on data the search did not see, report on data nothing was chosen on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from optuna.trial import FrozenTrial
+
+from autolr.bank import Bank
+from autolr.compress import compressed
+from autolr.config import Floor
+from autolr.progress import Progress
+from autolr.score import NliScorer, predict
+from autolr.score.nli import mean_score
+from autolr.search.folder import StudyFolder, write_atomically
+from autolr.search.front import member
+from autolr.search.inputs import Inputs
+from autolr.search.objective import describe_score
+from autolr.search.preparation import scorer_of
+from autolr.types import Candidate, Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a study.
+
+    Attributes:
+        winner: the chosen trial.
+        reached: it meets every budget and floor.
+        members: the front's members, each with its scores on the selection part.
+        report: the winner's and the dense model's scores on the report part.
+    """
+
+    winner: int
+    reached: bool
+    members: Sequence[Mapping[str, Any]]
+    report: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form of result.json."""
+        return {
+            "winner": self.winner,
+            "reached": self.reached,
+            "members": list(self.members),
+            "report": dict(self.report),
+        }
+
+
+def select(
+    inputs: Inputs, bank: Bank, trials: Sequence[FrozenTrial], reached: bool, progress: Progress
+) -> Result:
+    """Score the trials on the selection part, choose the winner there, report it on the report part.
+
+    The winner is the best in the study's objective among those whose scores on the selection part meet the floors too
+    (among all, if none does).
+
+    Args:
+        inputs: the opened inputs.
+        bank: decompositions.
+        trials: the front, or the nearest trials when nothing meets the budgets.
+        reached: whether the trials meet every budget and floor on the search part.
+        progress: told what is under way.
+    """
+    objective = inputs.spec.search.objective
+    progress.start(f"score {len(trials)} members of the front on the selection part")
+    scorer = scorer_of(inputs, "selection", progress)
+    dense = scorer.compare(scorer.dense)
+    members = []
+    for done, trial in enumerate(trials):
+        scores = score_candidate(inputs, bank, Candidate.from_json(trial.user_attrs["candidate"]), scorer, progress)
+        kept = meets(inputs.spec.parsed_floors, scores, dense)
+        members.append({**member(trial), "selection": _plain(scores), "keeps_floors": kept})
+        progress.update((done + 1) / len(trials))
+    pool = [m for m in members if m["keeps_floors"]] or members
+    sign = 1.0 if objective == "divergence" else -1.0
+    winner = min(pool, key=lambda m: (sign * m["selection"][objective]["value"], m["trial"]))
+    progress.start("score the dense model and the winner on the report part")
+    report = report_on(inputs, bank, Candidate.from_json(winner["candidate"]), progress)
+    return Result(winner["trial"], reached and winner["keeps_floors"], members, report)
+
+
+def score_candidate(
+    inputs: Inputs, bank: Bank, candidate: Candidate, scorer: NliScorer, progress: Progress
+) -> dict[str, Score]:
+    """Return a candidate's scores on a scorer's data."""
+    with compressed(inputs.model, candidate, bank):
+        return scorer.score(inputs.model, progress.check)
+
+
+def meets(floors: Sequence[Floor], scores: Mapping[str, Score], dense: Mapping[str, Score]) -> bool:
+    """Tell whether scores keep every floor."""
+    return all(scores[f.metric].value >= f.threshold(dense[f.metric].value) for f in floors)
+
+
+def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> dict[str, Any]:
+    """Score a candidate and the dense model on the report part, with the paired difference of their accuracies."""
+    scorer = scorer_of(inputs, "report", progress)
+    with compressed(inputs.model, candidate, bank):
+        logits = predict(inputs.model, scorer.batches, progress.check)
+    correct = (logits.argmax(-1) == scorer.labels).double() - (scorer.dense.argmax(-1) == scorer.labels).double()
+    scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
+    relative = scores["accuracy"].value / dense["accuracy"].value if dense["accuracy"].value else float("nan")
+    return {
+        "data": inputs.parts.report.name,
+        "dense": _plain(dense),
+        "compressed": _plain(scores),
+        "accuracy_difference": describe_score(mean_score(correct.to(torch.float64))),
+        "accuracy_ratio": relative,
+    }
+
+
+def store_result(folder: StudyFolder, result: Result, trials: int, checkpoint: str) -> None:
+    """Write result.json: the result, how many trials it rests on, where the winner's checkpoint is."""
+    content = {**result.to_json(), "trials": trials, "checkpoint": checkpoint}
+    write_atomically(folder.result_file, json.dumps(content, indent=1) + "\n")
+
+
+def stored_result(folder: StudyFolder) -> dict[str, Any] | None:
+    """Return the content of result.json, or None before the search has ended."""
+    if not folder.result_file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
+    return content
+
+
+def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: describe_score(score) for name, score in scores.items()}
