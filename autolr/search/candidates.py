@@ -12,6 +12,7 @@ Nothing is relaxed and rounded: with integer ranks the gradient of the relaxed p
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import qmc
@@ -37,6 +38,9 @@ class SearchSettings:
     n_best: int = 6
     n_neighbours: int = 64
     n_rounds: int = 12
+    n_final: int = 48
+    n_final_neighbours: int = 16
+    n_final_rounds: int = 3
     max_checks: int = 256
 
 
@@ -93,83 +97,111 @@ def offspring(encoding: Encoding, front: Array, count: int, rng: np.random.Gener
     return mutate(encoding, np.where(crossed, others, parents), n_changed, rng)
 
 
-@dataclass
-class Pool:
-    """The admissible candidates of one proposal with their scores.
+class Scores(Protocol):
+    """What candidates are judged by, (c, d) -> (c,): a cheap screen and the acquisition proper."""
 
-    A candidate is admissible when its key is not in ``taken`` and ``is_new`` says yes; ``is_new`` is asked late, best
-    candidates first, because it may have to build the candidate.
+    def screen(self, candidates: Array) -> Array: ...
+
+    def __call__(self, candidates: Array) -> Array: ...
+
+
+@dataclass
+class Admits:
+    """Whether a point may be proposed: its key is not in ``taken`` and ``is_new`` says yes.
+
+    ``is_new`` may have to build the candidate, so it is asked late, once for a point and at most ``max_checks`` times.
     """
 
     encoding: Encoding
+    taken: frozenset[bytes] = frozenset()
+    is_new: Callable[[Array], bool] | None = None
+    max_checks: int = 256
+    _asked: dict[bytes, bool] = field(default_factory=dict)
+
+    def __call__(self, point: Array, key: bytes) -> bool:
+        """Return whether the point (p,) with this key may be proposed; no longer when too many were refused."""
+        if self.is_new is None:
+            return True
+        if key not in self._asked:
+            if len(self._asked) >= self.max_checks:
+                return False
+            self._asked[key] = self.is_new(point)
+        return self._asked[key]
+
+
+@dataclass
+class Pool:
+    """Candidates met so far with their scores, best first; ``points`` (c, p), ``scores`` (c,)."""
+
+    admits: Admits
     score: Callable[[Array], Array]
-    taken: set[bytes]
-    is_new: Callable[[Array], bool]
-    max_checks: int
     points: Array = field(init=False)
     scores: Array = field(init=False)
-    _asked: dict[bytes, bool] = field(default_factory=dict)
-    _seen: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.points, self.scores = np.empty((0, len(self.encoding))), np.empty(0)
-        self._seen = set(self.taken)
+        self.points, self.scores = np.empty((0, len(self.admits.encoding))), np.empty(0)
+        self._seen = set(self.admits.taken)
 
-    def add(self, points: Array) -> None:
-        """Score the points not met before and keep them, best first."""
-        fresh = []
-        for i, key in enumerate(self.encoding.keys(points)):
+    def fresh(self, points: Array) -> Array:
+        """Return the points not met before and not taken, each once."""
+        rows = []
+        for i, key in enumerate(self.admits.encoding.keys(points)):
             if key not in self._seen:
                 self._seen.add(key)
-                fresh.append(i)
-        if not fresh:
+                rows.append(i)
+        return points[rows]
+
+    def add(self, points: Array) -> None:
+        """Score the points not met before and keep them."""
+        points = self.fresh(points)
+        if not len(points):
             return
-        points = points[fresh]
-        self.points = np.concatenate([self.points, points])
-        self.scores = np.concatenate([self.scores, self.score(self.encoding.features(points))])
-        order = np.argsort(-self.scores, kind="stable")
-        self.points, self.scores = self.points[order], self.scores[order]
+        scores = np.concatenate([self.scores, self.score(self.admits.encoding.features(points))])
+        order = np.argsort(-scores, kind="stable")
+        self.points, self.scores = np.concatenate([self.points, points])[order], scores[order]
 
     def best(self, count: int) -> Array:
-        """Return up to ``count`` of the best admissible points, (at most count, p)."""
+        """Return up to ``count`` of the best points that may be proposed, (at most count, p)."""
         found: list[int] = []
-        for i, key in enumerate(self.encoding.keys(self.points)):
+        for i, key in enumerate(self.admits.encoding.keys(self.points)):
             if len(found) == count:
                 break
-            if key not in self._asked:
-                if len(self._asked) >= self.max_checks:
-                    break
-                self._asked[key] = self.is_new(self.points[i])
-            if self._asked[key]:
+            if self.admits(self.points[i], key):
                 found.append(i)
         return self.points[found]
 
 
-def search(pool: Pool, front: Array, settings: SearchSettings, seed: int) -> Array | None:
-    """Return the best admissible point found, (p,), or None when none was.
+def _refine(pool: Pool, n_parents: int, n_neighbours: int, n_rounds: int, rng: np.random.Generator) -> None:
+    """Add the neighbours of the pool's best in rounds, until two rounds in a row improve nothing."""
+    encoding = pool.admits.encoding
+    stale, top = 0, -np.inf
+    for _ in range(n_rounds):
+        best = pool.best(n_parents)
+        stale = stale + 1 if not len(best) or pool.scores[0] <= top else 0
+        if not len(best) or stale == 2:
+            return
+        top = pool.scores[0]
+        parents = np.repeat(best, n_neighbours, axis=0)
+        pool.add(mutate(encoding, parents, np.minimum(rng.integers(1, 3, size=len(parents)), len(encoding)), rng))
+
+
+def search(scores: Scores, admits: Admits, front: Array, settings: SearchSettings, seed: int) -> Array | None:
+    """Return the best point found that may be proposed, (p,), or None when there was none.
 
     Args:
-        pool: where candidates are scored and kept; it starts empty.
-        front: (b, p), b may be 0.
+        scores: the screen and the acquisition.
+        admits: which points may be proposed.
+        front: (b, p), at least one point.
         settings: how hard to look.
         seed: of everything random here.
     """
-    rng = np.random.default_rng(seed)
-    encoding = pool.encoding
-    pool.add(sobol(encoding, settings.n_sobol, seed))
-    if len(front):
-        pool.add(offspring(encoding, front, settings.n_offspring, rng))
-    stale, top = 0, -np.inf
-    for _ in range(settings.n_rounds):
-        best = pool.best(settings.n_best)
-        if not len(best):
-            break
-        stale = stale + 1 if pool.scores[0] <= top else 0
-        if stale == 2:
-            break
-        top = pool.scores[0]
-        parents = np.repeat(best, settings.n_neighbours, axis=0)
-        n_changed = np.minimum(rng.integers(1, 3, size=len(parents)), len(encoding))
-        pool.add(mutate(encoding, parents, n_changed, rng))
-    best = pool.best(1)
+    rng, encoding = np.random.default_rng(seed), admits.encoding
+    wide = Pool(admits, scores.screen)
+    wide.add(sobol(encoding, settings.n_sobol, seed))
+    wide.add(offspring(encoding, front, settings.n_offspring, rng))
+    _refine(wide, settings.n_best, settings.n_neighbours, settings.n_rounds, rng)
+    final = Pool(admits, scores)
+    final.add(wide.best(settings.n_final))
+    _refine(final, 2, settings.n_final_neighbours, settings.n_final_rounds, rng)
+    best = final.best(1)
     return best[0] if len(best) else None

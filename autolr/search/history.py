@@ -1,0 +1,117 @@
+"""What a study's trials say to the sampler.
+
+Symbols:
+    n: finished trials in the space; p: parameters; m: objectives.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.search_space import intersection_search_space
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autolr.search.encoding import Array, Encoding
+
+Space = Mapping[str, BaseDistribution]
+_PENDING = (TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(frozen=True)
+class History:
+    """The other trials of a study, as far as they lie in one search space.
+
+    Attributes:
+        number: of the trial that is proposed.
+        encoding: the space's grid.
+        done: the n completed trials.
+        pending: (b, p) points of running and enqueued trials.
+        taken: keys of every trial's point, whatever became of it.
+        maximize: (m,) of bool.
+    """
+
+    number: int
+    encoding: Encoding
+    done: Sequence[FrozenTrial]
+    pending: Array
+    taken: frozenset[bytes]
+    maximize: Array
+
+    @classmethod
+    def of(cls, study: Study, trial: FrozenTrial, space: Space) -> "History":
+        """Read it from the study's storage."""
+        encoding = Encoding(space)
+        known = [(t, _params(t)) for t in other_trials(study, trial)]
+        known = [(t, params) for t, params in known if _holds(params, space)]
+        return cls(
+            number=trial.number,
+            encoding=encoding,
+            done=[t for t, _ in known if t.state == TrialState.COMPLETE],
+            pending=encoding.encode([params for t, params in known if t.state in _PENDING]),
+            taken=frozenset(encoding.keys(encoding.encode([params for _, params in known]))),
+            maximize=np.array([direction == StudyDirection.MAXIMIZE for direction in study.directions]),
+        )
+
+    def observed(self) -> Array:
+        """Return the points of the completed trials, (n, p)."""
+        return self.encoding.encode([t.params for t in self.done])
+
+    def values(self) -> Array:
+        """Return the objectives of the completed trials, (n, m)."""
+        return np.array([t.values for t in self.done], dtype=np.float64)
+
+    def standard_errors(self, attribute: str | None) -> Array | None:
+        """Return what the trials' user attribute says of their values' errors, (n, m); 0 where it is missing."""
+        if attribute is None:
+            return None
+        none = [0.0] * len(self.maximize)
+        return np.array([t.user_attrs.get(attribute, none) for t in self.done], dtype=np.float64)
+
+    def constraints(self) -> dict[str, tuple[list[int], Array]]:
+        """Return for each constraint, by name, which completed trials set it and their values, (at most n,)."""
+        names = sorted({name for t in self.done for name in t.constraints})
+        rows = {name: [i for i, t in enumerate(self.done) if name in t.constraints] for name in names}
+        return {name: (rows[name], np.array([self.done[i].constraints[name] for i in rows[name]])) for name in names}
+
+    def feasible(self) -> Array:
+        """Return which completed trials violate nothing, (n,) of bool."""
+        return np.array([all(value <= 0.0 for value in t.constraints.values()) for t in self.done], dtype=bool)
+
+
+def other_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
+    """Return all trials but this one."""
+    return [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+
+
+def shared_space(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+    """Return the parameters all completed trials share, sorted; before the first completed one, what all others share."""
+    trials = other_trials(study, trial)
+    if any(t.state == TrialState.COMPLETE for t in trials):
+        space = intersection_search_space(trials)
+    else:
+        spaces = [t.distributions for t in trials if t.distributions]
+        first = spaces[0] if spaces else {}
+        space = {name: first[name] for name in sorted(first) if all(s.get(name) == first[name] for s in spaces)}
+    return {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's parameters; those an enqueued one is to have are among its system attributes."""
+    if trial.state in _PENDING:
+        return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    return trial.params
+
+
+def _holds(params: Mapping[str, Any], space: Space) -> bool:
+    """Return whether the parameters give every one of the space a value that it can take."""
+    return all(name in params and _contains(distribution, params[name]) for name, distribution in space.items())
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:  # noqa: ANN401 - any type a parameter can have
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except ValueError:  # an enqueued value of another type, or a choice that is no longer there
+        return False
