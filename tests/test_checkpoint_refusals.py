@@ -188,6 +188,21 @@ def test_dense_export_of_a_loaded_model(model, checkpoint, tmp_path):
     torch.testing.assert_close(output(load_checkpoint(tmp_path / "dense")), output(model), atol=1e-5, rtol=1e-4)
 
 
+def test_dense_export_of_a_model_loaded_by_the_modelling_file(checkpoint, tmp_path, monkeypatch):
+    """Nothing of the modelling file follows into the dense checkpoint; the generation settings do."""
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True)
+    assert type(loaded).__module__.endswith("modeling_autolr")
+    loaded.generation_config.max_new_tokens = 17
+    save_dense(loaded, tmp_path / "dense")
+    assert not list((tmp_path / "dense").glob("*.py"))
+    dense = load_checkpoint(tmp_path / "dense")
+    assert not hasattr(dense.config, "auto_map")
+    assert dense.generation_config.max_new_tokens == 17
+    torch.testing.assert_close(output(dense), output(loaded), atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def output_of(model):
     return model(input_ids=torch.arange(12).reshape(2, 6)).logits

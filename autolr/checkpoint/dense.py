@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.pytorch_utils import Conv1D
 
 from autolr.checkpoint.directory import replaced_directory
-from autolr.checkpoint.plugin import remove_own_entries
+from autolr.checkpoint.plugin import MODELLING_MODULE, remove_own_entries
 from autolr.checkpoint.save import compressed_layers, write_model
 from autolr.errors import UsageError
 from autolr.layers import LowRankLinear
@@ -49,7 +49,7 @@ def save_dense(
     skeleton = _skeleton_with_biases(model, config, needed)
     state = _dense_state(model, layers, skeleton)
     with replaced_directory(Path(directory)) as new:
-        write_model(model, new, skeleton.config, tokenizer, card, state_dict=state)
+        write_model(skeleton, new, tokenizer, card, state)
 
 
 def _plain_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -84,8 +84,13 @@ def _without_bias(skeleton: PreTrainedModel, names: set[str]) -> list[str]:
 
 
 def _skeleton(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    # A class of a checkpoint's modelling file would have save_pretrained copy that file.
+    cls = next(c for c in type(model).__mro__ if not c.__module__.endswith(MODELLING_MODULE))
     with torch.device("meta"):
-        return type(model)(copy.deepcopy(config))
+        skeleton: PreTrainedModel = cls(copy.deepcopy(config))
+    if hasattr(model, "generation_config"):
+        skeleton.generation_config = model.generation_config
+    return skeleton
 
 
 @torch.no_grad()

@@ -47,7 +47,8 @@ def save_checkpoint(
     if classes:
         config.auto_map = classes
     with replaced_directory(Path(directory)) as new:
-        write_model(model, new, config, tokenizer, card)
+        with _config_swapped(model, config):
+            write_model(model, new, tokenizer, card)
         if classes:
             names = {reference.rpartition(".")[2] for reference in classes.values()}
             (new / f"{MODELLING_MODULE}.py").write_text(modelling_source(names), encoding="utf-8")
@@ -61,24 +62,12 @@ def compressed_layers(model: PreTrainedModel) -> dict[str, LowRankLinear]:
 def write_model(
     model: PreTrainedModel,
     directory: Path,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    card: str | None = None,
-    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    card: str | None,
     state_dict: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, config, tokenizer and card to an existing empty directory.
-
-    Args:
-        model: whose weights are written.
-        directory: to write to.
-        config: written in place of the model's own.
-        tokenizer: see :func:`save_checkpoint`.
-        card: see :func:`save_checkpoint`.
-        state_dict: written in place of the model's own.
-    """
-    with _config_swapped(model, config):
-        model.save_pretrained(directory, state_dict=state_dict)
+    """Write weights, config, tokenizer and card to an existing empty directory; ``state_dict`` replaces the model's."""
+    model.save_pretrained(directory, state_dict=state_dict)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     if card is not None:
