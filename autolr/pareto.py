@@ -8,21 +8,24 @@ Symbols:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Point = npt.NDArray[Any] | Sequence[float | int]
+Table = npt.NDArray[Any] | Sequence[Sequence[float | int]]
 
 
-def _as_table(values: npt.ArrayLike) -> Array:
+def _as_table(values: Table) -> Array:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
         raise ValueError(f"values must have the shape (n, m), got {table.shape}")
     return table
 
 
-def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+def dominates(one: Point, other: Point) -> bool:
     """Return whether ``one`` (m,) dominates ``other`` (m,).
 
     Example:
@@ -33,7 +36,7 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return bool(np.all(a <= b) and np.any(a < b))
 
 
-def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def non_dominated(values: Table) -> npt.NDArray[np.bool_]:
     """Return which points no other dominates, (n, m) -> (n,); of equal points all or none.
 
     Example:
@@ -68,7 +71,7 @@ def _filter(rows: Array) -> npt.NDArray[np.bool_]:
     return keep
 
 
-def non_dominated_ranks(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def non_dominated_ranks(values: Table) -> npt.NDArray[np.int64]:
     """Return each point's front, (n, m) -> (n,): 0 is the front, 1 the front of the rest, …; -1 for a point with a NaN.
 
     Example:
@@ -86,8 +89,8 @@ def non_dominated_ranks(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return ranks
 
 
-def front(values: npt.ArrayLike) -> list[int]:
-    """Return the indices of the front, sorted by the first objective (then the next, then the index); equal points once.
+def front(values: Table) -> list[int]:
+    """Return the indices of the front, sorted by the first objective, then the next; of equal points the first.
 
     Example:
         >>> front([[2, 0], [1, 1], [0, 2], [1, 1], [2, 2]])
@@ -101,11 +104,11 @@ def front(values: npt.ArrayLike) -> list[int]:
     return [int(i) for i in index[first]]
 
 
-def hypervolume(values: npt.ArrayLike, reference: Sequence[float]) -> float:
+def hypervolume(values: Table, reference: Point) -> float:
     """Return the exact volume that the points dominate, up to the reference point.
 
-    Two objectives: the area under the staircase, any n. One: a length. More: BoTorch's dimension sweep (Fonseca, Paquete
-    and López-Ibáñez 2006).
+    Two objectives: the area under the staircase, any n. One: a length. More: BoTorch's dimension sweep (Fonseca,
+    Paquete and López-Ibáñez 2006).
 
     Args:
         values: (n, m); points not below the reference in every objective add nothing, nor do points with a NaN.
@@ -150,7 +153,7 @@ def _botorch_hypervolume(table: Array, corner: Array) -> float:
     return float(Hypervolume(ref_point=torch.from_numpy(-corner)).compute(torch.from_numpy(-table)))
 
 
-def knee(values: npt.ArrayLike) -> int:
+def knee(values: Table) -> int:
     """Return the index of the point that bulges furthest towards the ideal.
 
     Objectives are scaled to [0, 1] over the front; the knee has the smallest sum. With two objectives that is the point

@@ -3,7 +3,8 @@
 Symbols:
     L: layers; R: the largest rank; rank vector r (L,) of integers in [0, R].
     Cost: ``Σ_i a_i r_i / Σ_i a_i R`` with small integer prices a_i.
-    Loss: ``1 - exp(-2 Σ_i w_i exp(-k_i r_i / R) )``, w_i the hidden weights (they sum to 1, log-normal, so few layers matter).
+    Loss: ``1 - exp(-2 Σ_i w_i exp(-k_i r_i / R) )``, w_i the hidden weights (they sum to 1, log-normal, so few layers
+        matter).
 The loss is a monotone function of a sum over layers, so the cheapest loss at every cost is an exact knapsack.
 """
 
@@ -17,7 +18,8 @@ from autolr.pareto import hypervolume
 
 @dataclass(frozen=True)
 class Allocation:
-    """One problem: ``weights`` (L,), ``rates`` (L,), ``prices`` (L,) of int, ``max_rank`` R, ``budget`` on the cost ratio."""
+    """One problem: ``weights`` (L,), ``rates`` (L,), ``prices`` (L,) of int, ``max_rank`` R, ``budget`` on the cost
+    ratio."""
 
     weights: np.ndarray
     rates: np.ndarray

@@ -3,13 +3,15 @@
 Symbols:
     m: objectives, 1 to 3, maximised; g: constraints, feasible at 0 and below.
     outcomes: the m objectives, then the g constraints, each a Gaussian process of its own in one ``ModelListGP``.
-    n: observed points; q: pending points; b: baseline, those of them that may be on the front; c: candidates; d: features.
+    n: observed points; b: baseline, those of them that may be on the front; q: pending points; c: candidates.
+    d: features.
     S: Monte Carlo samples; k: cells of the undominated part of the objective space.
 
-The acquisition is BoTorch's ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton, Balandat and Bakshy 2021, arXiv 2105.08195;
-Ament et al. 2023, arXiv 2310.20708), with one objective ``qLogNoisyExpectedImprovement``. It costs about a millisecond
-per candidate, most of it in the joint posterior of candidate and baseline. The screen costs a thirtieth: expected improvement over the
-front of the posterior *means*, by a few fixed draws from the candidate's marginal posterior, times the probability of being feasible.
+The acquisition is BoTorch's ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton, Balandat and Bakshy 2021, arXiv
+2105.08195; Ament et al. 2023, arXiv 2310.20708), with one objective ``qLogNoisyExpectedImprovement``. It costs about a
+millisecond per candidate, most of it in the joint posterior of candidate and baseline. The screen costs a thirtieth:
+expected improvement over the front of the posterior *means*, by a few fixed draws from the candidate's marginal
+posterior, times the probability of being feasible.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,18 +23,18 @@ from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
 from botorch.acquisition.objective import GenericMCObjective
-from botorch.models import ModelListGP
-from botorch.sampling import SobolQMCNormalSampler
+from botorch.models.model_list_gp_regression import ModelListGP
+from botorch.sampling.normal import SobolQMCNormalSampler
 from botorch.utils.multi_objective.box_decompositions.non_dominated import FastNondominatedPartitioning
 from botorch.utils.safe_math import fatplus
 from botorch.utils.sampling import draw_sobol_normal_samples
 from torch import Tensor
 
 from autolr.pareto import non_dominated
-from autolr.search.encoding import Array
+from autolr.search.encoding import Array, Mask
 from autolr.search.surrogate import Surrogate
 
-N_SAMPLES = 64
+N_SAMPLES = (64, 64, 16)  # by the number of objectives: with three, the boxes of one draw take 30 ms
 _SCREEN_SAMPLES = 16
 _BATCH = 256  # candidates per posterior: keeps the largest tensor within a few MB
 _BASELINE = 32  # most points kept in the baseline
@@ -86,7 +88,8 @@ class Acquisition:
 
     @staticmethod
     def _batched(candidates: Array, score: Callable[[Tensor], Tensor]) -> Array:
-        parts = [score(part).numpy() for part in torch.from_numpy(candidates).split(_BATCH)]
+        starts = range(0, len(candidates), _BATCH)
+        parts = [score(torch.from_numpy(candidates[i : i + _BATCH])).numpy() for i in starts]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _marginal(self, X: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,29 +133,46 @@ class Acquisition:
         lower, upper = self._cells
         sides = torch.minimum(fatplus(draws[:, :, None] - lower, tau=1e-3), upper - lower)  # (S, c, k, m)
         score = sides.prod(dim=3).sum(dim=2).mean(dim=0).clamp_min(1e-300).log()
-        return score + torch.special.log_ndtr(-mean[:, m:] / deviation[:, m:]).sum(dim=1)
+        probability: Tensor = torch.special.log_ndtr(-mean[:, m:] / deviation[:, m:]).sum(dim=1)
+        return score + probability
 
     def _build(self, baseline: Tensor, pending: Tensor, reference: Tensor, seed: int) -> Callable[[Tensor], Tensor]:
         """Return BoTorch's acquisition of ``X`` (c, 1, d)."""
         m = self._m
         # One sampler for the joint posterior: a Sobol dimension of its own for every outcome. (Samplers made for single
         # outcomes with one seed would draw the same numbers for each and correlate them perfectly.)
-        common = {
-            "sampler": SobolQMCNormalSampler(torch.Size([N_SAMPLES]), seed=seed),
-            "constraints": [_slack(i) for i in range(m, m + self._g)] or None,
-            "X_pending": pending if len(pending) else None,
-            "prune_baseline": False,  # BoTorch's pruning draws from the global generator
-        }
+        sampler = SobolQMCNormalSampler(torch.Size([N_SAMPLES[m - 1]]), seed=seed)
+        constraints = [_outcome(i) for i in range(m, m + self._g)] or None
+        X_pending = pending if len(pending) else None
+        # prune_baseline stays off: BoTorch's pruning draws from the global generator
         if m == 1:
-            first = GenericMCObjective(lambda samples, X=None: samples[..., 0])
-            return qLogNoisyExpectedImprovement(self._model, baseline, objective=first, **common)
+            return qLogNoisyExpectedImprovement(
+                self._model,
+                baseline,
+                sampler=sampler,
+                objective=GenericMCObjective(_first_outcome),
+                constraints=constraints,
+                X_pending=X_pending,
+                prune_baseline=False,
+            )
         with _no_compilation():
             return logei.qLogNoisyExpectedHypervolumeImprovement(
-                self._model, reference, baseline, objective=IdentityMCMultiOutputObjective(list(range(m))), **common
+                self._model,
+                reference,
+                baseline,
+                sampler=sampler,
+                objective=IdentityMCMultiOutputObjective(list(range(m))),
+                constraints=constraints,
+                X_pending=X_pending,
+                prune_baseline=False,
             )
 
 
-def _slack(outcome: int) -> Callable[[Tensor], Tensor]:
+def _first_outcome(samples: Tensor, X: Tensor | None = None) -> Tensor:
+    return samples[..., 0]
+
+
+def _outcome(outcome: int) -> Callable[[Tensor], Tensor]:
     return lambda samples: samples[..., outcome]
 
 
@@ -160,8 +180,8 @@ def _slack(outcome: int) -> Callable[[Tensor], Tensor]:
 def _no_compilation() -> Iterator[None]:
     """Keep BoTorch from compiling its C++ kernel on first use.
 
-    That takes half a minute, needs a compiler, changes the last digits from machine to machine and, killed half-way, leaves
-    a lock file on which every later process waits for ever.
+    That takes several seconds, needs a compiler, and makes the last digits depend on whether there is one; killed
+    half-way, it leaves a lock file on which later processes wait.
     """
     before = logei._load_attempted
     logei._load_attempted = True
@@ -171,7 +191,7 @@ def _no_compilation() -> Iterator[None]:
         logei._load_attempted = before
 
 
-def reference_point(utilities: Array, feasible: Array) -> Array:
+def reference_point(utilities: Array, feasible: Mask) -> Array:
     """Return the corner below which a utility is worth nothing.
 
     The worst value of each objective on the feasible front, and a tenth of the front's range below (as

@@ -36,9 +36,9 @@ class BoTorchSampler(BaseSampler):
 
     The first ``n_startup`` completed trials (enqueued ones count) come from a scrambled Sobol sequence. After them each
     objective, and each constraint that was ever violated, gets a Gaussian process, and the proposal is the grid point
-    with the highest log noisy expected hypervolume improvement (with one objective: log noisy expected improvement) over
-    the feasible front. Running and enqueued trials count as pending. Failed and pruned ones teach nothing; their points are
-    only not proposed again.
+    with the highest log noisy expected hypervolume improvement (with one objective: log noisy expected improvement)
+    over the feasible front. Running and enqueued trials count as pending. Failed and pruned ones teach nothing; their
+    points are only not proposed again.
 
     Parameters that not all completed trials share (a conditional or changing space) are drawn independently, uniformly;
     so are those of a study's first trial, whose space nobody knows yet.
@@ -48,7 +48,8 @@ class BoTorchSampler(BaseSampler):
         n_startup: completed trials before the model is used, at least 1.
         is_new: called with a proposal's parameters (those all trials share); False means that the caller already has
             what they stand for, and another point is looked for. It must be a function of its argument and of the
-            study's trials, or resumed studies differ. When nothing new is found the best point is proposed all the same.
+            study's trials, or resumed studies differ. When nothing new is found the best point is proposed all the
+            same.
         noise_attr: name of a trial's user attribute that holds one standard error for each objective; their squares
             are added to the noise that is inferred.
         settings: how hard the best point is looked for.
@@ -104,7 +105,7 @@ class BoTorchSampler(BaseSampler):
         trial: FrozenTrial,
         param_name: str,
         param_distribution: BaseDistribution,
-    ) -> Any:  # noqa: ANN401 - any type a parameter can have
+    ) -> Any:
         """Draw one parameter uniformly, every level equally likely."""
         encoding = Encoding({param_name: param_distribution})
         rng = np.random.default_rng(derive_seed(self._seed, trial.number, param_name))

@@ -5,19 +5,20 @@ Symbols:
     points (c, p): as :mod:`autolr.search.encoding` defines them, always on the grid.
     front (b, p): the points likeliest to be on the front, best first.
 
-A Sobol set covers the space; offspring of the front (few coordinates changed, or mixed with another front point) cover what is
-likely good; both are scored in one batch. Then rounds of local search: the neighbours of the best few in one or two coordinates.
+A Sobol set covers the space; offspring of the front (few coordinates changed, or mixed with another front point) cover
+what is likely good; both are scored in one batch. Then rounds of local search: the neighbours of the best few in one
+or two coordinates.
 Nothing is relaxed and rounded: with integer ranks the gradient of the relaxed problem was measured to be worse.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.stats import qmc
 
-from autolr.search.encoding import Array, Encoding
+from autolr.search.encoding import Array, Encoding, Whole
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class SearchSettings:
         n_best: how many points the local search keeps.
         n_neighbours: neighbours of each kept point in a round.
         n_rounds: most rounds of local search; it stops earlier when two rounds in a row improve nothing.
+        n_final: how many of the screen's best are judged by the acquisition proper.
+        n_final_neighbours: neighbours of its best two in a round.
+        n_final_rounds: most rounds of local search by the acquisition proper.
         max_checks: most candidates the caller is asked about.
     """
 
@@ -50,14 +54,15 @@ def sobol(encoding: Encoding, count: int, seed: int, skip: int = 0) -> Array:
     if skip:
         engine.fast_forward(skip)
     draw = engine.random_base2(int(np.ceil(np.log2(count))))[:count] if count > 1 and not skip else engine.random(count)
-    return encoding.spread(draw)
+    return encoding.spread(np.asarray(draw))
 
 
-def mutate(encoding: Encoding, parents: Array, n_changed: Array, rng: np.random.Generator) -> Array:
+def mutate(encoding: Encoding, parents: Array, n_changed: Whole, rng: np.random.Generator) -> Array:
     """Change some coordinates of each parent.
 
-    A numeric coordinate moves by a normal step whose width is drawn between one level (a hundredth of the range where it is
-    continuous) and half the range; an integer always moves by at least one level. A categorical one takes another choice.
+    A numeric coordinate moves by a normal step whose width is drawn between one level (a hundredth of the range where
+    it is continuous) and half the range; an integer always moves by at least one level. A categorical one takes
+    another choice.
 
     Args:
         encoding: the grid.
@@ -85,11 +90,11 @@ def _steps(encoding: Encoding, c: int, rng: np.random.Generator) -> Array:
     shortest = np.log(np.clip(level, 0.01, 0.5))
     width = np.exp(shortest + rng.random((c, p)) * (np.log(0.5) - shortest))
     step = rng.standard_normal((c, p)) * width
-    return np.where(step < 0, -1.0, 1.0) * np.maximum(np.abs(step), level)
+    return np.asarray(np.where(step < 0, -1.0, 1.0) * np.maximum(np.abs(step), level))
 
 
 def offspring(encoding: Encoding, front: Array, count: int, rng: np.random.Generator) -> Array:
-    """Return variations of front points, (count, p): half mutated, half crossed with another front point and mutated."""
+    """Return variations of front points, (count, p): mutated, every other one crossed with a second point before."""
     parents = front[rng.integers(len(front), size=count)]
     others = front[rng.integers(len(front), size=count)]
     crossed = (np.arange(count) % 2 == 1)[:, None] & (rng.random((count, len(encoding))) < rng.random((count, 1)))
@@ -97,12 +102,15 @@ def offspring(encoding: Encoding, front: Array, count: int, rng: np.random.Gener
     return mutate(encoding, np.where(crossed, others, parents), n_changed, rng)
 
 
+@runtime_checkable
 class Scores(Protocol):
     """What candidates are judged by, (c, d) -> (c,): a cheap screen and the acquisition proper."""
 
-    def screen(self, candidates: Array) -> Array: ...
+    def screen(self, candidates: Array) -> Array:
+        """Return the screen's scores."""
 
-    def __call__(self, candidates: Array) -> Array: ...
+    def __call__(self, candidates: Array) -> Array:
+        """Return the acquisition."""
 
 
 @dataclass

@@ -3,8 +3,8 @@
 Symbols:
     p: number of parameters of the space, in the order of their names.
     d: number of features; a numeric parameter gives one, a categorical one of k choices gives k.
-    point (p,): a numeric parameter's position in [0, 1] (of the logarithm, where the distribution is logarithmic), always on
-        the grid of its steps; a categorical parameter's choice index.
+    point (p,): a numeric parameter's position in [0, 1] (of the logarithm, where the distribution is logarithmic),
+        always on the grid of its steps; a categorical parameter's choice index.
     features (d,): positions shifted to [-1/2, 1/2], and choices one-hot, scaled so that two choices lie one apart.
 """
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Whole = npt.NDArray[np.int64]
 _ONE_HOT = 1.0 / math.sqrt(2.0)  # two different choices are then at distance 1, as far apart as a numeric range's ends
 
 
@@ -28,8 +30,6 @@ class _Numeric:
         self.log = distribution.log
         self.step = distribution.step
         self.low, self.high = float(distribution.low), float(distribution.high)
-        if self.step is not None:  # Optuna lowers `high` to the grid only for integers
-            self.high = self.low + math.floor((self.high - self.low) / self.step + 1e-9) * self.step
         self.n_levels = 0 if self.step is None else round((self.high - self.low) / self.step) + 1
         self._ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         half = 0.5 if self.is_int and self.log else 0.0
@@ -85,14 +85,11 @@ class Encoding:
                 self._parts.append(_Numeric(part))
             else:
                 raise TypeError(f"{name!r} must be a Float, Int or Categorical distribution, got {type(part).__name__}")
+        levels = [part.n_levels if isinstance(part, _Numeric) else len(part.choices) for part in self._parts]
         #: (p,) number of levels of each parameter; 0 where it is continuous.
-        self.n_levels = np.array([len(p.choices) if self._is_choice(p) else p.n_levels for p in self._parts], dtype=int)
+        self.n_levels: Whole = np.array(levels, dtype=np.int64)
         #: (p,) whether a parameter is categorical.
-        self.categorical = np.array([self._is_choice(p) for p in self._parts], dtype=bool)
-
-    @staticmethod
-    def _is_choice(part: Any) -> bool:
-        return isinstance(part, CategoricalDistribution)
+        self.categorical: Mask = np.array([not isinstance(part, _Numeric) for part in self._parts], dtype=bool)
 
     def __len__(self) -> int:
         """Return p, the number of parameters."""

@@ -14,7 +14,7 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autolr.search.encoding import Array, Encoding
+from autolr.search.encoding import Array, Encoding, Mask
 
 Space = Mapping[str, BaseDistribution]
 _PENDING = (TrialState.RUNNING, TrialState.WAITING)
@@ -38,7 +38,7 @@ class History:
     done: Sequence[FrozenTrial]
     pending: Array
     taken: frozenset[bytes]
-    maximize: Array
+    maximize: Mask
 
     @classmethod
     def of(cls, study: Study, trial: FrozenTrial, space: Space) -> "History":
@@ -76,7 +76,7 @@ class History:
         rows = {name: [i for i, t in enumerate(self.done) if name in t.constraints] for name in names}
         return {name: (rows[name], np.array([self.done[i].constraints[name] for i in rows[name]])) for name in names}
 
-    def feasible(self) -> Array:
+    def feasible(self) -> Mask:
         """Return which completed trials violate nothing, (n,) of bool."""
         return np.array([all(value <= 0.0 for value in t.constraints.values()) for t in self.done], dtype=bool)
 
@@ -87,7 +87,7 @@ def other_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
 
 
 def shared_space(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-    """Return the parameters all completed trials share, sorted; before the first completed one, what all others share."""
+    """Return the parameters all completed trials share, sorted; before there is one, those all others share."""
     trials = other_trials(study, trial)
     if any(t.state == TrialState.COMPLETE for t in trials):
         space = intersection_search_space(trials)
@@ -110,7 +110,7 @@ def _holds(params: Mapping[str, Any], space: Space) -> bool:
     return all(name in params and _contains(distribution, params[name]) for name, distribution in space.items())
 
 
-def _contains(distribution: BaseDistribution, value: Any) -> bool:  # noqa: ANN401 - any type a parameter can have
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except ValueError:  # an enqueued value of another type, or a choice that is no longer there

@@ -6,15 +6,15 @@ Symbols:
     utilities (n, m): to be maximised, mean 0 and standard deviation 1.
     slack (n,): one constraint, feasible where it is at most 0; the scale changes, the zero does not.
 
-Between the fences ``q25 - 3 IQR`` and ``q75 + 3 IQR`` (Tukey's far-out fences) values are only shifted and scaled. Beyond
-them the excess ``e`` becomes ``IQR e / (IQR + e)``: order is kept, so the front is the same front, but a perplexity of 1e8
-after a divergence counts as "just outside" and cannot flatten the rest. A rank transform would be as robust; it would
-bend the cost, which is linear in the ranks, and with it the best thing the model knows.
+Between the fences ``q25 - 3 IQR`` and ``q75 + 3 IQR`` (Tukey's far-out fences) values are only shifted and scaled.
+Beyond them the excess ``e`` becomes ``IQR e / (IQR + e)``: order is kept, so the front is the same front, but a
+perplexity of 1e8 after a divergence counts as "just outside" and cannot flatten the rest. A rank transform would be as
+robust; it would bend the cost, which is linear in the ranks, and with it the best thing the model knows.
 """
 
 import numpy as np
 
-from autolr.search.encoding import Array
+from autolr.search.encoding import Array, Mask
 
 
 def bounded(values: Array, keep_zero: bool = False) -> tuple[Array, Array]:
@@ -45,7 +45,7 @@ def bounded(values: Array, keep_zero: bool = False) -> tuple[Array, Array]:
     return inside + np.sign(values - inside) * excess * shrink, shrink**2
 
 
-def utilities(values: Array, maximize: Array, stderr: Array | None = None) -> tuple[Array, Array]:
+def utilities(values: Array, maximize: Mask, stderr: Array | None = None) -> tuple[Array, Array]:
     """Return utilities and their observation variance.
 
     Args:
@@ -69,4 +69,5 @@ def utilities(values: Array, maximize: Array, stderr: Array | None = None) -> tu
 def slack(values: Array) -> Array:
     """Return a constraint's values with outliers pulled in, divided by their root mean square, (n,) -> (n,)."""
     pulled, _ = bounded(values, keep_zero=True)
+    pulled = pulled / (float(np.abs(pulled).max()) or 1.0)  # first, so that squares do not overflow
     return pulled / (float(np.sqrt(np.mean(pulled**2))) or 1.0)

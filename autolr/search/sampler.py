@@ -12,9 +12,10 @@ __all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "make_sampler"]
 
 SamplerName = Literal["botorch", "gp", "tpe", "nsga2", "random"]
 
-#: Name -> ``(seed, n_startup, is_new) -> sampler``. Only ``botorch`` asks ``is_new``; NSGA-II starts with its first population.
+#: Name -> ``(seed, n_startup, is_new) -> sampler``; only ``botorch`` asks ``is_new``; NSGA-II's population has
+#: ``n_startup``.
 SAMPLERS: dict[SamplerName, Callable[[int, int, IsNew | None], BaseSampler]] = {
-    "botorch": lambda seed, n_startup, is_new: BoTorchSampler(seed, n_startup, is_new),
+    "botorch": BoTorchSampler,
     "gp": lambda seed, n_startup, _: GPSampler(seed=seed, n_startup_trials=n_startup),
     "tpe": lambda seed, n_startup, _: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
     "nsga2": lambda seed, n_startup, _: NSGAIISampler(seed=seed, population_size=max(n_startup, 2)),
@@ -22,7 +23,7 @@ SAMPLERS: dict[SamplerName, Callable[[int, int, IsNew | None], BaseSampler]] = {
 }
 
 
-def make_sampler(name: SamplerName, seed: int, n_startup: int = 16, is_new: IsNew | None = None) -> BaseSampler:
+def make_sampler(name: SamplerName | str, seed: int, n_startup: int = 16, is_new: IsNew | None = None) -> BaseSampler:
     """Make a sampler by its name.
 
     Args:

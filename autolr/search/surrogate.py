@@ -124,8 +124,8 @@ def _prior(d: int) -> tuple[Array, Array]:
 def optimum(X: Array, y: Array, noise: Array) -> Hyperparameters:
     """Return the hyperparameters of the highest posterior density.
 
-    Every fit starts at one point of the prior and takes at most fifty L-BFGS steps: the result is a function of the data
-    alone, which is what lets a resumed study go on exactly as an uninterrupted one.
+    Every fit starts at one point of the prior and takes at most fifty L-BFGS steps: the result is a function of the
+    data alone, which is what lets a resumed study go on exactly as an uninterrupted one.
 
     Args:
         X: (n, d), centred on zero, n at least 1.
