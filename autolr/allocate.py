@@ -43,15 +43,26 @@ class Menu:
 
     def pruned(self, quantities: Sequence[str]) -> "Menu":
         """Return the menu without options that another one beats in loss and in every named quantity."""
-        table = np.column_stack([self.loss, *(self.cost[q] for q in quantities)])
+        table = np.column_stack([*(self.cost[q] for q in quantities), self.loss])
         order = np.lexsort(table.T[::-1])
-        kept: list[int] = []
-        for index in order:
-            if not any((table[k] <= table[index]).all() for k in kept):
-                kept.append(int(index))
-        kept.sort()
-        cost = {q: c[kept] for q, c in self.cost.items()}
-        return Menu(self.unit, tuple(self.choices[k] for k in kept), self.loss[kept], cost)
+        kept = _staircase(self.loss[order]) if len(quantities) == 1 else _unbeaten(table[order])
+        index = np.sort(order[kept])
+        cost = {q: c[index] for q, c in self.cost.items()}
+        return Menu(self.unit, tuple(self.choices[k] for k in index), self.loss[index], cost)
+
+
+def _staircase(loss: np.ndarray) -> np.ndarray:
+    """Return which options, sorted by cost, have a lower loss than every cheaper one, (n,) bool."""
+    best = np.minimum.accumulate(loss)
+    return np.concatenate([[True], loss[1:] < best[:-1]])
+
+
+def _unbeaten(table: np.ndarray) -> np.ndarray:
+    """Return which rows, sorted lexicographically, no earlier kept row is at most equal to in every column."""
+    kept = np.zeros(len(table), dtype=bool)
+    for index, row in enumerate(table):
+        kept[index] = not (table[kept] <= row).all(1).any()
+    return kept
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,9 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
     for quantity in quantities:
         lowest = sum(float(menu.cost[quantity].min()) for menu in menus)
         if lowest > limits[quantity]:
-            raise BudgetError(f"{quantity} can be cut by {-lowest:.4g} at most, the budget needs {-limits[quantity]:.4g}")
+            raise BudgetError(
+                f"{quantity} can be cut by {-lowest:.4g} at most, the budget needs {-limits[quantity]:.4g}"
+            )
     pruned = [menu.pruned(quantities) for menu in menus]
     sizes = [len(menu.choices) for menu in pruned]
     loss = np.concatenate([menu.loss for menu in pruned])
@@ -101,8 +114,9 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
         scale = max(float(np.abs(cost).max()), 1e-300)
         constraints.append(LinearConstraint(cost[None, :] / scale, -np.inf, limits[quantity] / scale))
     top = max(float(loss.max()), 1e-300)
-    solved = milp(loss / top, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=constraints,
-                  options={"mip_rel_gap": gap})
+    solved = milp(
+        loss / top, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": gap}
+    )
     if solved.x is None:
         raise BudgetError(f"no candidate meets all the budgets at once: {dict(limits)} ({solved.message})")
     picked: dict[str, Choice] = {}

@@ -183,7 +183,9 @@ class Bank:
 
     def _key(self, method: Method, unit: Unit) -> str:
         calibration = self._calibration_key if method.needs else ""
-        return _hash(FORMAT, method.name, method.version, self._weight_key(unit), calibration, unit.name, str(self._dtype))
+        return _hash(
+            FORMAT, method.name, method.version, self._weight_key(unit), calibration, unit.name, str(self._dtype)
+        )
 
     def _path(self, kind: str, unit: Unit) -> Path:
         return self.directory / kind / f"{unit.name}.safetensors"

@@ -66,7 +66,9 @@ class Budget:
         if match["sign"]:
             raise UsageError(f"budget {text!r}: a reduction must be relative, such as -30%-{quantity}")
         if unit.endswith("B") and quantity != "memory":
-            raise UsageError(f"budget {text!r} counts {quantity} in bytes; only memory is, write {text.replace('B-', '-')}")
+            raise UsageError(
+                f"budget {text!r} counts {quantity} in bytes; only memory is, write {text.replace('B-', '-')}"
+            )
         value = number * _PREFIX[unit.removesuffix("B")]
         if value <= 0:
             raise UsageError(f"budget {text!r} must be above zero")

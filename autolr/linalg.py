@@ -70,7 +70,9 @@ def shrink(gram: Float[Tensor, "n n"], intensity: float) -> Float[Tensor, "n n"]
         [[1.5, 0.0], [0.0, 0.5]]
     """
     n = gram.shape[0]
-    return (1 - intensity) * gram + intensity * gram.diagonal().sum() / n * torch.eye(n, dtype=gram.dtype, device=gram.device)
+    return (1 - intensity) * gram + intensity * gram.diagonal().sum() / n * torch.eye(
+        n, dtype=gram.dtype, device=gram.device
+    )
 
 
 def oas_intensity(gram: Float[Tensor, "n n"], n_samples: int) -> float:

@@ -65,7 +65,9 @@ def find_units(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in linears):
-                raise UsageError(f"{option} {pattern!r} matches no linear layer of the model; {nearest(pattern, linears)}")
+                raise UsageError(
+                    f"{option} {pattern!r} matches no linear layer of the model; {nearest(pattern, linears)}"
+                )
     shared = _shared_parameters(model)
     blocks = _blocks(model)
     units: list[Unit] = []

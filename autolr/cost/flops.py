@@ -78,7 +78,9 @@ def measure_costs(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_
     """
     longest = getattr(model.config, "max_position_embeddings", None)
     if isinstance(longest, int) and seq_len > longest:
-        raise UsageError(f"--seq-len {seq_len} is longer than the model's {longest} positions; choose at most {longest}")
+        raise UsageError(
+            f"--seq-len {seq_len} is longer than the model's {longest} positions; choose at most {longest}"
+        )
     rows = dict.fromkeys((unit.name for unit in units), 0)
     parameter = next(model.parameters())
     ids = torch.ones(1, seq_len, dtype=torch.long, device=parameter.device)

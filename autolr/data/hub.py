@@ -58,7 +58,7 @@ def _one_split(source: str, split: str | None, offline: bool) -> tuple[Any, str]
     return data, only
 
 
-def _load(source: str, split: str | None, offline: bool) -> Any:  # noqa: ANN401 - datasets is untyped here
+def _load(source: str, split: str | None, offline: bool) -> Any:
     """Return a ``Dataset``, or a ``DatasetDict`` when no split is named."""
     import datasets
 
@@ -87,7 +87,7 @@ def _offline(active: bool) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _rows(data: Any) -> Iterator[tuple[int, Mapping[str, object]]]:  # noqa: ANN401 - datasets is untyped here
+def _rows(data: Any) -> Iterator[tuple[int, Mapping[str, object]]]:
     place = 0
     for batch in data.iter(batch_size=_BATCH):
         for values in zip(*batch.values(), strict=True):

@@ -39,7 +39,9 @@ def methods() -> dict[str, Method]:
     for point in entry_points(group=ENTRY_POINTS):
         method = point.load()
         if not isinstance(method, Method):
-            raise AutolrError(f"entry point {point.name} = {point.value} must be an autolr.types.Method, got {method!r}")
+            raise AutolrError(
+                f"entry point {point.name} = {point.value} must be an autolr.types.Method, got {method!r}"
+            )
         if method.name in table:
             raise AutolrError(f"entry point {point.value} registers the method name {method.name!r}, which is in use")
         table[method.name] = method

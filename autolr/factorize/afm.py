@@ -20,5 +20,9 @@ def decompose(weight: Float[Tensor, "out in"], stats: LayerStats | None) -> Deco
 
 
 METHOD = Method(
-    "afm", 1, frozenset({"moments"}), decompose, "Yu & Wu 2023 (AAAI), Compressing Transformers; Bolaco, arXiv 2405.10616"
+    "afm",
+    1,
+    frozenset({"moments"}),
+    decompose,
+    "Yu & Wu 2023 (AAAI), Compressing Transformers; Bolaco, arXiv 2405.10616",
 )

@@ -20,7 +20,9 @@ def required(stats: LayerStats | None, method: str, *fields: str) -> LayerStats:
     missing = list(fields) if stats is None else [name for name in fields if getattr(stats, name) is None]
     if stats is None or missing:
         wanted = ", ".join(missing) or "moments"
-        raise FactorizationError(f"{method} needs calibration statistics ({wanted}); calibrate with a task that has them")
+        raise FactorizationError(
+            f"{method} needs calibration statistics ({wanted}); calibrate with a task that has them"
+        )
     return stats
 
 

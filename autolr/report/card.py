@@ -7,7 +7,7 @@ from typing import Any
 from autolr import __version__
 
 _LOAD = {
-    "hf": '''```python
+    "hf": """```python
 import autolr  # registers the low-rank layers with transformers
 from transformers import {auto}, AutoTokenizer
 
@@ -16,8 +16,8 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
 ```
 
 Without autolr installed, pass `trust_remote_code=True` instead of importing it. Without either, transformers refuses.
-''',
-    "dense": '''```python
+""",
+    "dense": """```python
 from transformers import {auto}, AutoTokenizer
 
 model = {auto}.from_pretrained("path/to/this/directory")
@@ -25,7 +25,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
 ```
 
 The factors are multiplied out into ordinary weights: it loads anywhere and is neither smaller nor faster than the dense model.
-''',
+""",
 }
 
 
@@ -50,11 +50,22 @@ def model_card(
     conditions = member["costs"]["conditions"]
     lines += [
         f"Costs of the low-rank form (batch {conditions['batch_size']} of {conditions['seq_len']} tokens, {conditions['dtype']}):",
-        "", "| quantity | amount | ratio to dense |", "|---|---|---|",
+        "",
+        "| quantity | amount | ratio to dense |",
+        "|---|---|---|",
     ]
     for name, ratio in member["costs"]["ratio"].items():
         lines.append(f"| {name} | {member['costs']['absolute'][name]:,} | {ratio:.4f} |")
-    lines += ["", *_scores(member, report, objective), "", "## Load", "", _LOAD[form].format(auto=auto), "## Layers", ""]
+    lines += [
+        "",
+        *_scores(member, report, objective),
+        "",
+        "## Load",
+        "",
+        _LOAD[form].format(auto=auto),
+        "## Layers",
+        "",
+    ]
     lines += ["| layer | method | rank | rows kept |", "|---|---|---|---|"]
     for unit, choice in member["candidate"].items():
         lines.append(f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |")

@@ -1,8 +1,8 @@
 """Scores of a classifier on natural language inference pairs.
 
-    accuracy    share of pairs whose most probable class is the gold label
-    agreement   share of pairs on which the compressed model and the dense one predict the same class
-    divergence  E[KL(p_dense ‖ p_compressed)], nats per pair, ≥ 0
+accuracy    share of pairs whose most probable class is the gold label
+agreement   share of pairs on which the compressed model and the dense one predict the same class
+divergence  E[KL(p_dense ‖ p_compressed)], nats per pair, ≥ 0
 """
 
 from collections.abc import Callable, Mapping, Sequence

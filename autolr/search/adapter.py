@@ -48,9 +48,7 @@ class SpaceSampler(BaseSampler):
         seed: of the study, ≥ 0.
     """
 
-    def __init__(
-        self, make: Callable[[int], BaseSampler], space: Mapping[str, BaseDistribution], seed: int
-    ) -> None:
+    def __init__(self, make: Callable[[int], BaseSampler], space: Mapping[str, BaseDistribution], seed: int) -> None:
         self._make = make
         self._space = dict(space)
         self._seed = seed

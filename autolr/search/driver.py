@@ -6,11 +6,11 @@ the parameters it already has, so no trial is lost, doubled or left over.
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from autolr.errors import AutolrError, Stopped
 from autolr.progress import Progress
@@ -22,7 +22,7 @@ from autolr.search.notes import note_study, note_trial
 from autolr.search.objective import Objective, constraints, describe
 from autolr.search.preparation import Prepared
 from autolr.search.sampler import make_sampler
-from autolr.types import Candidate, Choice, Evaluation, Score
+from autolr.types import Candidate, Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5
 N_STARTUP = 8
@@ -53,9 +53,7 @@ class Driver:
     def __post_init__(self) -> None:
         quiet_optuna()
         spec = self.inputs.spec
-        self.objective = Objective(
-            self.inputs.model, self.prepared.bank, self.inputs.costs, self.prepared.scorer
-        )
+        self.objective = Objective(self.inputs.model, self.prepared.bank, self.inputs.costs, self.prepared.scorer)
         self.dense_scores = self.prepared.scorer.compare(self.prepared.scorer.dense)
         space = self.prepared.space.distributions()
 
@@ -90,11 +88,15 @@ class Driver:
         while (done := self.completed()) < spec.trials:
             self.progress.update(done / spec.trials)
             if spec.time_limit is not None and time.monotonic() - started > spec.time_limit:
-                raise Stopped(f"the time limit of {spec.time_limit:g} s has passed after {done} of {spec.trials} trials")
+                raise Stopped(
+                    f"the time limit of {spec.time_limit:g} s has passed after {done} of {spec.trials} trials"
+                )
             self.progress.check()
             failures = 0 if self._step(self._next_trial()) else failures + 1
             if failures == MAX_FAILURES_IN_A_ROW:
-                raise AutolrError(f"{failures} trials in a row failed; see the reasons in autolr status {self.folder.path}")
+                raise AutolrError(
+                    f"{failures} trials in a row failed; see the reasons in autolr status {self.folder.path}"
+                )
         self.progress.update(1.0)
 
     def completed(self) -> int:
@@ -161,8 +163,15 @@ class Driver:
             if name not in known:
                 trial.set_constraint(name, excess)
         note_trial(trial, plain, limits)
-        self.folder.write_trial(trial.number, {"trial": trial.number, **plain, "constraints": limits,
-                                               "origin": trial.user_attrs.get("origin", spec.search.sampler)})
+        self.folder.write_trial(
+            trial.number,
+            {
+                "trial": trial.number,
+                **plain,
+                "constraints": limits,
+                "origin": trial.user_attrs.get("origin", spec.search.sampler),
+            },
+        )
         value = evaluation.scores[spec.search.objective].value
         ratio = plain["costs"]["ratio"][spec.parsed_budgets[0].quantity]
         self.study.tell(trial, [value, ratio])
@@ -176,6 +185,6 @@ class Driver:
             if name not in present:
                 self.study.enqueue_trial({}, user_attrs={"origin": name, "candidate": candidate.to_json()})
         for index, params in enumerate(self.prepared.space.seeds()):
-            name = f"knapsack {index}" 
+            name = f"knapsack {index}"
             if name not in present:
                 self.study.enqueue_trial(params, user_attrs={"origin": name})

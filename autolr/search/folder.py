@@ -1,9 +1,9 @@
 """A study's folder: the resolved specification, the Optuna journal, one file for each trial, the front.
 
-    study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage
-    bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements
-    front.json      rewritten after every trial               front/<n>/       exported checkpoints
-    result.json     the winner with its held-out figures      study.lock       held by the process that writes
+study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage
+bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements
+front.json      rewritten after every trial               front/<n>/       exported checkpoints
+result.json     the winner with its held-out figures      study.lock       held by the process that writes
 """
 
 import fcntl
@@ -51,7 +51,9 @@ class StudyFolder:
         """
         folder = cls(path)
         if not folder.spec_file.is_file():
-            near = sorted(str(found.parent) for found in path.parent.glob("*/study.yaml")) if path.parent.is_dir() else []
+            near = (
+                sorted(str(found.parent) for found in path.parent.glob("*/study.yaml")) if path.parent.is_dir() else []
+            )
             hint = f"studies here: {', '.join(near)}" if near else "begin one with autolr search --study"
             raise UsageError(f"{path} is not a study folder, it has no study.yaml; {hint}")
         return folder
@@ -113,7 +115,9 @@ class StudyFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "study.lock").open("a")
         except OSError as error:
-            raise UsageError(f"cannot write to the study folder {self.path}: {error.strerror}; choose --study") from error
+            raise UsageError(
+                f"cannot write to the study folder {self.path}: {error.strerror}; choose --study"
+            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,7 +33,6 @@ def note_study(study: optuna.Study, inputs: Inputs) -> None:
 
 def note_trial(trial: Trial, plain: Mapping[str, Any], limits: Mapping[str, float]) -> None:
     """Describe a trial: its measurements, its constraints, its candidate layer by layer."""
-
     scores = "\n".join(
         f"| {name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |"
         for name, score in plain["scores"].items()

@@ -57,7 +57,10 @@ class Objective:
 
 
 def constraints(
-    evaluation: Evaluation, budgets: tuple[Budget, ...], floors: tuple[Floor, ...], dense: Cost,
+    evaluation: Evaluation,
+    budgets: tuple[Budget, ...],
+    floors: tuple[Floor, ...],
+    dense: Cost,
     dense_scores: Mapping[str, Score],
 ) -> dict[str, float]:
     """Return each budget and floor as a number that is ≤ 0 when it is met, relative to its limit."""
@@ -80,7 +83,9 @@ def describe(evaluation: Evaluation, dense: Cost) -> dict[str, Any]:
             "absolute": {quantity: cost.get(quantity) for quantity in ratios},
             "ratio": {quantity: round(ratio, 6) for quantity, ratio in ratios.items()},
             "conditions": {
-                "batch_size": conditions.batch_size, "seq_len": conditions.seq_len, "dtype": conditions.dtype,
+                "batch_size": conditions.batch_size,
+                "seq_len": conditions.seq_len,
+                "dtype": conditions.dtype,
             },
         },
         "scores": {name: describe_score(score) for name, score in evaluation.scores.items()},

@@ -77,8 +77,10 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
 
     def measure(units: Sequence[Unit]) -> Iterator[tuple[Unit, LayerStats]]:
         passes = pass_count(units, gradients=gradients)
-        progress.start(f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} pairs"
-                       + (f", {passes} passes" if passes > 1 else ""))
+        progress.start(
+            f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} pairs"
+            + (f", {passes} passes" if passes > 1 else "")
+        )
         batches = pair_batches(
             inputs.tokenizer, inputs.parts.calibration, _CALIBRATION_BATCH, inputs.max_length, inputs.model.device
         )
@@ -141,9 +143,7 @@ def make_space(inputs: Inputs, menus: Sequence[Menu]) -> Space:
     return PerLayerSpace(units, methods, inputs.spec.search.multiple, start)
 
 
-def _scales(
-    inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress
-) -> dict[tuple[str, str], float]:
+def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[tuple[str, str], float]:
     """Return the measured scale of each curve, from the bank's folder where it was measured before."""
     versions = {method.name: method.version for method in inputs.methods}
     described = [[curve.unit, curve.method, versions[curve.method], len(curve.choices)] for curve in curves]
@@ -154,7 +154,9 @@ def _scales(
         return stored
     progress.start(f"measure the divergence of {len(curves)} curves at one rank each")
     data = inputs.parts.calibration.take(SCALE_EXAMPLES, inputs.spec.seed)
-    batches = pair_batches(inputs.tokenizer, data, inputs.spec.run.scoring_batch_size, inputs.max_length, inputs.model.device)
+    batches = pair_batches(
+        inputs.tokenizer, data, inputs.spec.run.scoring_batch_size, inputs.max_length, inputs.model.device
+    )
     scorer = NliScorer.of(inputs.model, batches)
 
     def divergence(model: nn.Module) -> float:

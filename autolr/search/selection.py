@@ -48,9 +48,7 @@ class Result:
         }
 
 
-def select(
-    inputs: Inputs, bank: Bank, trials: Sequence[FrozenTrial], reached: bool, progress: Progress
-) -> Result:
+def select(inputs: Inputs, bank: Bank, trials: Sequence[FrozenTrial], reached: bool, progress: Progress) -> Result:
     """Score the trials on the selection part, choose the winner there, report it on the report part.
 
     The winner is the best in the study's objective among those whose scores on the selection part meet the floors too

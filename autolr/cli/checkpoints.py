@@ -1,0 +1,95 @@
+"""``autolr export`` and ``eval``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from autolr.cli import options as o
+from autolr.cli.terminal import out, print_json, progress, reported
+from autolr.errors import UsageError
+
+
+@reported
+def export(
+    study: o.StudyArgument,
+    to: Annotated[Path, typer.Option("--out", help="The checkpoint's directory.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="Export this trial; none: the winner.")] = None,
+    budget: Annotated[list[str] | None, typer.Option("--budget", help="Export the best within it; repeatable.")] = None,
+    form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
+    json: o.Json = False,
+) -> None:
+    """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
+    from autolr.search.export import export as write
+    from autolr.search.folder import StudyFolder
+    from autolr.search.run import open_study
+    from autolr.search.selection import stored_result
+    from autolr.search.summary import find_trial
+
+    if form not in ("hf", "dense"):
+        raise UsageError(f"unknown --format {form!r}; must be hf or dense")
+    if trial is not None and budget:
+        raise UsageError("give --trial or --budget, not both")
+    folder = StudyFolder.existing(study)
+    chosen = find_trial(folder, trial, budget)
+    result = stored_result(folder)
+    report = result["report"] if result is not None and result["winner"] == chosen["trial"] else None
+    kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
+    with progress() as listener:
+        opened = open_study(folder, listener)
+        difference = write(opened.inputs, opened.bank, chosen, report, to, kind, listener)
+    if json:
+        print_json({"trial": chosen["trial"], "out": str(to), "format": form, "max_logit_difference": difference})
+    else:
+        out.print(
+            f"trial {chosen['trial']} is at {to}; logits of the reloaded checkpoint differ by {difference:g}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@reported
+def evaluate(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
+    data: Annotated[str, typer.Option(help="Labelled pairs, or a hub data set with --split.")],
+    task: o.Task = "nli",
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    premise_column: o.PremiseColumn = "premise",
+    hypothesis_column: o.HypothesisColumn = "hypothesis",
+    label_column: o.LabelColumn = "label",
+    label_names: o.LabelNames = None,
+    device: o.Device = "cpu",
+    dtype: o.Dtype = "float32",
+    scoring_batch_size: o.ScoringBatch = 64,
+    offline: o.Offline = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    json: o.Json = False,
+) -> None:
+    """Measure a checkpoint's accuracy, with its standard error."""
+    from autolr.config import make_spec
+    from autolr.data import Columns, load_nli
+    from autolr.search.evaluate import evaluate_checkpoint
+
+    run = {
+        "device": device,
+        "dtype": dtype,
+        "scoring_batch_size": scoring_batch_size,
+        "offline": offline,
+        "trust_remote_code": trust_remote_code,
+    }
+    spec = make_spec({"model": directory, "task": task, "budgets": ["1x-flops"], "run": run}, "options")
+    names = [name.strip() for name in label_names.split(",")] if label_names else None
+    columns = Columns(premise_column, hypothesis_column, label_column)
+
+    def load(label2id: dict[str, int]) -> object:
+        return load_nli(data, columns=columns, label2id=label2id, split=split, label_names=names, offline=offline)
+
+    with progress() as listener:
+        found = evaluate_checkpoint(spec, load, listener)  # type: ignore[arg-type]
+    if json:
+        print_json(found)
+    else:
+        out.print(
+            f"accuracy {found['accuracy']:.4f} ± {found['stderr']:.4f} (standard error) on {found['n']} pairs",
+            highlight=False,
+        )

@@ -1,0 +1,33 @@
+"""The ``autolr`` program: its commands."""
+
+import typer
+
+from autolr.cli import checkpoints, results, searching, serving
+
+app = typer.Typer(
+    name="autolr",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,
+    help="Search, layer by layer, which low-rank method and rank compress a transformer best under a budget.",
+    epilog="Exit codes: 0 budget met, 1 error, 2 bad input, 3 budget not reachable, 4 stopped and resumable.",
+)
+for command in (
+    searching.search,
+    searching.resume,
+    searching.estimate,
+    results.status,
+    results.front,
+    results.select,
+    checkpoints.export,
+    checkpoints.evaluate,
+    serving.dashboard,
+):
+    name = {"evaluate": "eval"}.get(command.__name__, command.__name__)
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run the program."""
+    app()

@@ -1,0 +1,175 @@
+"""The options that several commands share, and how they become a specification."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autolr.config import StudySpec, make_spec
+from autolr.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+Model = Annotated[str | None, typer.Option(help="Model directory or hub id; none: the embedded example.")]
+Task = Annotated[str, typer.Option(help="The task that candidates are scored on: nli.")]
+Train = Annotated[
+    str | None, typer.Option(help="Pairs to calibrate on: .jsonl, .csv, .tsv (.gz), or a split of --dataset.")
+]
+Validation = Annotated[str | None, typer.Option(help="Pairs to search and select on.")]
+Test = Annotated[str | None, typer.Option(help="Pairs to report on; none: a part of the validation data.")]
+Dataset = Annotated[str | None, typer.Option(help="Hub data set, such as nyu-mll/glue:mnli; splits by --train ...")]
+PremiseColumn = Annotated[str, typer.Option(help="Column of the first sentence.")]
+HypothesisColumn = Annotated[str, typer.Option(help="Column of the second sentence.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
+LabelNames = Annotated[str | None, typer.Option(help="What the model's ids 0,1,... mean, comma-separated.")]
+Budgets = Annotated[
+    list[str], typer.Option("--budget", help="0.5x-flops, 50%-params, -30%-flops, 400MB-memory ...; repeatable.")
+]
+Floors = Annotated[list[str] | None, typer.Option("--floor", help="'accuracy>=0.98*dense'; repeatable.")]
+Trials = Annotated[int, typer.Option(min=1, help="Trials to complete, the dense model and the seeds included.")]
+TimeLimit = Annotated[str | None, typer.Option(help="End the search after 90s, 30m, 2h; it can be resumed.")]
+Study = Annotated[Path | None, typer.Option(help="The study's folder; none: studies/<model>-<budget>.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Space = Annotated[str, typer.Option(help="Search space: importance, per-layer, or a YAML file.")]
+Sampler = Annotated[str, typer.Option(help="botorch, gp, tpe, nsga2 or random.")]
+Objective = Annotated[
+    str, typer.Option(help="The search signal: divergence, accuracy or agreement with the dense model.")
+]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Methods to choose from; repeatable.")]
+Multiple = Annotated[int, typer.Option(min=1, help="Ranks are multiples of it.")]
+Include = Annotated[list[str] | None, typer.Option(help="Glob of layers to compress; repeatable.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Glob of layers to leave dense; repeatable.")]
+Calibration = Annotated[int, typer.Option("--calibration-examples", min=1, help="Train pairs used.")]
+SearchN = Annotated[int, typer.Option("--search-examples", min=2, help="Validation pairs each trial is scored on.")]
+SelectionN = Annotated[
+    int, typer.Option("--selection-examples", min=2, help="Validation pairs the winner is chosen on.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Batch that costs are stated for.")]
+SeqLen = Annotated[int | None, typer.Option(min=1, help="Length that costs are stated for; none: the data's mean.")]
+ScoringBatch = Annotated[int, typer.Option("--scoring-batch-size", min=1, help="Batch that models are scored in.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; none: torch's own choice.")]
+Offline = Annotated[bool, typer.Option(help="Never reach for the hub.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model brings along.")]
+
+DEFAULT_METHODS = ("kfac", "afm", "losparse")
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Return seconds.
+
+    Raises:
+        UsageError: the text is not a duration.
+
+    Example:
+        >>> parse_duration("2m"), parse_duration("90"), parse_duration(None)
+        (120.0, 90.0, None)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--time-limit {text!r} must be a duration above zero such as 90s, 30m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def collect(
+    *,
+    model: str | None,
+    task: str,
+    train: str | None,
+    validation: str | None,
+    test: str | None,
+    dataset: str | None,
+    premise_column: str,
+    hypothesis_column: str,
+    label_column: str,
+    label_names: str | None,
+    budget: list[str],
+    floor: list[str] | None,
+    trials: int,
+    time_limit: str | None,
+    seed: int,
+    space: str,
+    sampler: str,
+    objective: str,
+    method: list[str] | None,
+    multiple: int,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    calibration_examples: int,
+    search_examples: int,
+    selection_examples: int,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    seq_len: int | None,
+    scoring_batch_size: int,
+    threads: int | None,
+    offline: bool,
+    trust_remote_code: bool,
+) -> StudySpec:
+    """Build the specification from the options.
+
+    Raises:
+        UsageError: an option's value is malformed.
+    """
+    plain: dict[str, Any] = {
+        "model": _absolute(model),
+        "task": task,
+        "data": {
+            "train": train if dataset else _absolute(train),
+            "validation": validation if dataset else _absolute(validation),
+            "test": test if dataset else _absolute(test),
+            "dataset": dataset,
+            "premise_column": premise_column,
+            "hypothesis_column": hypothesis_column,
+            "label_column": label_column,
+            "label_names": [name.strip() for name in label_names.split(",")] if label_names else None,
+            "calibration_examples": calibration_examples,
+            "search_examples": search_examples,
+            "selection_examples": selection_examples,
+        },
+        "budgets": budget,
+        "floors": floor or [],
+        "trials": trials,
+        "time_limit": parse_duration(time_limit),
+        "seed": seed,
+        "search": {
+            "space": space,
+            "sampler": sampler,
+            "objective": objective,
+            "methods": list(method or DEFAULT_METHODS),
+            "multiple": multiple,
+            "include": include or [],
+            "exclude": exclude or [],
+        },
+        "run": {
+            "device": device,
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "seq_len": seq_len,
+            "scoring_batch_size": scoring_batch_size,
+            "threads": threads,
+            "offline": offline,
+            "trust_remote_code": trust_remote_code,
+        },
+    }
+    return make_spec(plain, "options")
+
+
+def _absolute(source: str | None) -> str | None:
+    """Return an existing path as absolute, so that a study resumes from any directory; ids and mistakes as they are."""
+    if source is None:
+        return None
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def default_folder(spec: StudySpec) -> Path:
+    """Return where a study goes when no folder is named: studies/<model>-<budgets>."""
+    name = Path(spec.model).name if spec.model else "example"
+    slug = re.sub(r"[^\w.%-]+", "-", "-".join([name, *spec.budgets]))
+    return Path("studies") / slug

@@ -1,0 +1,57 @@
+"""``autolr status``, ``front`` and ``select``: what a study has found; nothing is computed, the model is not loaded."""
+
+from typing import Annotated
+
+import typer
+
+from autolr.cli import options as o
+from autolr.cli.terminal import out, print_json, reported
+
+
+@reported
+def status(study: o.StudyArgument, json: o.Json = False) -> None:
+    """Say how far a study is."""
+    from autolr.report.tables import status_lines
+    from autolr.search.folder import StudyFolder
+    from autolr.search.summary import summarize
+
+    found = summarize(StudyFolder.existing(study))
+    if json:
+        print_json(found)
+    else:
+        for line in status_lines(found):
+            out.print(line, highlight=False, soft_wrap=True)
+
+
+@reported
+def front(study: o.StudyArgument, json: o.Json = False) -> None:
+    """List the front: the candidates no other beats in both quality and cost."""
+    from autolr.report.tables import front_table
+    from autolr.search.folder import StudyFolder
+    from autolr.search.summary import read_front
+
+    found = read_front(StudyFolder.existing(study))
+    if json:
+        print_json(found)
+    else:
+        out.print(front_table(found))
+
+
+@reported
+def select(
+    study: o.StudyArgument,
+    budget: Annotated[list[str], typer.Option("--budget", help="Another budget; repeatable.")],
+    json: o.Json = False,
+) -> None:
+    """Choose the best evaluated candidate within another budget, without any new trial."""
+    from autolr.report.tables import front_table
+    from autolr.search.folder import StudyFolder
+    from autolr.search.summary import select_trial
+
+    folder = StudyFolder.existing(study)
+    found = select_trial(folder, budget)
+    if json:
+        print_json(found)
+    else:
+        out.print(front_table({"members": [found], "objectives": [], "scored_on": "search part"}))
+        out.print(f"next: autolr export {study} --trial {found['trial']} --out DIR", highlight=False, soft_wrap=True)

@@ -1,0 +1,210 @@
+"""``autolr search``, ``resume`` and ``estimate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autolr.cli import options as o
+from autolr.cli.terminal import err, out, print_json, progress, reported
+from autolr.config import StudySpec
+from autolr.errors import Stopped
+
+
+@reported
+def search(
+    budget: o.Budgets,
+    model: o.Model = None,
+    task: o.Task = "nli",
+    train: o.Train = None,
+    validation: o.Validation = None,
+    test: o.Test = None,
+    dataset: o.Dataset = None,
+    premise_column: o.PremiseColumn = "premise",
+    hypothesis_column: o.HypothesisColumn = "hypothesis",
+    label_column: o.LabelColumn = "label",
+    label_names: o.LabelNames = None,
+    floor: o.Floors = None,
+    trials: o.Trials = 40,
+    time_limit: o.TimeLimit = None,
+    study: o.Study = None,
+    seed: o.Seed = 0,
+    space: o.Space = "importance",
+    sampler: o.Sampler = "botorch",
+    objective: o.Objective = "divergence",
+    method: o.Methods = None,
+    multiple: o.Multiple = 8,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    calibration_examples: o.Calibration = 1024,
+    search_examples: o.SearchN = 1000,
+    selection_examples: o.SelectionN = 1000,
+    device: o.Device = "cpu",
+    dtype: o.Dtype = "float32",
+    batch_size: o.BatchSize = 8,
+    seq_len: o.SeqLen = None,
+    scoring_batch_size: o.ScoringBatch = 64,
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    json: o.Json = False,
+) -> None:
+    """Search the best candidates within a budget, choose the winner on held-out data, export it."""
+    spec = o.collect(
+        model=model,
+        task=task,
+        train=train,
+        validation=validation,
+        test=test,
+        dataset=dataset,
+        premise_column=premise_column,
+        hypothesis_column=hypothesis_column,
+        label_column=label_column,
+        label_names=label_names,
+        budget=budget,
+        floor=floor,
+        trials=trials,
+        time_limit=time_limit,
+        seed=seed,
+        space=space,
+        sampler=sampler,
+        objective=objective,
+        method=method,
+        multiple=multiple,
+        include=include,
+        exclude=exclude,
+        calibration_examples=calibration_examples,
+        search_examples=search_examples,
+        selection_examples=selection_examples,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        scoring_batch_size=scoring_batch_size,
+        threads=threads,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+    _run(spec, study or o.default_folder(spec), json)
+
+
+@reported
+def resume(
+    study: o.StudyArgument,
+    trials: Annotated[int | None, typer.Option(min=1, help="Another number of trials to complete.")] = None,
+    time_limit: o.TimeLimit = None,
+    json: o.Json = False,
+) -> None:
+    """Go on with a study that was stopped or killed, or with more trials than before."""
+    from autolr.search.folder import StudyFolder
+
+    spec = StudyFolder.existing(study).spec()
+    changes = {"trials": trials or spec.trials, "time_limit": o.parse_duration(time_limit)}
+    _run(spec.model_copy(update=changes), study, json)
+
+
+def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
+    from autolr.report.tables import next_commands, result_lines, result_table
+    from autolr.search.folder import StudyFolder
+    from autolr.search.run import run_search
+
+    folder = StudyFolder(path)
+    try:
+        with progress() as listener:
+            result = run_search(spec, folder, listener)
+    except Stopped as stop:
+        raise Stopped(f"{stop}\ngo on with: autolr resume {path}") from stop
+    if as_json:
+        print_json({"study": str(path), **result})
+    else:
+        out.print(result_table(result, spec))
+        for line in result_lines(result, spec, path):
+            out.print(line, highlight=False, soft_wrap=True)
+        for line in next_commands(result, path):
+            out.print(f"  {line}", highlight=False, soft_wrap=True)
+    if not result["reached"]:
+        err.print("[bold red]budget or floor not reached:[/] the nearest candidate was exported", highlight=False)
+        raise typer.Exit(3)
+
+
+@reported
+def estimate(
+    budget: o.Budgets,
+    model: o.Model = None,
+    task: o.Task = "nli",
+    train: o.Train = None,
+    validation: o.Validation = None,
+    test: o.Test = None,
+    dataset: o.Dataset = None,
+    premise_column: o.PremiseColumn = "premise",
+    hypothesis_column: o.HypothesisColumn = "hypothesis",
+    label_column: o.LabelColumn = "label",
+    label_names: o.LabelNames = None,
+    trials: o.Trials = 40,
+    study: o.Study = None,
+    seed: o.Seed = 0,
+    method: o.Methods = None,
+    multiple: o.Multiple = 8,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    calibration_examples: o.Calibration = 1024,
+    search_examples: o.SearchN = 1000,
+    selection_examples: o.SelectionN = 1000,
+    device: o.Device = "cpu",
+    dtype: o.Dtype = "float32",
+    batch_size: o.BatchSize = 8,
+    seq_len: o.SeqLen = None,
+    scoring_batch_size: o.ScoringBatch = 64,
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    json: o.Json = False,
+) -> None:
+    """Say what each budget can reach, and what the search would take in time and disk, before anything is spent."""
+    from autolr.report.tables import estimate_table
+    from autolr.search.estimate import estimate_study
+
+    spec = o.collect(
+        model=model,
+        task=task,
+        train=train,
+        validation=validation,
+        test=test,
+        dataset=dataset,
+        premise_column=premise_column,
+        hypothesis_column=hypothesis_column,
+        label_column=label_column,
+        label_names=label_names,
+        budget=budget,
+        floor=None,
+        trials=trials,
+        time_limit=None,
+        seed=seed,
+        space="importance",
+        sampler="botorch",
+        objective="divergence",
+        method=method,
+        multiple=multiple,
+        include=include,
+        exclude=exclude,
+        calibration_examples=calibration_examples,
+        search_examples=search_examples,
+        selection_examples=selection_examples,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        scoring_batch_size=scoring_batch_size,
+        threads=threads,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+    with progress() as listener:
+        found = estimate_study(spec, study or o.default_folder(spec), listener)
+    if json:
+        print_json(found)
+    else:
+        for part in estimate_table(found):
+            out.print(part, highlight=False)
+    if not all(row["reachable"] for row in found["budgets"]):
+        raise typer.Exit(3)

@@ -1,0 +1,129 @@
+"""What the terminal shows: progress with the time left on stderr, results on stdout, errors as one readable message."""
+
+import functools
+import json
+import logging
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from autolr.errors import AutolrError, Stopped
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+out = Console()
+err = Console(stderr=True)
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn the errors a caller can act on into a message on stderr and their exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except AutolrError as error:
+            head = "stopped" if isinstance(error, Stopped) else "error"
+            err.print(f"[bold red]{head}:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+            raise typer.Exit(error.exit_code) from error
+
+    return wrapped
+
+
+def print_json(content: Any) -> None:
+    """Write a result to stdout as JSON, nothing else."""
+    typer.echo(json.dumps(content, indent=1))
+
+
+class TerminalProgress:
+    """Progress bars on a terminal, one line for each phase elsewhere; stops at the first SIGINT or SIGTERM."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task: TaskID | None = None
+        self._stop: str | None = None
+
+    def start(self, phase: str) -> None:
+        """Begin a phase of work."""
+        self._finish()
+        if self._bars.live.console.is_terminal:
+            self._task = self._bars.add_task(escape(phase), total=1.0)
+        else:
+            err.print(f"{phase} ...", highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, share: float) -> None:
+        """Report the share done of the current phase."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=share)
+
+    def note(self, text: str) -> None:
+        """Say something a user should read."""
+        self._bars.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    def check(self) -> None:
+        """Raise once a signal has come."""
+        if self._stop is not None:
+            raise Stopped(f"{self._stop} received; everything finished is on disk")
+
+    def stop(self, number: int, _frame: FrameType | None) -> None:
+        """Handle a signal: the first ends the work cleanly, the second at once."""
+        self._stop = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+        self._bars.console.print(f"{self._stop}: finishing; once more to stop at once", highlight=False)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, completed=1.0)
+            self._task = None
+
+
+@contextmanager
+def progress() -> Iterator[TerminalProgress]:
+    """Show progress while a block runs, with SIGINT and SIGTERM ending the work cleanly."""
+    quiet_libraries()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bars:
+        listener = TerminalProgress(bars)
+        before = {number: signal.signal(number, listener.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield listener
+            listener._finish()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries' own progress bars and chatter; their errors still come through as exceptions."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,149 @@
+"""What the command line prints: tables and lines from the plain forms that are also stored as JSON."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from autolr.config import StudySpec
+
+Plain = Mapping[str, Any]
+
+
+def percent(score: Plain) -> str:
+    """Return a share with its standard error in percent.
+
+    Example:
+        >>> percent({"value": 0.8125, "stderr": 0.01, "n": 1500})
+        '81.2 ± 1.0'
+    """
+    return f"{100 * score['value']:.1f} ± {100 * score['stderr']:.1f}"
+
+
+def nats(score: Plain) -> str:
+    """Return a divergence with its standard error."""
+    return f"{score['value']:.4f} ± {score['stderr']:.4f}"
+
+
+def result_table(result: Plain, spec: StudySpec) -> Table:
+    """Return the front at the end of a search, with the scores its winner was chosen by."""
+    first = result["members"][0]["selection"]["divergence"]["n"]
+    table = _member_table(
+        "The front" if result["reached"] else "No candidate met every budget and floor; the nearest",
+        f"scores on {first} selection pairs, which the search did not see; "
+        f"the winner (*) is the best in {spec.search.objective} there",
+    )
+    for one in result["members"]:
+        _add_member(table, one, one["selection"], one["trial"] == result["winner"])
+    return table
+
+
+def front_table(front: Plain) -> Table:
+    """Return the table of ``autolr front`` and ``autolr select``."""
+    members = front["members"] or front.get("nearest", [])
+    title = "The front" if front["members"] else "No trial meets every budget and floor; the nearest"
+    table = _member_table(title, "scores on the search part, where the search compared them: they flatter")
+    for one in members:
+        _add_member(table, one, one["scores"], one["trial"] == front.get("winner"))
+    return table
+
+
+def _member_table(title: str, caption: str) -> Table:
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("origin")
+    for name in ("FLOPs", "params", "memory"):
+        table.add_column(f"{name} ratio", justify="right")
+    table.add_column("divergence (nats)", justify="right")
+    table.add_column("agreement %", justify="right")
+    table.add_column("accuracy %", justify="right")
+    return table
+
+
+def _add_member(table: Table, one: Plain, scores: Plain, winner: bool) -> None:
+    ratio = one["costs"]["ratio"]
+    table.add_row(
+        f"{'* ' if winner else ''}{one['trial']}",
+        one["origin"],
+        *(f"{ratio[name]:.3f}" for name in ("flops", "params", "memory")),
+        nats(scores["divergence"]),
+        percent(scores["agreement"]),
+        percent(scores["accuracy"]),
+    )
+
+
+def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
+    """Return what was reached, in sentences with their conditions."""
+    report = result["report"]
+    dense, small = report["dense"]["accuracy"], report["compressed"]["accuracy"]
+    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
+    conditions = winner["costs"]["conditions"]
+    ratios = ", ".join(f"{winner['costs']['ratio'][b.quantity]:.3f}x {b.quantity}" for b in spec.parsed_budgets)
+    yield (
+        f"Winner: trial {result['winner']} at {ratios} of the dense model (FLOPs for a batch of "
+        f"{conditions['batch_size']} x {conditions['seq_len']} tokens, {conditions['dtype']})."
+    )
+    yield (
+        f"On {report['data']}, {small['n']} pairs that nothing was chosen on: dense {percent(dense)} %, "
+        f"compressed {percent(small)} % (standard errors); difference "
+        f"{100 * report['accuracy_difference']['value']:+.1f} ± {100 * report['accuracy_difference']['stderr']:.1f} points; "
+        f"{100 * report['accuracy_ratio']:.1f} % of dense is kept. Nothing was trained."
+    )
+    chosen = winner["selection"][spec.search.objective]["value"]
+    searched, reported = (
+        winner["scores"][spec.search.objective]["value"],
+        report["compressed"][spec.search.objective]["value"],
+    )
+    yield (
+        f"{spec.search.objective.capitalize()} of the winner: search part {searched:.4f}, selection part {chosen:.4f}, "
+        f"report part {reported:.4f}."
+    )
+    yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+
+
+def next_commands(result: Plain, path: Path) -> Iterator[str]:
+    """Return the commands to type next."""
+    yield f"autolr front {path}"
+    yield f"autolr select {path} --budget 0.8x-flops"
+    yield f"autolr export {path} --trial {result['winner']} --out my-model"
+    yield f"autolr dashboard {path}"
+
+
+def status_lines(found: Plain) -> Iterator[str]:
+    """Return a study's state in lines."""
+    counts = found["trials"]
+    state = "finished" if found["finished"] else "not finished"
+    yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
+    yield (
+        f"trials: {counts['complete']} of {found['wanted']} complete, {counts['failed']} failed, {counts['running']} running, "
+        f"{found['trial_seconds']:.0f} s of work"
+    )
+    yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {found['winner']}"
+    for failure in found["failures"]:
+        yield f"failed: trial {failure['trial']}: {failure['reason']}"
+    if not found["finished"]:
+        yield f"go on with: autolr resume {found['study']}"
+
+
+def estimate_table(found: Plain) -> Iterator[Table | str]:
+    """Return the estimate: budgets, time, disk, what is left dense."""
+    table = Table(title=f"{found['model']}: {found['layers']} compressible layers", title_justify="left")
+    for name in ("budget", "dense", "limit", "lowest reachable", "reachable", "predicted divergence (nats)"):
+        table.add_column(name, justify="left" if name == "budget" else "right")
+    for row in found["budgets"]:
+        quality = row["predicted_divergence"]
+        table.add_row(
+            row["budget"],
+            f"{row['dense']:,}",
+            f"{row['limit']:,.0f}",
+            f"{row['lowest_ratio']:.3f}x",
+            "yes" if row["reachable"] else "no",
+            "after a search has begun" if quality is None else f"{quality:.4f}",
+        )
+    yield table
+    stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items() if name != "total")
+    yield f"time on this device: about {found['seconds']['total']:.0f} s ({stages})"
+    yield f"disk: about {found['disk_bytes'] / 1e6:.0f} MB"
+    for name, reason in found["left_dense"].items():
+        yield f"left dense: {name} ({reason})"

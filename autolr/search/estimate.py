@@ -1,0 +1,128 @@
+"""What budgets can reach and what a search would take, from a few seconds of measurement."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autolr.allocate import allocate
+from autolr.calibrate import pass_count
+from autolr.config import StudySpec
+from autolr.errors import BudgetError
+from autolr.progress import Progress
+from autolr.score import predict
+from autolr.search.folder import StudyFolder
+from autolr.search.inputs import Inputs, lowest_costs, open_inputs
+from autolr.search.preparation import SCALE_EXAMPLES, build_bank, make_menus
+from autolr.types import Unit
+
+_STATS_BYTES = 8
+
+
+def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> dict[str, Any]:
+    """Return, for each budget, what is reachable, and the search's time and disk; quality too where a bank exists.
+
+    Args:
+        spec: what would be searched.
+        folder_path: of the study; where its bank is complete, predicted divergences are given.
+        progress: told what is under way.
+
+    Raises:
+        UsageError: something given cannot be used.
+    """
+    folder = StudyFolder(folder_path)
+    inputs = open_inputs(spec.model_copy(update={"budgets": ("1x-flops",)}), progress)
+    progress.start("time the dense model on a few batches")
+    seconds = _times(inputs)
+    predicted = _predicted(spec, inputs, folder, progress)
+    lowest = lowest_costs(inputs.costs)
+    rows = []
+    for budget in spec.parsed_budgets:
+        dense = inputs.costs.dense.get(budget.quantity)
+        limit = budget.limit(inputs.costs.dense)
+        rows.append(
+            {
+                "budget": budget.text,
+                "quantity": budget.quantity,
+                "dense": dense,
+                "limit": limit,
+                "ratio": limit / dense,
+                "lowest": lowest[budget.quantity],
+                "lowest_ratio": lowest[budget.quantity] / dense,
+                "reachable": lowest[budget.quantity] <= limit,
+                "predicted_divergence": predicted.get(budget.text),
+            }
+        )
+    return {
+        "model": spec.model or "embedded example",
+        "layers": len(inputs.units.units),
+        "left_dense": dict(inputs.units.excluded),
+        "budgets": rows,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "disk_bytes": _disk(inputs),
+    }
+
+
+def _times(inputs: Inputs) -> dict[str, float]:
+    """Return the predicted seconds of each stage, from a timed batch and a timed decomposition."""
+    batches = inputs.batches("search")
+    chosen = [batches[len(batches) // 2]]
+    predict(inputs.model, chosen)  # warm-up
+    started = time.perf_counter()
+    predict(inputs.model, chosen)
+    per_example = (time.perf_counter() - started) / len(chosen[0]["labels"])
+    parts, spec = inputs.parts, inputs.spec
+    gradients = any("gradients" in m.needs for m in inputs.methods)
+    # Heuristic: a backward pass for each class but one costs two forward passes, the Grams about one each.
+    per_pass = 2 + 3 * (inputs.model.config.num_labels - 1) * gradients
+    units = inputs.units.units
+    calibrated = len(parts.calibration) * per_pass * pass_count(units, gradients=gradients)
+    scored = min(SCALE_EXAMPLES, len(parts.calibration)) * len(units) * len(inputs.methods)
+    seconds = {
+        "calibrate": calibrated * per_example,
+        "decompose": _decompose_seconds(inputs.units.units) * len(inputs.methods),
+        "scale curves": scored * per_example,
+        "search": spec.trials * len(parts.search) * per_example,
+        "select and report": (10 * len(parts.selection) + 2 * len(parts.report)) * per_example,
+    }
+    return {**seconds, "total": sum(seconds.values())}
+
+
+def _decompose_seconds(units: Sequence[Unit]) -> float:
+    """Time one decomposition of the median layer and scale it by the layers' arithmetic."""
+
+    def work(unit: Unit) -> float:
+        return float(unit.out_features * unit.in_features * min(unit.out_features, unit.in_features))
+
+    middle = sorted(units, key=work)[len(units) // 2]
+    matrix = torch.randn(middle.out_features, middle.in_features, dtype=torch.float64)
+    started = time.perf_counter()
+    torch.linalg.svd(matrix, full_matrices=False)
+    return (time.perf_counter() - started) * sum(work(unit) for unit in units) / work(middle)
+
+
+def _disk(inputs: Inputs) -> int:
+    """Return the bytes of the bank and of one checkpoint."""
+    units = inputs.units.units
+    factors = sum(4 * u.break_even * (u.in_features + u.out_features) for u in units) * len(inputs.methods)
+    gradients = any("gradients" in m.needs for m in inputs.methods)
+    stats = sum(_STATS_BYTES * (u.in_features**2 + (u.out_features**2 if gradients else 0)) for u in units)
+    return factors + stats + inputs.costs.dense.memory
+
+
+def _predicted(spec: StudySpec, inputs: Inputs, folder: StudyFolder, progress: Progress) -> dict[str, float]:
+    """Return budget -> the knapsack's predicted divergence, if the study's bank is there already."""
+    if not (folder.bank / "scales.json").is_file():
+        return {}
+    bank = build_bank(inputs, folder.bank, progress)
+    menus = make_menus(inputs, bank, progress)
+    found = {}
+    for budget in spec.parsed_budgets:
+        change = budget.limit(inputs.costs.dense) - inputs.costs.dense.get(budget.quantity)
+        try:
+            found[budget.text] = allocate(menus, {budget.quantity: change}).loss
+        except BudgetError:
+            continue
+    return found

@@ -1,0 +1,129 @@
+"""What a study's files say, without loading the model: its state, its front, a trial by number or by budget."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import TrialState
+
+from autolr.config import Budget
+from autolr.errors import BudgetError, UsageError, nearest
+from autolr.search.folder import StudyFolder
+from autolr.search.front import finished, member
+from autolr.search.selection import stored_result
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def summarize(folder: StudyFolder) -> dict[str, Any]:
+    """Return a study's state: counts of trials, budgets, the front's size, failures with their reasons, the winner."""
+    spec = folder.spec()
+    counts = dict.fromkeys(_STATES.values(), 0)
+    failures: list[dict[str, Any]] = []
+    seconds = 0.0
+    if folder.journal.is_file():
+        trials = folder.load_study().get_trials(deepcopy=False)
+        counts.update(Counter(_STATES[t.state] for t in trials if t.state in _STATES))
+        failures = [
+            {"trial": t.number, "reason": t.user_attrs.get("reason", "unknown")}
+            for t in trials
+            if t.state == TrialState.FAIL
+        ]
+        seconds = sum(sum(t.user_attrs.get("seconds", {}).values()) for t in trials)
+    result = stored_result(folder)
+    front = (
+        json.loads(folder.front_file.read_text(encoding="utf-8")) if folder.front_file.is_file() else {"members": []}
+    )
+    return {
+        "study": str(folder.path),
+        "trials": counts,
+        "wanted": spec.trials,
+        "finished": result is not None and result["trials"] == spec.trials,
+        "budgets": list(spec.budgets),
+        "floors": list(spec.floors),
+        "front": [m["trial"] for m in front["members"]],
+        "winner": result["winner"] if result else None,
+        "trial_seconds": round(seconds, 2),
+        "failures": failures,
+    }
+
+
+def read_front(folder: StudyFolder) -> dict[str, Any]:
+    """Return front.json, its members with their scores on the selection part where the search has ended.
+
+    Raises:
+        UsageError: no trial has finished yet.
+    """
+    if not folder.front_file.is_file():
+        raise UsageError(
+            f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
+        )
+    front: dict[str, Any] = json.loads(folder.front_file.read_text(encoding="utf-8"))
+    result = stored_result(folder)
+    if result is not None:
+        selected = {m["trial"]: m["selection"] for m in result["members"]}
+        for one in front["members"]:
+            if one["trial"] in selected:
+                one["selection"] = selected[one["trial"]]
+        front["winner"] = result["winner"]
+    return front
+
+
+def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
+    """Return the best finished trial, by the study's objective, within other budgets.
+
+    Raises:
+        BudgetError: no finished trial is within them; names the nearest.
+    """
+    limits = [Budget.parse(text) for text in budgets]
+    study = folder.load_study()
+    trials = finished(study)
+    if not trials:
+        raise UsageError(
+            f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
+        )
+    fitting = [m for m in (member(t) for t in trials) if all(_excess(m, b) <= 0 for b in limits)]
+    if not fitting:
+        closest = min((member(t) for t in trials), key=lambda m: max(_excess(m, b) for b in limits))
+        ratios = ", ".join(f"{closest['costs']['ratio'][b.quantity]:.3f}x-{b.quantity}" for b in limits)
+        raise BudgetError(
+            f"no finished trial is within {', '.join(budgets)}; the nearest is trial {closest['trial']} with {ratios}: "
+            f"search again with that budget, or export --trial {closest['trial']}"
+        )
+    objective = folder.spec().search.objective
+    sign = 1.0 if objective == "divergence" else -1.0
+    return min(fitting, key=lambda m: (sign * m["scores"][objective]["value"], m["trial"]))
+
+
+def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] | None) -> dict[str, Any]:
+    """Return the trial of this number, or the best within budgets, or with neither the winner.
+
+    Raises:
+        UsageError: there is no such finished trial, or no winner yet.
+        BudgetError: no trial is within the budgets.
+    """
+    if budgets:
+        return select_trial(folder, budgets)
+    if number is None:
+        result = stored_result(folder)
+        if result is None:
+            raise UsageError(
+                f"the study at {folder.path} has no winner yet; name a --trial or a --budget, or resume it"
+            )
+        number = int(result["winner"])
+    found = {trial.number: trial for trial in finished(folder.load_study())}
+    if number not in found:
+        hint = nearest(str(number), [str(n) for n in found])
+        raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}")
+    return member(found[number])
+
+
+def _excess(one: dict[str, Any], budget: Budget) -> float:
+    amount = one["costs"]["ratio" if budget.relative else "absolute"][budget.quantity]
+    return float(amount / budget.value - 1.0)
