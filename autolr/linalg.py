@@ -37,7 +37,8 @@ def psd_power(gram: Float[Tensor, "n n"], power: float = 0.5) -> Float[Tensor, "
         [[2.0, 0.0], [0.0, 0.0]]
     """
     values, vectors = torch.linalg.eigh(_symmetric(gram))
-    return (vectors * values.clamp(min=0.0).pow(power)) @ vectors.mT
+    result: Tensor = (vectors * values.clamp(min=0.0).pow(power)) @ vectors.mT
+    return result
 
 
 def psd_root(gram: Float[Tensor, "n n"], power: float = 0.5, floor: float = 1e-6) -> Root:
@@ -105,9 +106,9 @@ def weighted_svd(
 ) -> Decomposition:
     """Solve ``minimise ‖L (W − M) R‖_F`` for every rank at once, given ``R Rᵀ``.
 
-    ``U`` and ``S²`` are the eigenvectors and eigenvalues of ``T Tᵀ = L W (R Rᵀ) Wᵀ Lᵀ``, so no root of the input Gram is
-    needed where ``out ≤ in``; squaring costs singular values below 1e-8 of the largest, whose energy is below float64
-    resolution anyway. Otherwise, and for a diagonal ``R``, the SVD of ``T`` is taken.
+    ``U`` and ``S²`` are the eigenvectors and eigenvalues of ``T Tᵀ = L W (R Rᵀ) Wᵀ Lᵀ``, so no root of the input Gram
+    is needed where ``out ≤ in``; squaring costs singular values below 1e-8 of the largest, whose energy is below float64
+    resolution anyway. Otherwise, and for a diagonal ``R``, the SVD of ``T`` is taken. Full rank reproduces W everywhere.
 
     Args:
         weight: W, (out, in).
@@ -129,25 +130,45 @@ def weighted_svd(
     """
     weight = weight.double()
     whitened = weight if left_metric is None else left_metric.matrix @ weight
+    if not torch.isfinite(whitened).all():
+        raise FactorizationError("the weight or its output metric is not finite; check the model")
     try:
-        u, s = _left_vectors(whitened, None if right_gram is None else right_gram.double())
-    except torch.linalg.LinAlgError as error:
+        u, s = _left_vectors(whitened, None if right_gram is None else _checked(right_gram))
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise FactorizationError(f"the decomposition did not converge: {error}") from error
     left = u if left_metric is None else left_metric.inverse @ u
     return Decomposition(left, s, u.mT @ whitened)
 
 
+def _checked(right_gram: Tensor) -> Tensor:
+    """Return ``R Rᵀ`` in float64, a matrix or a diagonal, after checking that it is finite."""
+    if right_gram.ndim == 2:
+        return _symmetric(right_gram)
+    if not torch.isfinite(right_gram).all():
+        raise FactorizationError("the weights of the input features are not finite; check the calibration data")
+    return right_gram.double()
+
+
 def _left_vectors(whitened: Tensor, right_gram: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the left singular vectors (out, min(out, in)) and singular values, falling, of ``whitened R``."""
     out_features, in_features = whitened.shape
-    if right_gram is not None and right_gram.ndim == 2 and out_features <= in_features:
+    if right_gram is None:
+        u, s, _ = torch.linalg.svd(whitened, full_matrices=False)
+        return u, s
+    if right_gram.ndim == 2 and out_features <= in_features:
         values, vectors = torch.linalg.eigh(_symmetric(whitened @ right_gram @ whitened.mT))
         return vectors.flip(1), values.flip(0).clamp(min=0.0).sqrt()
-    target = whitened
-    if right_gram is not None:
-        target = whitened @ psd_power(right_gram) if right_gram.ndim == 2 else whitened * right_gram.sqrt()
-    if not torch.isfinite(target).all():
-        raise FactorizationError("the weighted matrix is not finite; check the weights and the calibration statistics")
+    # Directions that R does not see get a weight at the resolution of float64: they come last, but full rank reproduces
+    # W there, too. Where R sees nothing at all, W itself gives the order.
+    seen = right_gram.diagonal() if right_gram.ndim == 2 else right_gram
+    if seen.max() <= 0:
+        u, s, _ = torch.linalg.svd(whitened, full_matrices=False)
+        return u, torch.zeros_like(s)
+    trace = torch.finfo(torch.float64).eps
+    if right_gram.ndim == 2:
+        target = whitened @ psd_root(right_gram, floor=trace).matrix
+    else:
+        target = whitened * right_gram.clamp(min=trace * float(seen.max())).sqrt()
     u, s, _ = torch.linalg.svd(target, full_matrices=False)
     return u, s
 

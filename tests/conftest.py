@@ -1,16 +1,23 @@
-"""Shared fixtures: shape-checked imports, tiny random models, the optional measurement assets."""
+"""Shared fixtures: shape-checked imports, the optional measurement assets."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Every jaxtyping annotation of the package is checked while the tests run.
 install_import_hook("autolr", "beartype.beartype")
 
-torch.set_num_threads(2)
+# The models are tiny: a second thread only waits for the first.
+torch.set_num_threads(1)
+
+# Examples are the same in every run, and a slow machine is not a failure.
+settings.register_profile("autolr", deadline=None, derandomize=True, database=None)
+settings.load_profile("autolr")
+
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[2] / "shared"))
 
 

@@ -9,8 +9,8 @@ it. Either way the order of the imports does not matter.
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 _AWAITED = "transformers.quantizers.auto"
 
@@ -37,7 +37,10 @@ class _AwaitingFinder(importlib.abc.MetaPathFinder):
     """Leaves every module but the awaited one to the other finders."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self,
+        fullname: str,
+        path: Any,  # a package's __path__: for a namespace package that is no Sequence, whatever typeshed says
+        target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != _AWAITED:
             return None

@@ -1,5 +1,7 @@
 """The laws every method obeys, as one function, so that a third-party method can be tested with one call."""
 
+from dataclasses import fields, replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +28,7 @@ def example_stats(weight: Float[Tensor, "out in"], n_tokens: int, seed: int) -> 
         mean=x.mean(0),
         in_gram=x.mT @ x / n_tokens,
         mean_abs=x.abs().mean(0),
-        fisher_in=((g.mT / n_tokens) @ x.square().mul(1.0)).square().sum(0) + 1e-3,
+        fisher_in=(g.square().mT @ x.square()).sum(0) / n_tokens,
         out_gram=g.mT @ g / n_tokens,
     )
 
@@ -34,9 +36,10 @@ def example_stats(weight: Float[Tensor, "out in"], n_tokens: int, seed: int) -> 
 def check(method: Method, *, seed: int = 0) -> None:
     """Run a method through the laws on rectangular, rank-deficient, tiny and badly sampled layers.
 
-    The laws: shapes and float64; finite; singular values fall; full rank reproduces the weight (wherever the inputs
-    reach, exactly everywhere for a weight of full rank); the error curve falls to zero; the same input gives the same
-    output; the arguments are not changed.
+    The laws: shapes and float64; finite; singular values are not negative and do not rise; full rank reproduces the
+    weight, also along inputs that never occur; the error curve falls to zero; the same input gives the same output;
+    the arguments are not changed; no statistics are read but the declared needs; a row-keeping method's rows share out
+    its error, and no other method has row energies.
 
     Args:
         method: the method to test.
@@ -50,32 +53,61 @@ def check(method: Method, *, seed: int = 0) -> None:
         >>> check(METHOD)
     """
     random = torch.Generator().manual_seed(seed)
-    for case, (out_features, in_features, inner, n_tokens) in _CASES.items():
+    for case, (out_features, in_features, inner, n_tokens, dead) in _CASES.items():
         weight = torch.randn(out_features, inner, generator=random, dtype=torch.float64) @ torch.randn(
             inner, in_features, generator=random, dtype=torch.float64
         )
-        stats = example_stats(weight, n_tokens, seed) if method.needs else None
-        before = weight.clone()
+        stats = _declared(method, example_stats(weight, n_tokens, seed), dead)
+        before = weight.clone(), _copy(stats)
         result = method.decompose(weight, stats)
         again = method.decompose(weight, stats)
         label = f"{method.name} on a {case} layer ({out_features}, {in_features})"
-        assert torch.equal(weight, before), f"{label} changed its argument"
+        assert torch.equal(weight, before[0]), f"{label} changed its argument, the weight"
+        for name, value in _tensors(stats).items():
+            assert torch.equal(value, _tensors(before[1])[name]), f"{label} changed its argument, the {name}"
         _check_record(result, weight, label)
-        assert torch.equal(result.left, again.left), f"{label} is not deterministic"
-        assert torch.equal(result.right, again.right), f"{label} is not deterministic"
+        _check_rows(method, result, label)
+        for name, value in _tensors(result).items():
+            assert torch.equal(value, _tensors(again)[name]), f"{label} is not deterministic in {name}"
         error = (result.left @ result.right - weight).abs().max() / weight.abs().max()
         assert error < 1e-6, f"{label}: full rank does not reproduce the weight, relative error {error:.2e}"
 
 
-_CASES = {  # out, in, rank of the weight, tokens
-    "wide": (12, 30, 12, 400),
-    "tall": (30, 12, 12, 400),
-    "square": (16, 16, 16, 400),
-    "rank-deficient": (20, 14, 3, 400),
-    "one-row": (1, 9, 1, 400),
-    "one-column": (9, 1, 1, 400),
-    "barely sampled": (10, 24, 10, 25),
-    "undersampled": (10, 24, 10, 7),
+def _tensors(record: LayerStats | Decomposition | None) -> dict[str, Tensor]:
+    """Return the tensors of a record by name."""
+    values = {} if record is None else {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _copy(stats: LayerStats | None) -> LayerStats | None:
+    return None if stats is None else replace(stats, **{name: value.clone() for name, value in _tensors(stats).items()})
+
+
+def _declared(method: Method, stats: LayerStats, dead: int) -> LayerStats | None:
+    """Return what the method says it needs of the statistics, with the first ``dead`` inputs always zero."""
+    if not method.needs:
+        return None
+    stats = _copy(stats) or stats
+    for name, value in _tensors(stats).items():
+        if name != "out_gram":
+            value[:dead] = 0.0
+            value[..., :dead] = 0.0
+    return stats if "gradients" in method.needs else replace(stats, fisher_in=None, out_gram=None)
+
+
+_CASES = {  # out, in, rank of the weight, tokens, inputs that are always zero
+    "wide": (12, 30, 12, 400, 0),
+    "tall": (30, 12, 12, 400, 0),
+    "square": (16, 16, 16, 400, 0),
+    "rank-deficient": (20, 14, 3, 400, 0),
+    "one-row": (1, 9, 1, 400, 0),
+    "one-column": (9, 1, 1, 400, 0),
+    "wide, partly unfed": (12, 30, 12, 400, 4),
+    "tall, partly unfed": (30, 12, 12, 400, 4),
+    "unfed": (20, 14, 14, 400, 14),
+    "barely sampled": (10, 24, 10, 25, 0),
+    "undersampled": (10, 24, 10, 7, 0),
+    "tall, undersampled": (24, 10, 10, 7, 0),
 }
 
 
@@ -89,6 +121,7 @@ def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
         tensor = getattr(result, name)
         assert tensor.dtype == torch.float64, f"{label}: {name} is {tensor.dtype}, not float64"
         assert torch.isfinite(tensor).all(), f"{label}: {name} is not finite"
+    assert (result.singular_values >= 0).all(), f"{label}: a singular value is negative"
     assert (result.singular_values.diff() <= 0).all(), f"{label}: singular values do not fall"
     tails = result.tails()
     assert (tails.diff() <= 0).all(), f"{label}: the error curve rises"
@@ -96,3 +129,14 @@ def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
     rank = min(break_even_rank(out_features, in_features), full)
     left, right = result.truncate(rank)
     assert left.shape[1] == right.shape[0] == rank, f"{label}: truncate({rank}) gave {left.shape[1]}"
+
+
+def _check_rows(method: Method, result: Decomposition, label: str) -> None:
+    has_rows = result.row_energy is not None and result.row_metric is not None
+    assert has_rows == method.keeps_rows, f"{label}: keeps_rows is {method.keeps_rows}, row energies: {has_rows}"
+    if not has_rows:
+        return
+    total = result.tail_energy(0)
+    for rank in range(result.max_rank + 1):
+        shared_out, tail = float(result.row_residuals(rank).sum()), result.tail_energy(rank)
+        assert abs(shared_out - tail) <= 1e-9 * total, f"{label}: rows share out {shared_out} of {tail} at rank {rank}"

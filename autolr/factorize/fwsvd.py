@@ -9,7 +9,7 @@ from autolr.types import Decomposition, LayerStats, Method
 
 
 def decompose(weight: Float[Tensor, "out in"], stats: LayerStats | None) -> Decomposition:
-    """Minimise ``‖(W − M) diag(Σ_out F)^½‖_F`` with F the Fisher information of each weight, from per-example gradients.
+    """Minimise ``‖(W − M) diag(Σ_out F)^½‖_F``, F the Fisher information of each weight, from per-example gradients.
 
     Args:
         weight: W, (out, in).
