@@ -104,9 +104,9 @@ class Bank:
         total = len(self.units) * len(methods)
         for done, unit in enumerate(self.units):
             wanted = [method for method in methods if self._read(method.name, unit, self._key(method, unit)) is None]
-            stats = self.stats(unit.name) if wanted else None
+            known = self.stats(unit.name) if wanted else None
             for method in wanted:
-                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, stats))
+                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, known))
                 self._open.pop((unit.name, method.name), None)
                 computed.append((method.name, unit.name))
             progress("decompose", (done + 1) * len(methods), total)

@@ -6,7 +6,7 @@ trials and never copied.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from autolr.types import Candidate, Choice, Decomposition, Factors, Unit
 from autolr.units import unit_bias, unit_weight
 
 
+@runtime_checkable
 class DecompositionSource(Protocol):
     """Where decompositions and the layers' mean inputs come from: the bank, or a test's own."""
 

@@ -1,8 +1,9 @@
 """How long work is announced, whoever listens: a terminal, a log, nobody."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A listener to long work."""
 

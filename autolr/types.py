@@ -269,7 +269,8 @@ class Cost:
 
     def get(self, quantity: str) -> int:
         """Return one quantity by its name."""
-        return {name: getattr(self, name.replace("-", "_")) for name in QUANTITIES}[quantity]
+        amount: int = {name: getattr(self, name.replace("-", "_")) for name in QUANTITIES}[quantity]
+        return amount
 
     def ratios(self, dense: "Cost") -> dict[str, float]:
         """Return each quantity as compressed / dense."""

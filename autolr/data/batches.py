@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from autolr.data.nli import NliData
 from autolr.errors import UsageError
@@ -11,7 +12,7 @@ from autolr.errors import UsageError
 Batch = dict[str, Tensor]
 
 
-def longest_input(model: nn.Module, tokenizer: Any) -> int:
+def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
     """Return how many tokens the model and its tokenizer take at most."""
     limits = [int(tokenizer.model_max_length)]
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -22,7 +23,7 @@ def longest_input(model: nn.Module, tokenizer: Any) -> int:
     return min(limits)
 
 
-def ensure_padding(model: nn.Module, tokenizer: Any) -> None:
+def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
     """Give a tokenizer without a padding token its end-of-text token for that, and tell the model.
 
     Raises:

@@ -51,10 +51,12 @@ def load_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offl
     """
     notes: list[str] = []
     if embedded and spec.dataset is None and spec.train is None:
-        train, validation, test = (example_data("train"), example_data("validation"), example_data("test"))
+        train, validation = example_data("train"), example_data("validation")
+        test: NliData | None = example_data("test")
     else:
         _check_complete(spec)
-        train, validation = (_load(spec, name, label2id, offline) for name in ("train", "validation"))
+        train = _load(spec, "train", label2id, offline)
+        validation = _load(spec, "validation", label2id, offline)
         test = _load(spec, "test", label2id, offline) if spec.test else None
     if test is not None and test.digest == validation.digest:
         raise UsageError(f"test data {test.name} are the validation data; report on data nothing was chosen on")

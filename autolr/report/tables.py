@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autolr.config import StudySpec
@@ -31,7 +32,7 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
     first = result["members"][0]["selection"]["divergence"]["n"]
     table = _member_table(
         "The front" if result["reached"] else "No candidate met every budget and floor; the nearest",
-        f"scores on {first} selection pairs, which the search did not see; "
+        f"FLOPs, params, memory: ratio to dense; nats: divergence from dense; scores on {first} selection pairs, which the search did not see; "
         f"the winner (*) is the best in {spec.search.objective} there",
     )
     for one in result["members"]:
@@ -43,21 +44,19 @@ def front_table(front: Plain) -> Table:
     """Return the table of ``autolr front`` and ``autolr select``."""
     members = front["members"] or front.get("nearest", [])
     title = "The front" if front["members"] else "No trial meets every budget and floor; the nearest"
-    table = _member_table(title, "scores on the search part, where the search compared them: they flatter")
+    table = _member_table(
+        title,
+        "FLOPs, params, memory: ratio to dense; nats: divergence from dense; scores on the search part, where the search compared them: they flatter",
+    )
     for one in members:
         _add_member(table, one, one["scores"], one["trial"] == front.get("winner"))
     return table
 
 
 def _member_table(title: str, caption: str) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("trial", justify="right")
-    table.add_column("origin")
-    for name in ("FLOPs", "params", "memory"):
-        table.add_column(f"{name} ratio", justify="right")
-    table.add_column("divergence (nats)", justify="right")
-    table.add_column("agreement %", justify="right")
-    table.add_column("accuracy %", justify="right")
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for name in ("trial", "origin", "FLOPs", "params", "memory", "nats", "agree %", "accuracy %"):
+        table.add_column(name, justify="left" if name == "origin" else "right", no_wrap=True)
     return table
 
 
@@ -129,7 +128,7 @@ def status_lines(found: Plain) -> Iterator[str]:
 def estimate_table(found: Plain) -> Iterator[Table | str]:
     """Return the estimate: budgets, time, disk, what is left dense."""
     table = Table(title=f"{found['model']}: {found['layers']} compressible layers", title_justify="left")
-    for name in ("budget", "dense", "limit", "lowest reachable", "reachable", "predicted divergence (nats)"):
+    for name in ("budget", "dense", "limit", "lowest", "reachable", "predicted nats"):
         table.add_column(name, justify="left" if name == "budget" else "right")
     for row in found["budgets"]:
         quality = row["predicted_divergence"]
@@ -139,7 +138,7 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
             f"{row['limit']:,.0f}",
             f"{row['lowest_ratio']:.3f}x",
             "yes" if row["reachable"] else "no",
-            "after a search has begun" if quality is None else f"{quality:.4f}",
+            "-" if quality is None else f"{quality:.4f}",
         )
     yield table
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items() if name != "total")

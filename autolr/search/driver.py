@@ -7,7 +7,7 @@ the parameters it already has, so no trial is lost, doubled or left over.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -28,7 +28,11 @@ MAX_FAILURES_IN_A_ROW = 5
 N_STARTUP = 8
 """Trials with parameters before the sampler builds a model; the knapsack's seeds count."""
 
-SENSE = {"divergence": "minimize", "accuracy": "maximize", "agreement": "maximize"}
+SENSE: dict[str, Literal["minimize", "maximize"]] = {
+    "divergence": "minimize",
+    "accuracy": "maximize",
+    "agreement": "maximize",
+}
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Driver:
         space = self.prepared.space.distributions()
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
-            return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new)  # type: ignore[arg-type]
+            return make_sampler(spec.search.sampler, seed, N_STARTUP)
 
         self.study = optuna.create_study(
             study_name=STUDY_NAME,

@@ -14,7 +14,7 @@ from autolr.errors import BudgetError
 from autolr.progress import Progress
 from autolr.score import predict
 from autolr.search.folder import StudyFolder
-from autolr.search.inputs import Inputs, lowest_costs, open_inputs
+from autolr.search.inputs import Inputs, label_ids, lowest_costs, open_inputs
 from autolr.search.preparation import SCALE_EXAMPLES, build_bank, make_menus
 from autolr.types import Unit
 
@@ -76,7 +76,7 @@ def _times(inputs: Inputs) -> dict[str, float]:
     parts, spec = inputs.parts, inputs.spec
     gradients = any("gradients" in m.needs for m in inputs.methods)
     # Heuristic: a backward pass for each class but one costs two forward passes, the Grams about one each.
-    per_pass = 2 + 3 * (inputs.model.config.num_labels - 1) * gradients
+    per_pass = 2 + 3 * (len(label_ids(inputs.model)) - 1) * gradients
     units = inputs.units.units
     calibrated = len(parts.calibration) * per_pass * pass_count(units, gradients=gradients)
     scored = min(SCALE_EXAMPLES, len(parts.calibration)) * len(units) * len(inputs.methods)

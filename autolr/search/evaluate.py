@@ -11,7 +11,7 @@ from autolr.data import NliData
 from autolr.data.batches import ensure_padding, longest_input, pair_batches
 from autolr.progress import Progress
 from autolr.score import mean_score, predict
-from autolr.search.inputs import check_classifier, checked_device, load_tokenizer
+from autolr.search.inputs import check_classifier, checked_device, label_ids, load_tokenizer
 
 
 def evaluate_checkpoint(
@@ -37,7 +37,7 @@ def evaluate_checkpoint(
     model.to(device)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(spec.model, spec)
     ensure_padding(model, tokenizer)
-    data = load(model.config.label2id)
+    data = load(label_ids(model))
     batches = pair_batches(tokenizer, data, spec.run.scoring_batch_size, longest_input(model, tokenizer), device)
     progress.start(f"score {len(data)} pairs")
     done = iter(range(1, len(batches) + 1))

@@ -19,6 +19,7 @@ from autolr.data.parts import Parts, load_parts
 from autolr.errors import BudgetError, UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
+from autolr.search.sampler import check_sampler
 from autolr.search.space import load_space_config
 from autolr.types import Choice, Method
 from autolr.units import Units, check_finite, find_units
@@ -68,9 +69,10 @@ class Inputs:
     def fingerprint(self) -> dict[str, Any]:
         """What a study's results depend on besides its specification: contents, not names."""
         space = load_space_config(self.spec.search.space)
+        labels = self.model.config.id2label or {}
         return {
             "model weights": tensor_digest(self.model.state_dict()),
-            "model labels": {str(k): str(v) for k, v in self.model.config.id2label.items()},
+            "model labels": {str(k): str(v) for k, v in labels.items()},
             "tokenizer": _tokenizer_digest(self.tokenizer),
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"method {method.name}": method.version for method in self.methods},
@@ -92,6 +94,7 @@ def open_inputs(spec: StudySpec, progress: Progress) -> Inputs:
     """
     methods = get_methods(spec.search.methods)
     load_space_config(spec.search.space)
+    check_sampler(spec.search.sampler)
     device = checked_device(spec.run.device)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
@@ -101,13 +104,13 @@ def open_inputs(spec: StudySpec, progress: Progress) -> Inputs:
         source, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype), **_hub(spec)
     )
     model.to(device)  # type: ignore[arg-type]
-    model.eval()
+    model.train(False)
     check_classifier(model, source)
     check_finite(model)
     tokenizer = load_tokenizer(source, spec)
     ensure_padding(model, tokenizer)
     progress.update(0.5)
-    parts = load_parts(spec.data, model.config.label2id, spec.model is None, spec.run.offline, spec.seed)
+    parts = load_parts(spec.data, label_ids(model), spec.model is None, spec.run.offline, spec.seed)
     for note in parts.notes:
         progress.note(note)
     units = find_units(model, spec.search.include, spec.search.exclude)
@@ -128,7 +131,7 @@ def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, fl
     return limits
 
 
-def lowest_costs(costs: CostTable) -> dict[str, float]:
+def lowest_costs(costs: CostTable) -> dict[str, int]:
     """Return quantity -> what remains when every unit is at rank 0."""
     candidate = [costs.saving(name, Choice("svd", 0)) for name in costs.units]
     return {q: costs.dense.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
@@ -175,8 +178,13 @@ def check_classifier(model: PreTrainedModel, source: str) -> None:
     name = type(model).__name__
     if not name.endswith("ForSequenceClassification"):
         raise UsageError(f"task nli needs a sequence classifier, {source} is a {name}; fine-tune it on NLI first")
-    if model.config.num_labels < 2:
-        raise UsageError(f"task nli needs at least two labels, {source} has {model.config.num_labels}")
+    if len(label_ids(model)) < 2:
+        raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
+
+
+def label_ids(model: PreTrainedModel) -> dict[str, int]:
+    """Return the classifier's label names with their ids."""
+    return {str(name): int(index) for name, index in (model.config.label2id or {}).items()}
 
 
 def load_tokenizer(source: str, spec: StudySpec) -> PreTrainedTokenizerBase:

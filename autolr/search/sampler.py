@@ -8,13 +8,13 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from autolr.errors import UsageError, nearest
 from autolr.search.botorch_sampler import BoTorchSampler, IsNew
 
-__all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "make_sampler"]
+__all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "check_sampler", "make_sampler"]
 
 SamplerName = Literal["botorch", "gp", "tpe", "nsga2", "random"]
 
 #: Name -> ``(seed, n_startup, is_new) -> sampler``; only ``botorch`` asks ``is_new``; NSGA-II's population has
 #: ``n_startup``.
-SAMPLERS: dict[SamplerName, Callable[[int, int, IsNew | None], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[int, int, IsNew | None], BaseSampler]] = {
     "botorch": BoTorchSampler,
     "gp": lambda seed, n_startup, _: GPSampler(seed=seed, n_startup_trials=n_startup),
     "tpe": lambda seed, n_startup, _: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
@@ -39,6 +39,15 @@ def make_sampler(name: SamplerName | str, seed: int, n_startup: int = 16, is_new
         >>> str(make_sampler("random", seed=0))
         'RandomSampler'
     """
+    check_sampler(name)
+    return SAMPLERS[name](seed, n_startup, is_new)
+
+
+def check_sampler(name: str) -> None:
+    """Raise unless there is a sampler of this name.
+
+    Raises:
+        UsageError: with the nearest name.
+    """
     if name not in SAMPLERS:
         raise UsageError(f"there is no sampler {name!r}; {nearest(name, SAMPLERS)}")
-    return SAMPLERS[name](seed, n_startup, is_new)

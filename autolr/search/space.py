@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import exp
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -58,6 +58,7 @@ class PerLayerConfig(Strict):
 SpaceConfig = Annotated[ImportanceConfig | PerLayerConfig, Field(discriminator="kind")]
 
 
+@runtime_checkable
 class Space(Protocol):
     """What the driver asks of a space."""
 

@@ -1,0 +1,287 @@
+"""The command line: what people script against, exit codes, and bad input refused before anything is computed."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nli_fixture import arguments, write_inputs, write_pairs
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from autolr.cli import app
+
+FAST = [
+    "--method",
+    "kfac",
+    "--method",
+    "losparse",
+    "--multiple",
+    "2",
+    "--search-examples",
+    "40",
+    "--selection-examples",
+    "40",
+    "--trials",
+    "6",
+]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def study(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("studies") / "mine"
+    result = run("search", *arguments(inputs), *FAST, "--budget", "0.5x-flops", "--study", str(path))
+    assert result.exit_code == 0, result.output
+    assert "Winner: trial" in result.stdout
+    assert "pairs that nothing was chosen on" in result.stdout
+    assert "autolr export" in result.stdout
+    return path
+
+
+def test_search_prints_json_alone_on_stdout(study: Path, inputs: dict[str, str]) -> None:
+    result = run("search", *arguments(inputs), *FAST, "--budget", "0.5x-flops", "--study", str(study), "--json")
+    content = json.loads(result.stdout)
+    assert content["reached"] is True
+    assert content["report"]["compressed"]["accuracy"]["n"] == 60
+
+
+def test_status_counts_trials(study: Path) -> None:
+    found = json.loads(run("status", str(study), "--json").stdout)
+    assert found["trials"] == {"complete": 6, "failed": 0, "running": 0, "waiting": 0}
+    assert found["finished"] is True
+    assert "finished" in run("status", str(study)).stdout
+
+
+def test_front_members_have_candidate_costs_and_scores(study: Path) -> None:
+    found = json.loads(run("front", str(study), "--json").stdout)
+    for member in found["members"]:
+        assert {"trial", "candidate", "costs", "scores"} <= member.keys()
+        assert member["costs"]["conditions"].keys() == {"batch_size", "seq_len", "dtype"}
+        assert member["costs"]["absolute"].keys() == member["costs"]["ratio"].keys()
+        assert all(score.keys() == {"value", "stderr", "n"} for score in member["scores"].values())
+    assert "The front" in run("front", str(study)).stdout
+
+
+def test_select_chooses_within_another_budget(study: Path) -> None:
+    found = json.loads(run("select", str(study), "--budget", "0.45x-flops", "--json").stdout)
+    assert found["costs"]["ratio"]["flops"] <= 0.45
+
+
+def test_select_out_of_reach_names_the_nearest_and_exits_3(study: Path) -> None:
+    result = run("select", str(study), "--budget", "0.2x-flops")
+    assert result.exit_code == 3
+    assert "the nearest is trial" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["hf", "dense"])
+def test_export_and_eval(study: Path, inputs: dict[str, str], tmp_path: Path, form: str) -> None:
+    out = tmp_path / form
+    exported = run("export", str(study), "--out", str(out), "--format", form, "--json")
+    assert exported.exit_code == 0, exported.output
+    assert json.loads(exported.stdout)["max_logit_difference"] <= (0.0 if form == "hf" else 1e-3)
+    card = (out / "README.md").read_text()
+    assert "standard error" in card
+    assert "AutoModelForSequenceClassification" in card
+    found = json.loads(run("eval", str(out), "--task", "nli", "--data", inputs["--test"], "--json").stdout)
+    assert {"accuracy", "stderr", "n"} <= found.keys()
+    result = json.loads((study / "result.json").read_text())
+    assert found["accuracy"] == pytest.approx(result["report"]["compressed"]["accuracy"]["value"])
+    assert found["n"] == 60
+
+
+def test_export_by_trial_and_by_budget(study: Path, tmp_path: Path) -> None:
+    by_trial = run("export", str(study), "--trial", "1", "--out", str(tmp_path / "a"), "--json")
+    assert json.loads(by_trial.stdout)["trial"] == 1
+    by_budget = run("export", str(study), "--budget", "0.45x-flops", "--out", str(tmp_path / "b"), "--json")
+    assert by_budget.exit_code == 0, by_budget.output
+    dense = run("export", str(study), "--trial", "0", "--out", str(tmp_path / "c"), "--json")
+    assert json.loads(dense.stdout)["max_logit_difference"] == 0.0
+
+
+def test_resume_with_more_trials(study: Path) -> None:
+    result = run("resume", str(study), "--trials", "7")
+    assert result.exit_code == 0, result.output
+    assert json.loads(run("status", str(study), "--json").stdout)["trials"]["complete"] == 7
+
+
+def test_a_time_limit_stops_resumably_with_exit_code_4(inputs: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "limited"
+    limited = [*arguments(inputs), *FAST, "--budget", "0.5x-flops", "--study", str(path)]
+    stopped = run("search", *limited, "--time-limit", "0.01s")
+    assert stopped.exit_code == 4
+    assert f"autolr resume {path}" in stopped.stderr.replace("\n", "")
+    assert run("resume", str(path)).exit_code == 0
+
+
+def test_estimate_says_what_is_reachable_without_writing_anything(inputs: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "nothing"
+    given = [*arguments(inputs), "--budget", "0.5x-flops", "--budget", "0.01x-params", "--study", str(path)]
+    result = run("estimate", *given, "--json")
+    found = json.loads(result.stdout)
+    assert [row["reachable"] for row in found["budgets"]] == [True, False]
+    assert result.exit_code == 3
+    assert found["seconds"]["total"] > 0
+    assert not path.exists()
+    assert "compressible layers" in run("estimate", *given).stdout
+
+
+BAD_OPTIONS = {
+    "unknown method": (["--method", "drome"], "unknown method 'drome'; did you mean drone?"),
+    "glob without match": (["--exclude", "*.querry"], "matches no linear layer"),
+    "malformed budget": (["--budget", "half"], "malformed budget 'half'"),
+    "unknown quantity": (
+        ["--budget", "0.5x-flop"],
+        "unknown quantity 'flop' in budget '0.5x-flop'; did you mean flops?",
+    ),
+    "budget above dense": (["--budget", "1.5x-flops"], "must lie in (0, 1]"),
+    "malformed floor": (["--floor", "accuracy=1"], "malformed floor"),
+    "missing column": (["--premise-column", "sentence"], "no column 'sentence'"),
+    "unknown task": (["--task", "qa"], "task"),
+    "unknown space": (["--space", "importanse"], "did you mean importance?"),
+    "unknown sampler": (["--sampler", "botorhc"], "did you mean botorch?"),
+    "absent device": (["--device", "cuda:7"], "cuda:7"),
+    "too long": (["--seq-len", "4096"], "longer than the model's 64 positions"),
+    "unknown dtype": (["--dtype", "int3"], "run.dtype"),
+    "bad time limit": (["--time-limit", "soon"], "must be a duration"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_a_bad_option_is_refused_with_exit_code_2_before_anything_is_computed(
+    name: str, inputs: dict[str, str], tmp_path: Path
+) -> None:
+    extra, message = BAD_OPTIONS[name]
+    path = tmp_path / "study"
+    budget = [] if "--budget" in extra else ["--budget", "0.5x-flops"]
+    result = run("search", *arguments(inputs), *budget, *extra, "--study", str(path))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr.replace("\n", " ")
+    assert not (path / "bank").exists()
+
+
+def replaced(inputs: dict[str, str], option: str, value: Path) -> list[str]:
+    return arguments(inputs | {option: str(value)})
+
+
+def test_an_impossible_budget_exits_3_and_names_the_nearest(inputs: dict[str, str], tmp_path: Path) -> None:
+    result = run("search", *arguments(inputs), "--budget", "0.01x-params", "--study", str(tmp_path / "s"))
+    assert result.exit_code == 3
+    assert "the nearest reachable budget is" in result.stderr.replace("\n", " ")
+
+
+def test_a_label_the_model_does_not_know(inputs: dict[str, str], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"premise": "a", "hypothesis": "b", "label": "maybe"}\n')
+    result = run(
+        "search", *replaced(inputs, "--validation", bad), "--budget", "0.5x-flops", "--study", str(tmp_path / "s")
+    )
+    assert result.exit_code == 2
+    assert "maybe" in result.stderr
+    assert "entailment" in result.stderr
+
+
+def test_an_empty_file(inputs: dict[str, str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    result = run(
+        "search", *replaced(inputs, "--train", empty), "--budget", "0.5x-flops", "--study", str(tmp_path / "s")
+    )
+    assert result.exit_code == 2
+    assert "empty" in result.stderr
+
+
+def test_a_directory_that_is_not_a_model(inputs: dict[str, str], tmp_path: Path) -> None:
+    result = run(
+        "search", *replaced(inputs, "--model", tmp_path), "--budget", "0.5x-flops", "--study", str(tmp_path / "s")
+    )
+    assert result.exit_code == 2
+    assert "config.json" in result.stderr
+
+
+def test_a_study_folder_that_cannot_be_written(inputs: dict[str, str]) -> None:
+    result = run("search", *arguments(inputs), "--budget", "0.5x-flops", "--study", "/proc/autolr-study")
+    assert result.exit_code == 2
+    assert "cannot write to the study folder" in result.stderr
+
+
+def test_a_study_of_another_model(study: Path, tmp_path: Path) -> None:
+    other = write_inputs(tmp_path / "other")
+    result = run("search", *arguments(other), *FAST, "--budget", "0.5x-flops", "--study", str(study))
+    assert result.exit_code == 2
+    assert "model: was" in result.stderr
+
+
+def test_nan_weights(inputs: dict[str, str], tmp_path: Path) -> None:
+    damaged = write_inputs(tmp_path / "damaged")
+    file = Path(damaged["--model"]) / "model.safetensors"
+    tensors = load_file(file)
+    tensors["bert.encoder.layer.0.output.dense.weight"][3, 4] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    result = run("search", *arguments(damaged), "--budget", "0.5x-flops", "--study", str(tmp_path / "s"))
+    assert result.exit_code == 2
+    assert "bert.encoder.layer.0.output.dense.weight has 1 NaN" in result.stderr.replace("\n", " ")
+
+
+def test_too_few_calibration_tokens_are_said_and_shrunk(inputs: dict[str, str], tmp_path: Path) -> None:
+    result = run(
+        "search",
+        *arguments(inputs),
+        *FAST,
+        "--calibration-examples",
+        "4",
+        "--budget",
+        "0.5x-flops",
+        "--study",
+        str(tmp_path / "few"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "fewer than 4 calibration tokens" in result.stderr.replace("\n", " ")
+
+
+def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path: Path) -> None:
+    same = replaced(inputs, "--test", Path(inputs["--validation"]))
+    result = run("search", *same, "--budget", "0.5x-flops", "--study", str(tmp_path / "s"))
+    assert result.exit_code == 2
+    assert "are the validation data" in result.stderr.replace("\n", " ")
+
+
+def test_a_folder_that_is_not_a_study(tmp_path: Path) -> None:
+    for command in (["status"], ["front"], ["select", "--budget", "0.5x-flops"], ["resume"], ["dashboard"]):
+        result = run(command[0], str(tmp_path), *command[1:])
+        assert result.exit_code == 2, result.output
+        assert "is not a study folder" in result.stderr.replace("\n", " ")
+
+
+def test_csv_tsv_and_gzip_are_read(inputs: dict[str, str], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in Path(inputs["--test"]).read_text().splitlines()]
+    table = "\n".join(
+        ["premise\thypothesis\tlabel", *(f"{r['premise']}\t{r['hypothesis']}\t{r['label']}" for r in rows)]
+    )
+    (tmp_path / "t.tsv").write_text(table + "\n")
+    (tmp_path / "t.csv").write_text(table.replace("\t", ",") + "\n")
+    with gzip.open(tmp_path / "t.jsonl.gz", "wt") as file:
+        file.write(Path(inputs["--test"]).read_text())
+    found = [
+        json.loads(run("eval", inputs["--model"], "--data", str(tmp_path / name), "--json").stdout)["accuracy"]
+        for name in ("t.tsv", "t.csv", "t.jsonl.gz")
+    ]
+    assert len(set(found)) == 1
+
+
+def test_without_test_data_a_part_of_the_validation_data_reports(inputs: dict[str, str], tmp_path: Path) -> None:
+    without = {k: v for k, v in inputs.items() if k != "--test"}
+    write_pairs(tmp_path / "more.jsonl", 150, 180)
+    without["--validation"] = str(tmp_path / "more.jsonl")
+    result = run("search", *arguments(without), *FAST, "--budget", "0.5x-flops", "--study", str(tmp_path / "s"))
+    assert result.exit_code == 0, result.output
+    assert "no test data given" in result.stderr

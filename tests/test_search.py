@@ -1,0 +1,311 @@
+"""A study: what it writes, that it can be interrupted anywhere, that it refuses other conditions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nli_fixture import write_inputs, write_model, write_pairs
+from optuna.trial import TrialState
+
+from autolr.config import StudySpec, make_spec
+from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
+from autolr.progress import Silent
+from autolr.search import objective as objective_module
+from autolr.search.driver import MAX_FAILURES_IN_A_ROW
+from autolr.search.folder import StudyFolder
+from autolr.search.run import run_search
+
+TRIALS = 12
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def spec_of(options: dict[str, str], **changes: object) -> StudySpec:
+    data = {name.removeprefix("--"): value for name, value in options.items() if name != "--model"}
+    plain = {
+        "model": options["--model"],
+        "data": data | {"search_examples": 40, "selection_examples": 40},
+        "budgets": ["0.6x-flops"],
+        "trials": TRIALS,
+        "search": {"methods": ["kfac", "svd", "losparse"], "multiple": 2},
+        **changes,
+    }
+    return make_spec(plain, "test")
+
+
+def trials_of(path: Path) -> list[dict]:
+    study = StudyFolder(path).load_study()
+    return [
+        {
+            "number": t.number,
+            "state": t.state.name,
+            "values": t.values,
+            "params": t.params,
+            "digest": t.user_attrs.get("digest"),
+        }
+        for t in study.trials
+    ]
+
+
+class StopAfter(Silent):
+    """Stops at the n-th time it is asked."""
+
+    def __init__(self, checks: int) -> None:
+        self.left = checks
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped("enough")
+
+
+@pytest.fixture(scope="module")
+def finished(options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "one"
+    run_search(spec_of(options), StudyFolder(path), Silent())
+    return path
+
+
+def test_a_study_writes_everything_under_its_folder(finished: Path) -> None:
+    names = {p.name for p in finished.iterdir()}
+    assert {"study.yaml", "study.journal", "bank", "trials", "front.json", "front", "result.json"} <= names
+    assert len(list((finished / "trials").glob("*.json"))) == TRIALS
+    result = json.loads((finished / "result.json").read_text())
+    assert (finished / result["checkpoint"] / "model.safetensors").is_file()
+
+
+def test_the_dense_model_is_trial_0_with_ratio_1_and_no_divergence(finished: Path) -> None:
+    dense = json.loads((finished / "trials" / "0.json").read_text())
+    assert dense["candidate"] == {}
+    assert set(dense["costs"]["ratio"].values()) == {1.0}
+    assert dense["scores"]["divergence"]["value"] == 0.0
+    assert dense["constraints"]["0.6x-flops"] > 0
+
+
+def test_every_trial_but_the_dense_one_is_within_the_budget(finished: Path) -> None:
+    for number in range(1, TRIALS):
+        trial = json.loads((finished / "trials" / f"{number}.json").read_text())
+        assert trial["costs"]["ratio"]["flops"] <= 0.6
+        assert trial["constraints"]["0.6x-flops"] <= 0
+
+
+def test_the_front_is_the_set_of_feasible_trials_that_none_beats(finished: Path) -> None:
+    rows = [json.loads(p.read_text()) for p in (finished / "trials").glob("*.json")]
+    points = {
+        r["trial"]: (r["scores"]["divergence"]["value"], r["costs"]["ratio"]["flops"])
+        for r in rows
+        if r["constraints"]["0.6x-flops"] <= 0
+    }
+
+    def beaten(mine: tuple[float, float]) -> bool:
+        return any(o != mine and o[0] <= mine[0] and o[1] <= mine[1] for o in points.values())
+
+    expected = {points[n] for n in points if not beaten(points[n])}
+    members = json.loads((finished / "front.json").read_text())["members"]
+    assert {(m["scores"]["divergence"]["value"], m["costs"]["ratio"]["flops"]) for m in members} == expected
+
+
+def test_the_same_seed_gives_the_same_study(finished: Path, options: dict[str, str], tmp_path: Path) -> None:
+    run_search(spec_of(options), StudyFolder(tmp_path / "again"), Silent())
+    assert trials_of(tmp_path / "again") == trials_of(finished)
+
+
+def test_another_seed_gives_another_study(finished: Path, options: dict[str, str], tmp_path: Path) -> None:
+    run_search(spec_of(options, seed=1), StudyFolder(tmp_path / "other"), Silent())
+    assert trials_of(tmp_path / "other") != trials_of(finished)
+
+
+def test_a_study_stopped_anywhere_goes_on_as_the_uninterrupted_one(
+    finished: Path, options: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "stopped"
+    stops = 0
+    for checks in (2, 9, 30, 41, 44, 47, 60, 10_000):
+        try:
+            run_search(spec_of(options), StudyFolder(path), StopAfter(checks))
+            break
+        except Stopped:
+            stops += 1
+    assert stops >= 4
+    assert trials_of(path) == trials_of(finished)
+    assert json.loads((path / "front.json").read_text()) == json.loads((finished / "front.json").read_text())
+
+
+def test_a_running_trial_of_a_dead_process_is_run_again_under_its_number(
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "dead"
+    evaluate = objective_module.Objective.evaluate
+    calls = iter(range(100))
+
+    def dies(self, candidate, progress):
+        if next(calls) == 6:
+            raise KeyboardInterrupt
+        return evaluate(self, candidate, progress)
+
+    monkeypatch.setattr(objective_module.Objective, "evaluate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(spec_of(options), StudyFolder(path), Silent())
+    left = [t for t in trials_of(path) if t["state"] == "RUNNING"]
+    assert [t["number"] for t in left] == [6]
+    run_search(spec_of(options), StudyFolder(path), Silent())
+    after = trials_of(path)
+    assert [t["number"] for t in after] == list(range(TRIALS))
+    assert {t["state"] for t in after} == {"COMPLETE"}
+
+
+def test_a_torn_last_line_of_the_journal_is_cut_off(finished: Path, options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "torn"
+    with pytest.raises(Stopped):
+        run_search(spec_of(options), StudyFolder(path), StopAfter(44))
+    with (path / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 5, "worker')
+    run_search(spec_of(options), StudyFolder(path), Silent())
+    assert trials_of(path) == trials_of(finished)
+
+
+def test_a_finished_study_is_not_run_again(finished: Path, options: dict[str, str]) -> None:
+    before = [(t.number, t.datetime_complete) for t in StudyFolder(finished).load_study().trials]
+    run_search(spec_of(options), StudyFolder(finished), Silent())
+    assert [(t.number, t.datetime_complete) for t in StudyFolder(finished).load_study().trials] == before
+
+
+def test_a_failed_trial_is_told_as_failed_with_its_reason(
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "failing"
+    evaluate = objective_module.Objective.evaluate
+    calls = iter(range(100))
+
+    def fails(self, candidate, progress):
+        if next(calls) == 5:
+            raise RuntimeError("out of memory")
+        return evaluate(self, candidate, progress)
+
+    monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
+    run_search(spec_of(options), StudyFolder(path), Silent())
+    trials = StudyFolder(path).load_study().trials
+    failed = [t for t in trials if t.state == TrialState.FAIL]
+    assert [t.user_attrs["reason"] for t in failed] == ["RuntimeError: out of memory"]
+    assert failed[0].values is None
+    assert sum(t.state == TrialState.COMPLETE for t in trials) == TRIALS
+
+
+def test_a_search_whose_trials_all_fail_ends(
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self, candidate, progress):
+        raise AutolrError("no")
+
+    monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
+    with pytest.raises(AutolrError, match=f"{MAX_FAILURES_IN_A_ROW} trials in a row failed"):
+        run_search(spec_of(options), StudyFolder(tmp_path / "all"), Silent())
+
+
+def test_more_trials_can_be_asked_for_later(options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "more"
+    run_search(spec_of(options, trials=6), StudyFolder(path), Silent())
+    first = trials_of(path)
+    run_search(spec_of(options, trials=8), StudyFolder(path), Silent())
+    assert trials_of(path)[:6] == first
+    assert len(trials_of(path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"budgets": ["0.5x-flops"]}, "budgets: was \\['0.6x-flops'\\], now \\['0.5x-flops'\\]"),
+        ({"seed": 3}, "seed: was 0, now 3"),
+        ({"search": {"methods": ["svd"], "multiple": 2}}, "search.methods"),
+    ],
+)
+def test_another_setting_is_refused_with_the_difference(
+    finished: Path, options: dict[str, str], change: dict, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        run_search(spec_of(options, **change), StudyFolder(finished), Silent())
+
+
+def test_another_model_or_data_behind_the_same_name_is_refused(tmp_path: Path) -> None:
+    options = write_inputs(tmp_path / "inputs")
+    path = tmp_path / "study"
+    run_search(spec_of(options, trials=3), StudyFolder(path), Silent())
+    write_pairs(Path(options["--test"]), 61, 541)
+    with pytest.raises(UsageError, match="data report: was"):
+        run_search(spec_of(options, trials=3), StudyFolder(path), Silent())
+    write_inputs(tmp_path / "inputs")
+    write_model(Path(options["--model"]), seed=9)
+    with pytest.raises(UsageError, match="model weights: was"):
+        run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
+
+
+def test_two_processes_do_not_work_on_one_study(finished: Path, options: dict[str, str]) -> None:
+    with StudyFolder(finished).locked(), pytest.raises(UsageError, match="another process"):
+        run_search(spec_of(options, trials=TRIALS + 1), StudyFolder(finished), Silent())
+
+
+def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Path, options: dict[str, str]) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    from autolr.compress import compressed
+    from autolr.search.run import open_study
+    from autolr.types import Candidate
+
+    result = json.loads((finished / "result.json").read_text())
+    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
+    opened = open_study(StudyFolder(finished), Silent())
+    reloaded = AutoModelForSequenceClassification.from_pretrained(finished / result["checkpoint"])
+    batch = opened.inputs.batches("report")[0]
+    with compressed(opened.inputs.model, Candidate.from_json(winner["candidate"]), opened.bank), torch.no_grad():
+        expected = opened.inputs.model(**batch).logits
+    with torch.no_grad():
+        assert torch.equal(reloaded(**batch).logits, expected)
+
+
+def test_several_budgets_hold_at_once(options: dict[str, str], tmp_path: Path) -> None:
+    budgets = ["0.7x-flops", "75%-params"]
+    result = run_search(spec_of(options, budgets=budgets, trials=6), StudyFolder(tmp_path / "two"), Silent())
+    assert result["reached"]
+    for member in result["members"]:
+        assert member["costs"]["ratio"]["flops"] <= 0.7
+        assert member["costs"]["ratio"]["params"] <= 0.75
+
+
+def test_a_floor_that_nothing_meets_is_reported_and_the_nearest_exported(
+    options: dict[str, str], tmp_path: Path
+) -> None:
+    spec = spec_of(options, budgets=["0.2x-flops"], floors=["accuracy>=1.0"], trials=6)
+    result = run_search(spec, StudyFolder(tmp_path / "floor"), Silent())
+    assert not result["reached"]
+    assert (tmp_path / "floor" / result["checkpoint"] / "config.json").is_file()
+    assert json.loads((tmp_path / "floor" / "front.json").read_text())["nearest"]
+
+
+def test_an_impossible_budget_names_the_nearest_before_anything_is_computed(
+    options: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError, match=r"nearest reachable budget is 0\.\d+x-params"):
+        run_search(spec_of(options, budgets=["0.01x-params"]), StudyFolder(tmp_path / "x"), Silent())
+    assert not (tmp_path / "x" / "bank").exists()
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])
+def test_optunas_own_samplers_run_and_resume(options: dict[str, str], tmp_path: Path, sampler: str) -> None:
+    search = {"methods": ["kfac"], "multiple": 2, "sampler": sampler}
+    run_search(spec_of(options, trials=7, search=search), StudyFolder(tmp_path / "s"), Silent())
+    run_search(spec_of(options, trials=11, search=search), StudyFolder(tmp_path / "s"), Silent())
+    params = [tuple(sorted(t["params"].items())) for t in trials_of(tmp_path / "s") if t["params"]]
+    assert len(params) == 9
+    assert len(set(params)) == 9
+
+
+def test_the_raw_space_proposes_a_method_and_a_rank_for_each_layer(options: dict[str, str], tmp_path: Path) -> None:
+    search = {"methods": ["kfac", "svd"], "multiple": 2, "space": "per-layer"}
+    run_search(spec_of(options, trials=10, search=search), StudyFolder(tmp_path / "raw"), Silent())
+    last = trials_of(tmp_path / "raw")[-1]
+    assert sum(name.startswith("rank/") for name in last["params"]) == 12
+    assert sum(name.startswith("method/") for name in last["params"]) == 12
