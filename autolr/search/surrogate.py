@@ -33,7 +33,7 @@ from autolr.search.encoding import Array
 _NOISE = (-4.0, 1.0)  # log-normal priors: (location, scale) of the logarithm
 _RBF = (0.0, 1.0)
 _LINEAR = (0.0, 1.0)
-_MIN_NOISE = 1e-6
+_MIN_NOISE = 1e-4  # as BoTorch's; with less, covariances of near points needed jitter that was larger than this
 _MAX_STEPS = 50
 
 
