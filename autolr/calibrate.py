@@ -5,7 +5,8 @@ gradients ``E[g gᵀ]`` per token and ``Σ_out E[(∂loss/∂W)²]`` per example
 log-likelihood under the labels it would draw itself, in exact expectation over the classes: the gradients of a
 fine-tuned model on its own correct labels vanish, and the squared mean gradient of a batch is not the Fisher.
 
-Sums are taken per batch in the model's float32 and added up in float64. Hooks never outlive the call.
+Sums are taken per batch in the model's float32 and added up in float64; Gram matrices are taken about the first batch's
+mean, so that a covariance far smaller than the mean keeps its digits. Hooks never outlive the call.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,12 +73,13 @@ def calibrate(
         Each unit with its statistics, in the order of ``units``.
 
     Raises:
-        UsageError: there are no batches, or a unit's inputs are not one vector per token.
-        AutolrError: a layer was never reached by the calibration data, or its statistics are not finite.
+        UsageError: there are no batches, or a unit is fed something else than one vector per token.
+        AutolrError: a layer was never reached by the calibration data, or its statistics or the model's outputs are not
+            finite.
     """
     if not batches:
         raise UsageError("calibration needs at least one batch of training data, got none")
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         reads = _reads(model, units, batches[0])
@@ -90,7 +92,8 @@ def calibrate(
             for unit in group:
                 yield unit, sums.pop(unit.name).finish()
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def pass_count(units: Sequence[Unit], memory: int = DEFAULT_MEMORY, gradients: bool = True) -> int:
@@ -100,11 +103,12 @@ def pass_count(units: Sequence[Unit], memory: int = DEFAULT_MEMORY, gradients: b
 
 @dataclass
 class _Sums:
-    """Running sums of one unit, float64."""
+    """Running sums of one unit, float64; ``mean`` and ``in_gram`` of the inputs less ``pivot``."""
 
     unit: Unit
     n_tokens: int = 0
     n_examples: int = 0
+    pivot: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, value: Tensor) -> None:
@@ -112,12 +116,16 @@ class _Sums:
         self.terms[name] = self.terms[name].add_(value) if name in self.terms else value
 
     def finish(self) -> LayerStats:
-        if not self.n_tokens:
+        if not self.n_tokens or self.pivot is None:
             raise AutolrError(f"{self.unit.name} was never reached by the calibration data; exclude it")
         for name, value in self.terms.items():
             if not torch.isfinite(value).all():
                 raise AutolrError(f"the calibration statistics of {self.unit.name} ({name}) are not finite")
         per_token = {name: self.terms[name] / self.n_tokens for name in self.terms if name != "fisher_in"}
+        offset, pivot = per_token["mean"], self.pivot.double()
+        per_token["mean"] = pivot + offset
+        covariance = per_token["in_gram"] - torch.outer(offset, offset)
+        per_token["in_gram"] = covariance + torch.outer(per_token["mean"], per_token["mean"])
         fisher = self.terms["fisher_in"] / self.n_examples if "fisher_in" in self.terms else None
         return LayerStats(self.n_tokens, self.n_examples, **per_token, fisher_in=fisher)
 
@@ -171,26 +179,27 @@ def _recording(model: nn.Module, units: Iterable[Unit]) -> Iterator[list[_Call]]
 def _forward(model: nn.Module, batch: Batch) -> Tensor:
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
     assert isinstance(logits, Tensor)
+    bad = int((~torch.isfinite(logits.detach())).flatten(1).any(1).sum())
+    if bad:
+        raise AutolrError(f"the model's output is NaN or infinite on {bad} of {len(logits)} calibration examples")
     return logits
 
 
 def _reads(model: nn.Module, units: Sequence[Unit], batch: Batch) -> dict[str, Reads]:
     """Find at which positions each unit's output is read at all, by where a random gradient of the logits arrives."""
     mask = _mask(batch)
-    first = torch.zeros_like(mask)
-    first[torch.arange(len(mask)), mask.int().argmax(1)] = True
-    last = torch.zeros_like(mask)
-    last[torch.arange(len(mask)), mask.shape[1] - 1 - mask.flip(1).int().argmax(1)] = True
+    first, last = _live(mask, "first"), _live(mask, "last")
     with torch.enable_grad(), _recording(model, units) as calls:
         logits = _forward(model, batch)
+        _check_inputs(calls, mask)
         random = torch.Generator().manual_seed(0)
         cotangent = torch.randn(logits.shape, generator=random).to(logits)
         gradients = torch.autograd.grad(logits, [call.y for call in calls], cotangent, allow_unused=True)
     reads: dict[str, Reads] = {}
     for call, gradient in zip(calls, gradients, strict=True):
-        live = mask if gradient is None else (_by_token(call.unit, gradient, mask) != 0).any(-1)
+        live = mask if gradient is None else (_by_token(gradient, mask) != 0).any(-1)
         seen: Reads = "all"
-        if live.shape == mask.shape and mask.shape[1] > 1:
+        if live.shape == mask.shape and not torch.equal(live & mask, mask):
             live = live & mask
             seen = "first" if torch.equal(live, first) else "last" if torch.equal(live, last) else "all"
         # A module that is called several times (shared layers) is read everywhere unless all its calls agree.
@@ -215,36 +224,70 @@ def _accumulate(
             torch.autograd.grad(logits, outputs, vector, retain_graph=k + 1 < len(vectors), allow_unused=True)
             for k, vector in enumerate(vectors)
         ]
-    shared: dict[tuple[int, Reads], tuple[Tensor, dict[str, Tensor]]] = {}
+    of_unit: dict[str, list[int]] = {}
+    for index, call in enumerate(calls):
+        of_unit.setdefault(call.unit.name, []).append(index)
+    shared: dict[tuple[Any, ...], _Inputs] = {}
     with torch.no_grad():
-        for index, call in enumerate(calls):
-            key = (id(call.x), reads[call.unit.name])
-            x = _by_token(call.unit, call.x.detach(), mask).float()
-            live = _live(mask if x.shape[1] == mask.shape[1] else mask[:, :1], reads[call.unit.name])
-            if key not in shared:  # query, key and value read the same input: one Gram serves the three
-                shared[key] = (x * live[..., None], _moments(x[live]))
-            x, moments = shared[key]
-            total = sums[call.unit.name]
-            total.n_tokens += int(live.sum())
-            total.n_examples += len(mask) if total.unit.name not in {c.unit.name for c in calls[:index]} else 0
-            for name, value in moments.items():
-                total.add(name, value)
+        for name, indices in of_unit.items():
+            total = sums[name]
+            # Query, key and value read the same input: one Gram serves the three.
+            key = (tuple(id(calls[index].x) for index in indices), reads[name], id(total.pivot))
+            if key not in shared:
+                shared[key] = _inputs([calls[index] for index in indices], mask, reads[name], total.pivot)
+            inputs = shared[key]
+            total.pivot = inputs.pivot
+            total.n_tokens += int(inputs.live.sum())
+            total.n_examples += len(mask)
+            for term, value in inputs.moments.items():
+                total.add(term, value)
             if vectors:
-                of_call = [_gradient(call, g[index], mask) * live[..., None] for g in gradients]
-                flat = torch.cat([g[live] for g in of_call])
+                g = [_outputs([(calls[i], of_class[i]) for i in indices], mask, inputs.live) for of_class in gradients]
+                flat = torch.cat([of_class[inputs.live] for of_class in g])
                 total.add("out_gram", flat.mT @ flat)
                 # Σ_out (Σ_t g_to x_ti)² = Σ_t x_ti (K x)_ti with K = g gᵀ over the positions of one example.
-                kernel = torch.stack([g @ g.mT for g in of_call]).sum(0)
-                total.add("fisher_in", (x * (kernel @ x)).sum((0, 1)))
+                kernel = torch.stack([of_class @ of_class.mT for of_class in g]).sum(0)
+                total.add("fisher_in", (inputs.x * (kernel @ inputs.x)).sum((0, 1)))
 
 
-def _moments(tokens: Float[Tensor, "tokens in"]) -> dict[str, Tensor]:
-    return {"mean": tokens.sum(0), "mean_abs": tokens.abs().sum(0), "in_gram": tokens.mT @ tokens}
+@dataclass
+class _Inputs:
+    """What a unit reads in one batch, float32; a unit that is called several times reads its calls one after another.
+
+    Attributes:
+        x: (batch, positions, in), zero where not live.
+        live: (batch, positions).
+        pivot: (in,), what the moments are taken about.
+        moments: sums over the live positions.
+    """
+
+    x: Tensor
+    live: Tensor
+    pivot: Tensor
+    moments: dict[str, Tensor]
 
 
-def _gradient(call: _Call, gradient: Tensor | None, mask: Tensor) -> Tensor:
-    """Return the gradient as (batch, positions, out) float32; a unit that the logits do not read has none."""
-    return _by_token(call.unit, torch.zeros_like(call.y) if gradient is None else gradient, mask).float()
+def _inputs(calls: Sequence[_Call], mask: Tensor, reads: Reads, pivot: Tensor | None) -> _Inputs:
+    each = [_by_token(call.x.detach(), mask).float() for call in calls]
+    whole = mask.any(1, keepdim=True)  # one position for a layer that runs once a sequence, not once a token
+    live = torch.cat([_live(mask if x.shape[1] == mask.shape[1] else whole, reads) for x in each], 1)
+    x = torch.cat(each, 1) if len(each) > 1 else each[0]
+    tokens = x[live]
+    pivot = tokens.mean(0) if pivot is None else pivot
+    return _Inputs(x * live[..., None], live, pivot, _moments(tokens, pivot))
+
+
+def _moments(tokens: Float[Tensor, "tokens in"], pivot: Float[Tensor, " in"]) -> dict[str, Tensor]:
+    centred = tokens - pivot
+    return {"mean": centred.sum(0), "mean_abs": tokens.abs().sum(0), "in_gram": centred.mT @ centred}
+
+
+def _outputs(
+    calls: Sequence[tuple[_Call, Tensor | None]], mask: Tensor, live: Tensor
+) -> Float[Tensor, "batch positions out"]:
+    """Return the gradients of a unit's outputs, zero where not live; a unit that the logits do not read has none."""
+    each = [_by_token(torch.zeros_like(c.y) if grad is None else grad, mask).float() for c, grad in calls]
+    return torch.cat(each, 1) * live[..., None]
 
 
 def _live(mask: Bool[Tensor, "batch positions"], reads: Reads) -> Bool[Tensor, "batch positions"]:
@@ -262,14 +305,25 @@ def _mask(batch: Batch) -> Bool[Tensor, "batch positions"]:
     return torch.ones_like(batch["input_ids"], dtype=torch.bool)
 
 
-def _by_token(unit: Unit, tensor: Tensor, mask: Tensor) -> Float[Tensor, "batch positions features"]:
-    """View a unit's input or output as (batch, positions, features); positions is 1 for a layer outside the sequence."""
+def _check_inputs(calls: Sequence[_Call], mask: Tensor) -> None:
+    """Refuse units whose input is not made of the tokens, or not one vector for each of them or each sequence."""
     batch, length = mask.shape
-    features = tensor.shape[-1]
-    rows = tensor.numel() // features
-    if rows not in (batch * length, batch):
+    strays = [
+        call
+        for call in calls
+        if call.y.numel() // call.y.shape[-1] not in (batch * length, batch) or not call.y.requires_grad
+    ]
+    if strays:
+        names = {call.unit.name for call in strays}
+        roles = dict.fromkeys(f"--exclude '*{call.unit.role}'" for call in strays)
         raise UsageError(
-            f"{unit.name} sees {rows} vectors for a batch of {batch} sequences of {length} tokens, so they cannot be "
-            f"matched to tokens; leave it out with --exclude {unit.name!r}"
+            f"{strays[0].unit.name} is fed something else than one vector for each of {batch} x {length} tokens (shape "
+            f"{tuple(strays[0].x.shape)}), so its inputs cannot be matched to tokens; leave out such layers "
+            f"({len(names)} in all) with {' '.join(roles)}"
         )
-    return tensor.reshape(batch, rows // batch, features)
+
+
+def _by_token(tensor: Tensor, mask: Tensor) -> Float[Tensor, "batch positions features"]:
+    """View a unit's input or output as (batch, positions, features); positions is 1 where it runs once a sequence."""
+    features = tensor.shape[-1]
+    return tensor.reshape(len(mask), tensor.numel() // features // len(mask), features)

@@ -1,6 +1,7 @@
 """The laws every method obeys, as one function, so that a third-party method can be tested with one call."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,7 +81,8 @@ def _tensors(record: LayerStats | Decomposition | None) -> dict[str, Tensor]:
 
 
 def _copy(stats: LayerStats | None) -> LayerStats | None:
-    return None if stats is None else replace(stats, **{name: value.clone() for name, value in _tensors(stats).items()})
+    copies: dict[str, Any] = {name: value.clone() for name, value in _tensors(stats).items()}
+    return None if stats is None else replace(stats, **copies)
 
 
 def _declared(method: Method, stats: LayerStats, dead: int) -> LayerStats | None:
