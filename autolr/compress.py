@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autolr.errors import UsageError
 from autolr.layers import LowRankLinear, LowRankRowsLinear
 from autolr.types import Candidate, Choice, Decomposition, Factors, Unit
 from autolr.units import unit_bias, unit_weight
@@ -52,19 +53,18 @@ def make_factors(
         mean: μ, (in,); None leaves the bias as it is.
 
     Returns:
-        Contiguous factors, in the decomposition's dtype.
+        Contiguous factors, in the decomposition's dtype, on the weight's device.
     """
-    left, right = decomposition.truncate(choice.rank)
-    left, right = left.contiguous(), right.contiguous()
+    left, right = (factor.contiguous().to(weight.device) for factor in decomposition.truncate(choice.rank))
     dense = weight.to(left.dtype)
     index = rows = None
     if choice.rows:
-        index = decomposition.row_residuals(choice.rank).topk(choice.rows).indices.sort().values
+        index = decomposition.row_residuals(choice.rank).topk(choice.rows).indices.sort().values.to(weight.device)
         left = left.index_fill(0, index, 0.0)
         rows = dense[index].contiguous()
     if mean is None:
         return Factors(left, right, left.new_zeros(weight.shape[0]), index, rows)
-    mu = mean.double()
+    mu = mean.to(weight.device).double()
     shift = dense.double() @ mu - left.double() @ (right.double() @ mu)
     if index is not None:
         shift[index] = 0.0
@@ -103,16 +103,25 @@ def compress_(model: nn.Module, candidate: Candidate, source: DecompositionSourc
 
     Returns:
         The dense modules by name, for :func:`restore_`.
+
+    Raises:
+        UsageError: a unit is compressed already; the model is left as it was then, as after any other error.
     """
     dense: dict[str, nn.Module] = {}
-    for name, choice in candidate.choices:
-        unit = source.unit(name)
-        module = model.get_submodule(name)
-        weight = unit_weight(model, unit)
-        factors = make_factors(choice, source.decomposition(name, choice.method), weight, source.mean(name))
-        layer = make_layer(factors, unit_bias(model, unit), module.weight)  # type: ignore[arg-type]
-        dense[name] = module
-        model.set_submodule(name, layer.train(module.training))
+    try:
+        for name, choice in candidate.choices:
+            unit = source.unit(name)
+            module = model.get_submodule(name)
+            if isinstance(module, LowRankLinear):
+                raise UsageError(f"{name} is compressed already (rank {module.rank}); restore the dense module first")
+            weight = unit_weight(model, unit)
+            factors = make_factors(choice, source.decomposition(name, choice.method), weight, source.mean(name))
+            layer = make_layer(factors, unit_bias(model, unit), module.weight)  # type: ignore[arg-type]
+            dense[name] = module
+            model.set_submodule(name, layer.train(module.training))
+    except BaseException:
+        restore_(model, dense)
+        raise
     return dense
 
 

@@ -149,8 +149,8 @@ def _reason_to_leave(
 ) -> str | None:
     if not isinstance(module, nn.Linear | Conv1D):
         return "an embedding: a table look-up has no FLOPs to save"
-    if type(module) not in (nn.Linear, Conv1D, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return f"a {type(module).__name__}, whose forward is its own"
+    if type(module) not in (nn.Linear, Conv1D):
+        return f"a {type(module).__name__}, which does not run as a plain linear layer"
     others = sorted({holder.rpartition(".")[0] for holder in shared.get(id(module.weight), [])} - {name})
     if others:
         return f"tied to {', '.join(others)}"
