@@ -157,7 +157,7 @@ class Bank:
         weight = unit_weight(self._model, unit).cpu().double()
         try:
             result = method.decompose(weight, stats if method.needs else None)
-        except FactorizationError as error:
+        except (FactorizationError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
         kept = min(unit.break_even, result.max_rank)
         tensors = {
@@ -202,7 +202,7 @@ class Bank:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("key") != key:
+                if (metadata.get("key"), metadata.get("unit")) != (key, unit.name):
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         except (SafetensorError, OSError):
