@@ -16,7 +16,9 @@ class _Ours:
 
 
 class TestBasic(_Ours, suite.BasicSamplerTestCase):
-    pass
+    test_combination_of_different_distributions_objective = pytest.mark.slow(
+        suite.BasicSamplerTestCase.test_combination_of_different_distributions_objective
+    )
 
 
 class TestMultiObjective(_Ours, suite.MultiObjectiveSamplerTestCase):

@@ -28,8 +28,8 @@ def bounded(values: Array, keep_zero: bool = False) -> tuple[Array, Array]:
         The bounded values, (n,), and the derivative of the map at each, (n,).
 
     Example:
-        >>> bounded(np.array([0.0, 1.0, 2.0, 3.0, np.inf]))[0].max() < 12
-        True
+        >>> bounded(np.array([0.0, 1.0, 2.0, 3.0, np.inf]))[0].tolist()
+        [0.0, 1.0, 2.0, 3.0, 8.25]
     """
     finite = values[np.isfinite(values)]
     if not len(finite):
