@@ -4,7 +4,8 @@ For each unit u a menu of options j (dense, or a method at a rank) with predicte
 
     minimise  Σ_u l_u,j(u)   subject to   Σ_u c_u,j(u) ≤ limit, for each budgeted quantity
 
-solved by HiGHS to a proven relative gap. Dense is on every menu, with loss 0.
+solved by HiGHS to a proven relative gap. Dense is on every menu, with loss 0. HiGHS works with absolute tolerances of
+1e-6, on the losses as on the limits; both are scaled here so that neither is felt (see ``_SMALL`` and ``_TIGHTER``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,12 @@ from autolr.types import Candidate, Choice
 
 DEFAULT_GAP = 1e-3
 """Relative gap at which a solution is accepted: far below what the curves themselves get wrong."""
+_TOLERANCE = 2e-6
+"""What HiGHS may be wrong by in its bound, absolutely: its feasibility tolerance and its absolute gap."""
+_SMALL = 0.01
+"""A solution this small beside the largest loss is solved again without the options that alone are worse than it."""
+_TIGHTER = (0.0, 1e-5, 1e-3)
+"""By how much of the largest cost a limit is lowered in turn, until the solution meets the limit exactly."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,11 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
         limits: quantity -> the largest sum of relative costs allowed, that is (budget − dense), ≤ 0 where it must save.
         gap: relative optimality gap to prove.
 
+    Returns:
+        A candidate that meets every limit exactly, not only within the solver's tolerance.
+
     Raises:
-        BudgetError: not even the cheapest options meet a limit.
+        BudgetError: not even the cheapest options meet a limit, or no candidate meets all of them at once.
 
     Example:
         >>> menu = Menu("a", (None, Choice("svd", 4)), np.array([0.0, 1.0]), {"flops": np.array([0.0, -10.0])})
@@ -104,28 +114,78 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
                 f"{quantity} can be cut by {-lowest:.4g} at most, the budget needs {-limits[quantity]:.4g}"
             )
     pruned = [menu.pruned(quantities) for menu in menus]
-    sizes = [len(menu.choices) for menu in pruned]
-    loss = np.concatenate([menu.loss for menu in pruned])
-    n = len(loss)
+    bound = None
+    for slack in _TIGHTER:
+        solved = _minimise(pruned, limits, slack, gap)
+        if solved is None:
+            break
+        picked, proven = solved
+        bound = proven if bound is None else bound
+        if all(sum(menu.cost[q][k] for menu, k in zip(pruned, picked, strict=True)) <= limits[q] for q in quantities):
+            loss = _total(pruned, picked)
+            choices = {menu.unit: menu.choices[index] for menu, index in zip(pruned, picked, strict=True)}
+            candidate = Candidate.of({unit: choice for unit, choice in choices.items() if choice is not None})
+            return Allocation(candidate, loss, min(loss, bound))
+    raise BudgetError(f"no candidate meets all the budgets at once: {dict(limits)}")
+
+
+def _total(menus: Sequence[Menu], picked: Sequence[int]) -> float:
+    return float(sum(menu.loss[index] for menu, index in zip(menus, picked, strict=True)))
+
+
+def _minimise(
+    menus: Sequence[Menu], limits: Mapping[str, float], slack: float, gap: float
+) -> tuple[list[int], float] | None:
+    """Return the picked option of each menu and a lower bound on the loss, or None if the limits cannot be met."""
+    top = max(float(menu.loss.max()) for menu in menus)
+    while True:
+        kept = [np.flatnonzero(menu.loss <= top) for menu in menus]
+        solved = _solve(menus, kept, limits, top or 1.0, slack, gap)
+        if solved is None:
+            return None
+        picked, bound = solved
+        total = _total(menus, picked)
+        if total == 0 or total >= _SMALL * top:
+            return picked, bound
+        top = total
+
+
+def _solve(
+    menus: Sequence[Menu],
+    kept: Sequence[np.ndarray],
+    limits: Mapping[str, float],
+    top: float,
+    slack: float,
+    gap: float,
+) -> tuple[list[int], float] | None:
+    sizes = [len(index) for index in kept]
+    n = sum(sizes)
     one_each = csr_array((np.ones(n), (np.repeat(np.arange(len(sizes)), sizes), np.arange(n))))
     constraints = [LinearConstraint(one_each, 1, 1)]
-    for quantity in quantities:
-        cost = np.concatenate([menu.cost[quantity] for menu in pruned])
-        scale = max(float(np.abs(cost).max()), 1e-300)
-        constraints.append(LinearConstraint(cost[None, :] / scale, -np.inf, limits[quantity] / scale))
-    top = max(float(loss.max()), 1e-300)
+    for quantity, limit in limits.items():
+        cost = np.concatenate([menu.cost[quantity][index] for menu, index in zip(menus, kept, strict=True)])
+        row, largest = _scaled(cost, limit)
+        constraints.append(LinearConstraint(row[None, :], -np.inf, largest - slack))
+    loss = np.concatenate([menu.loss[index] for menu, index in zip(menus, kept, strict=True)])
     solved = milp(
         loss / top, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": gap}
     )
     if solved.x is None:
-        raise BudgetError(f"no candidate meets all the budgets at once: {dict(limits)} ({solved.message})")
-    picked: dict[str, Choice] = {}
-    total, start = 0.0, 0
-    for menu, size in zip(pruned, sizes, strict=True):
-        index = int(np.argmax(solved.x[start : start + size]))
-        start += size
-        total += float(menu.loss[index])
-        choice = menu.choices[index]
-        if choice is not None:
-            picked[menu.unit] = choice
-    return Allocation(Candidate.of(picked), total, min(total, float(solved.mip_dual_bound) * top))
+        return None
+    ends = np.cumsum(sizes)
+    parts = np.split(solved.x, ends[:-1])
+    picked = [int(index[np.argmax(part)]) for index, part in zip(kept, parts, strict=True)]
+    return picked, max(0.0, float(solved.mip_dual_bound) - _TOLERANCE) * top
+
+
+def _scaled(cost: np.ndarray, limit: float) -> tuple[np.ndarray, float]:
+    """Return a constraint ``cost ≤ limit`` with the largest cost 1.
+
+    Whole numbers get half of their common unit to spare, so that a sum at the limit is inside and the next one outside
+    of it by more than the solver's tolerance.
+    """
+    if (cost == np.rint(cost)).all():
+        unit = max(int(np.gcd.reduce(cost.astype(np.int64))), 1)
+        limit = (np.floor(limit / unit) + 0.5) * unit
+    scale = float(np.abs(cost).max()) or 1.0
+    return cost / scale, limit / scale
