@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -33,22 +33,20 @@ def generator(seed):
 
 
 def situations(statement):
-    """List what a statement allows, by trying every situation."""
+    """List what a statement allows, by trying every situation; None is the one in which nothing happens."""
     every = set(itertools.product(range(3), repeat=2))
     x, y = (TABLE.masks[statement.scene[slot]] for slot in "xy")
     fits = {(i, j) for i, j in every if x >> i & 1 and y >> j & 1}
-    return every - fits if statement.denied else fits
+    return {*every - fits, None} if statement.denied else fits
 
 
+@settings(max_examples=1000)
 @given(STATEMENTS, STATEMENTS)
 def test_labels_are_those_of_set_inclusion(premise, hypothesis):
-    """The rule over relations agrees with counting situations, but for pairs that leave nothing to say."""
+    """The rule over relations agrees with counting situations."""
     p, h = situations(premise), situations(hypothesis)
-    trivial = not p or not h or len(p) == 9 or len(h) == 9
-    if not trivial:
-        # two denials are never exhaustive here unless the scenes together are everything
-        expected = "entailment" if p <= h else "neutral" if p & h else "contradiction"
-        assert label_of(premise, hypothesis, SMALL) == expected
+    expected = "entailment" if p <= h else "neutral" if p & h else "contradiction"
+    assert label_of(premise, hypothesis, SMALL) == expected
 
 
 @given(SEEDS)
@@ -158,7 +156,7 @@ def test_the_shipped_model_is_small_and_complete(shipped):
 
 @torch.inference_mode()
 def test_the_shipped_model_has_learnt_the_task(shipped):
-    """Far above the baselines on the test part, and not perfect, so that compression has something to lose."""
+    """The accuracy that the study states; far above the baselines and below 1: compression has something to lose."""
     model, tokenizer = shipped
     data = example_data("test")
     right = 0
@@ -166,4 +164,4 @@ def test_the_shipped_model_has_learnt_the_task(shipped):
         rows = slice(start, start + 200)
         inputs = tokenizer(list(data.premises[rows]), list(data.hypotheses[rows]), padding=True, return_tensors="pt")
         right += int((model(**inputs).logits.argmax(1) == torch.tensor(data.labels[rows])).sum())
-    assert 0.90 <= right / len(data) <= 0.98
+    assert right / len(data) == pytest.approx(0.959, abs=0.002)

@@ -63,7 +63,7 @@ def label_of(premise: Statement, hypothesis: Statement, slots: Mapping[str, Taxo
     """Return what follows for the hypothesis when the premise holds.
 
     With P and H the sets of situations: a claim entails what holds it (P ⊆ H) and contradicts what it excludes
-    (P ∩ H = ∅); a denial turns the set into its complement.
+    (P ∩ H = ∅); a denial turns the set into its complement, which always holds that nothing happens at all.
 
     Example:
         >>> claim, denial = Statement({"agent noun": "poodle"}, False), Statement({"agent noun": "dog"}, True)
