@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,7 +60,7 @@ class Budget:
         relative = unit in ("x", "%")
         if relative:
             share = number / 100 if unit == "%" else number
-            value = round(1 - share, 12) if match["sign"] else share
+            value = round(1 - share if match["sign"] else share, 12)
             if not 0 < value <= 1:
                 raise UsageError(f"budget {text!r} is {value:g} of the dense model; it must lie in (0, 1]")
             return cls(text.strip(), quantity, value, True)
@@ -70,13 +71,17 @@ class Budget:
                 f"budget {text!r} counts {quantity} in bytes; only memory is, write {text.replace('B-', '-')}"
             )
         value = number * _PREFIX[unit.removesuffix("B")]
-        if value <= 0:
-            raise UsageError(f"budget {text!r} must be above zero")
+        if value < 1:
+            hint = f"; a share of the dense model is written {match['number']}x-{quantity}" if value > 0 else ""
+            raise UsageError(f"budget {text!r} allows {value:g} {quantity}; it must allow at least 1{hint}")
         return cls(text.strip(), quantity, value, False)
 
     def limit(self, dense: Cost) -> float:
-        """Return the largest allowed amount of the quantity."""
-        return self.value * dense.get(self.quantity) if self.relative else self.value
+        """Return the largest allowed amount of the quantity.
+
+        A share is taken as the decimal that was written: 57 % of 100 is 57, not 56.99999999999999.
+        """
+        return float(Fraction(repr(self.value)) * dense.get(self.quantity)) if self.relative else self.value
 
     def met_by(self, cost: Cost, dense: Cost) -> bool:
         """Tell whether a cost is within the budget."""
@@ -143,7 +148,7 @@ class Strict(BaseModel):
 
 
 class DataSpec(Strict):
-    """Where the labelled pairs come from; see the ``--train``, ``--validation``, ``--test`` and ``--dataset`` options."""
+    """Where the labelled pairs come from; see the options ``--train``, ``--validation``, ``--test``, ``--dataset``."""
 
     train: str | None = None
     validation: str | None = None
@@ -233,11 +238,11 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     return pairs
 
 
-def make_spec(plain: Mapping[str, Any], origin: str) -> StudySpec:
+def make_spec(plain: Any, origin: str) -> StudySpec:
     """Build a specification from plain values.
 
     Args:
-        plain: nested mappings, as read from YAML or collected from options.
+        plain: nested mappings, collected from options or read from YAML (where it may turn out to be anything).
         origin: what they came from, for the message.
 
     Raises:
@@ -248,16 +253,30 @@ def make_spec(plain: Mapping[str, Any], origin: str) -> StudySpec:
         return StudySpec.model_validate_json(json.dumps(plain))
     except ValidationError as error:
         raise UsageError(f"{origin}: {readable(error)}") from error
+    except (TypeError, ValueError) as error:  # YAML knows dates and sets, JSON does not
+        raise UsageError(f"{origin}: only numbers, texts, lists and mappings are allowed: {error}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads plain values only, and refuses a key that is given twice: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"given twice: {', '.join(twice)}", node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_yaml(path: Path) -> Any:
     """Read a YAML file safely.
 
     Raises:
-        UsageError: the file is missing or is not YAML.
+        UsageError: the file is missing, is not YAML or gives a key twice.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  a safe loader
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -73,9 +73,9 @@ def error_curve(bank: Bank, unit: Unit, method: Method, multiple: int) -> Curve:
         errors.append(tails[rank])
         if method.keeps_rows:
             residuals = decomposition.row_residuals(rank).sort(descending=True).values.numpy()
-            for share in ROW_SHARES:
-                rows = max(1, round(share * unit.out_features))
-                if rank + rows * unit.in_features / (unit.out_features + unit.in_features) < unit.break_even:
+            for rows in sorted({max(1, round(share * unit.out_features)) for share in ROW_SHARES}):
+                kept = rank * (unit.out_features + unit.in_features) + rows * unit.in_features
+                if kept < unit.out_features * unit.in_features:
                     choices.append(Choice(method.name, rank, rows))
                     errors.append(float(residuals[rows:].sum()))
     return Curve(unit.name, method.name, tuple(choices), 0.5 * tokens * np.array(errors))

@@ -50,8 +50,12 @@ class NliScorer:
 
     @classmethod
     def of(cls, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> "NliScorer":
-        """Build a scorer whose reference is this dense model."""
-        return cls(batches, predict(model, batches, tick))
+        """Build a scorer whose reference is this dense model.
+
+        Raises:
+            AutolrError: the model's outputs are not finite.
+        """
+        return cls(batches, _finite(predict(model, batches, tick)))
 
     @property
     def labels(self) -> Int[Tensor, " examples"]:
@@ -72,15 +76,19 @@ class NliScorer:
         Raises:
             AutolrError: the logits are not finite.
         """
-        bad = int((~torch.isfinite(logits)).any(-1).sum())
-        if bad:
-            raise AutolrError(f"the model's output is NaN or infinite on {bad} of {len(logits)} examples")
-        predicted = logits.argmax(-1)
+        predicted = _finite(logits).argmax(-1)
         return {
             "accuracy": mean_score((predicted == self.labels).double()),
             "agreement": mean_score((predicted == self.dense.argmax(-1)).double()),
             "divergence": mean_score(divergence(self.dense, logits)),
         }
+
+
+def _finite(logits: Logits) -> Logits:
+    bad = int((~torch.isfinite(logits)).any(-1).sum())
+    if bad:
+        raise AutolrError(f"the model's output is NaN or infinite on {bad} of {len(logits)} examples")
+    return logits
 
 
 def divergence(dense: Logits, compressed: Logits) -> Float[Tensor, " examples"]:
