@@ -1,9 +1,10 @@
 """Error curves: what each option of each unit is predicted to cost in the loss, nats per example.
 
-A method's tails give the shape of a curve, in the method's own metric; one measured divergence per unit gives its height:
-the unit alone is compressed to a reference rank, and the curve is scaled to pass through what was measured. ``kfac`` tails
-are in the loss already (half the tail energy times the tokens of an example is the second-order increase of the divergence
-from the dense model), but the factor that the measurement finds still differs by layer, from 0.3 to 6 on a real encoder.
+A method's tails give the shape of a curve, in the method's own metric; one measured divergence per unit gives its
+height: the unit alone is compressed to a reference rank, and the curve is scaled to pass through what was measured.
+``kfac`` tails are in the loss already (half the tail energy times the tokens of an example is the second-order increase
+of the divergence from the dense model), but the factor that the measurement finds still differs by layer, from 0.3 to 6
+on a real encoder.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ Divergence = Callable[[nn.Module], float]
 ROW_SHARES = (1 / 32, 1 / 16, 1 / 8)
 """Shares of the output rows that a row-keeping method may keep dense."""
 REFERENCE_SHARE = 1 / 3
-"""Share of the break-even rank at which a curve is tied to a measurement (heuristic: the middle of the useful range)."""
+"""Share of the break-even rank where a curve is tied to a measurement (heuristic: the middle of the useful range)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Curve:
         unit: its name.
         method: the method's name.
         choices: n options.
-        error: (n,) half the tail energy per example in the method's own metric, or in nats if the method is in the loss.
+        error: (n,) half the tail energy per example in the method's own metric; nats if the method is in the loss.
     """
 
     unit: str

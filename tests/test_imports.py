@@ -1,0 +1,83 @@
+"""Imports go downwards only, ``import autolr`` is light, and every module can be imported first."""
+
+import importlib.util
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(importlib.util.find_spec("autolr").origin).parent
+
+
+def lint(folder):
+    """Run the contracts of pyproject.toml on the package in a folder."""
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "--config", str(ROOT / "pyproject.toml"), "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_every_import_goes_downwards():
+    """The order of the layers is the contract in pyproject.toml."""
+    done = lint(PACKAGE.parent)
+    assert done.returncode == 0, done.stdout
+    assert "1 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("types.py", "from autolr.linalg import psd_power"),
+        ("factorize/svd.py", "import autolr.bank"),
+        ("layers.py", "def late():\n    from autolr.cli import main"),
+        ("errors.py", "from autolr import compress"),
+    ],
+)
+def test_an_upward_import_breaks_the_contract(tmp_path, module, line):
+    """Also one inside a function, and one through the package itself."""
+    copy = tmp_path / "autolr"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "*.json"))
+    assert lint(tmp_path).returncode == 0
+    path = copy / module
+    path.write_text(f"{path.read_text()}\n\n{line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert "0 kept, 1 broken" in done.stdout
+
+
+def test_every_module_has_its_place_in_the_order():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    placed = [name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")]
+    assert len(placed) == len(set(placed))
+    assert set(placed) == {module.name for module in pkgutil.iter_modules([str(PACKAGE)])}
+
+
+def test_importing_the_package_imports_no_heavy_library():
+    """The command line answers --version and --help without waiting for torch."""
+    heavy = ["torch", "transformers", "numpy", "scipy", "optuna", "botorch", "datasets", "pydantic", "yaml"]
+    done = python(f"import sys, autolr; print([name for name in {heavy} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "autolr.")])
+def test_every_module_can_be_imported_first(name):
+    """No module works only because another one was imported before it."""
+    done = python(f"import {name}")
+    assert done.returncode == 0, done.stderr
