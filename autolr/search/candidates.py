@@ -45,7 +45,7 @@ class SearchSettings:
     n_final: int = 48
     n_final_neighbours: int = 16
     n_final_rounds: int = 3
-    max_checks: int = 256
+    max_checks: int = 16
 
 
 def sobol(encoding: Encoding, count: int, seed: int, skip: int = 0) -> Array:
@@ -117,13 +117,14 @@ class Scores(Protocol):
 class Admits:
     """Whether a point may be proposed: its key is not in ``taken`` and ``is_new`` says yes.
 
-    ``is_new`` may have to build the candidate, so it is asked late, once for a point and at most ``max_checks`` times.
+    ``is_new`` may have to build the candidate, so it is asked last, about the points with the highest acquisition, once for a
+    point and at most ``max_checks`` times.
     """
 
     encoding: Encoding
     taken: frozenset[bytes] = frozenset()
     is_new: Callable[[Array], bool] | None = None
-    max_checks: int = 256
+    max_checks: int = 16
     _asked: dict[bytes, bool] = field(default_factory=dict)
 
     def __call__(self, point: Array, key: bytes) -> bool:
@@ -169,14 +170,15 @@ class Pool:
         self.points, self.scores = np.concatenate([self.points, points])[order], scores[order]
 
     def best(self, count: int) -> Array:
-        """Return up to ``count`` of the best points that may be proposed, (at most count, p)."""
-        found: list[int] = []
-        for i, key in enumerate(self.admits.encoding.keys(self.points)):
-            if len(found) == count:
-                break
-            if self.admits(self.points[i], key):
-                found.append(i)
-        return self.points[found]
+        """Return up to ``count`` of the best points, (at most count, p), without asking whether they are new."""
+        return self.points[:count]
+
+    def best_new(self) -> Array | None:
+        """Return the best point that may be proposed, (p,); None when there is none among those that were asked about."""
+        for point, key in zip(self.points, self.admits.encoding.keys(self.points), strict=True):
+            if self.admits(point, key):
+                return np.asarray(point)
+        return None
 
 
 def _refine(pool: Pool, n_parents: int, n_neighbours: int, n_rounds: int, rng: np.random.Generator) -> None:
@@ -211,5 +213,4 @@ def search(scores: Scores, admits: Admits, front: Array, settings: SearchSetting
     final = Pool(admits, scores)
     final.add(wide.best(settings.n_final))
     _refine(final, 2, settings.n_final_neighbours, settings.n_final_rounds, rng)
-    best = final.best(1)
-    return best[0] if len(best) else None
+    return final.best_new()

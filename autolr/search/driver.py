@@ -62,7 +62,7 @@ class Driver:
         space = self.prepared.space.distributions()
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
-            return make_sampler(spec.search.sampler, seed, N_STARTUP)
+            return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new)
 
         self.study = optuna.create_study(
             study_name=STUDY_NAME,

@@ -25,7 +25,6 @@ from autolr.types import Candidate, LayerStats, Unit
 
 SCALE_EXAMPLES = 128
 """Calibration examples on which each unit's divergence is measured, to scale its curves."""
-_CALIBRATION_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,7 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
             f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} pairs"
             + (f", {passes} passes" if passes > 1 else "")
         )
-        batches = pair_batches(
-            inputs.tokenizer, inputs.parts.calibration, _CALIBRATION_BATCH, inputs.max_length, inputs.model.device
-        )
+        batches = inputs.batches("calibration")
 
         def step(share: float) -> None:
             progress.update(share)

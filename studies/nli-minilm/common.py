@@ -1,0 +1,36 @@
+"""What the scripts of this study share: the inputs, named by environment, and small helpers."""
+
+import os
+from pathlib import Path
+
+from autolr.config import StudySpec, make_spec
+from autolr.progress import Silent
+
+ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[3] / "shared"))
+"""Holds models/minilm-nli and data/nli/snli_{train,validation,test}.jsonl.gz; see README.md."""
+
+
+class Lines(Silent):
+    """Prints each phase."""
+
+    def start(self, phase: str) -> None:
+        print(f"  {phase}", flush=True)
+
+    def note(self, text: str) -> None:
+        print(f"  note: {text}", flush=True)
+
+
+def spec(**changes: object) -> StudySpec:
+    """Return the study's specification: 1,024 calibration pairs, 1,000 search and 1,000 selection pairs."""
+    plain = {
+        "model": str(ASSETS / "models" / "minilm-nli"),
+        "data": {
+            "train": str(ASSETS / "data/nli/snli_train.jsonl.gz"),
+            "validation": str(ASSETS / "data/nli/snli_validation.jsonl.gz"),
+            "test": str(ASSETS / "data/nli/snli_test.jsonl.gz"),
+        },
+        "budgets": ["0.2x-flops"],
+        "run": {"threads": 2, "offline": True},
+        **changes,
+    }
+    return make_spec(plain, "study")

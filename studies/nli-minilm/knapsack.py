@@ -1,0 +1,58 @@
+"""Accuracy without search and without training: the knapsack and uniform baselines at several FLOP budgets.
+
+Writes knapsack.json and prints the table. ``python studies/nli-minilm/knapsack.py BANK_FOLDER``
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from common import Lines, spec
+
+from autolr.allocate import allocate
+from autolr.search.inputs import open_inputs
+from autolr.search.preparation import build_bank, make_menus, scorer_of
+from autolr.search.seeds import uniform_candidate
+from autolr.search.selection import score_candidate
+
+BUDGETS = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1)
+METHODS = ("kfac", "svd", "fwsvd", "asvd", "drone", "afm", "losparse")
+
+
+def main(folder: Path) -> None:
+    progress = Lines()
+    inputs = open_inputs(spec(search={"methods": list(METHODS)}), progress)
+    started = time.perf_counter()
+    bank = build_bank(inputs, folder / "bank", progress)
+    print(f"bank (calibration included, where it was missing): {time.perf_counter() - started:.1f} s")
+    menus = make_menus(inputs, bank, progress)
+    kfac = open_inputs(spec(search={"methods": ["kfac"]}), progress)
+    kfac_menus = make_menus(kfac, build_bank(kfac, folder / "bank-kfac", progress), progress)
+    scorer = scorer_of(inputs, "report", progress)
+    dense = scorer.compare(scorer.dense)["accuracy"]
+    rows = []
+    for share in BUDGETS:
+        change = {"flops": (share - 1) * inputs.costs.dense.flops}
+        candidates = {
+            "knapsack, all methods": allocate(menus, change).candidate,
+            "knapsack, kfac": allocate(kfac_menus, change).candidate,
+        }
+        limits = {"flops": share * inputs.costs.dense.flops}
+        for method in METHODS:
+            candidates[f"uniform {method}"] = uniform_candidate(inputs.units.units, method, 1, inputs.costs, limits)
+        for name, candidate in candidates.items():
+            scores = score_candidate(inputs, bank, candidate, scorer, progress)
+            ratio = inputs.costs.cost(candidate).ratios(inputs.costs.dense)["flops"]
+            row = {"budget": share, "name": name, "flops_ratio": ratio, "relative": scores["accuracy"].value / dense.value}
+            row |= {key: [score.value, score.stderr, score.n] for key, score in scores.items()}
+            rows.append(row)
+            print(f"{share:4} {name:24} flops {ratio:.4f} accuracy {100 * scores['accuracy'].value:.2f} "
+                  f"± {100 * scores['accuracy'].stderr:.2f} ({100 * row['relative']:.1f} % of dense) "
+                  f"divergence {scores['divergence'].value:.4f}", flush=True)
+    result = {"dense_accuracy": [dense.value, dense.stderr, dense.n], "rows": rows}
+    (Path(__file__).parent / "knapsack.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,81 @@
+"""Does the search beat its own best seed on data it did not see? 60 trials at 0.2x FLOPs, three seeds.
+
+Each study's winner (chosen on the selection part) is compared with the knapsack's own solution at the whole budget, on
+snli_test and on 4,000 pairs of snli_train that neither calibration nor search used. Writes search.json.
+``python studies/nli-minilm/search.py STUDIES_FOLDER [BUDGET]``
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from common import Lines, spec
+
+from autolr.data.batches import pair_batches
+from autolr.data.nli import Columns, load_nli
+from autolr.score import NliScorer, divergence, mean_score, predict
+from autolr.compress import compressed
+from autolr.search.folder import StudyFolder
+from autolr.search.run import open_study, run_search
+from autolr.types import Candidate
+
+SEEDS = (0, 1, 2)
+TRIALS = 60
+UNSEEN = 4000
+
+
+def unseen_pairs(inputs):
+    """Return snli_train pairs whose premises the calibration did not use."""
+    source = inputs.spec.data.train
+    data = load_nli(source, columns=Columns(), label2id=inputs.model.config.label2id)
+    used = set(inputs.parts.calibration.premises)
+    return data.select(i for i, premise in enumerate(data.premises) if premise not in used).take(UNSEEN, 7)
+
+
+def compare(opened, seed_candidate, winner, data):
+    """Return accuracy and divergence of both candidates, and their paired differences."""
+    inputs = opened.inputs
+    scorer = NliScorer.of(inputs.model, pair_batches(inputs.tokenizer, data, 64, inputs.max_length))
+    logits = []
+    for candidate in (seed_candidate, winner):
+        with compressed(inputs.model, candidate, opened.bank):
+            logits.append(predict(inputs.model, scorer.batches))
+    a, b = (scorer.compare(x) for x in logits)
+    right = [(x.argmax(-1) == scorer.labels).double() for x in logits]
+    kl = [divergence(scorer.dense, x) for x in logits]
+    gain, drop = mean_score(right[1] - right[0]), mean_score(kl[1] - kl[0])
+    return {
+        "n": len(data),
+        "seed": {name: score.value for name, score in a.items()},
+        "winner": {name: score.value for name, score in b.items()},
+        "dense_accuracy": scorer.compare(scorer.dense)["accuracy"].value,
+        "accuracy_gain": [gain.value, gain.stderr],
+        "divergence_change": [drop.value, drop.stderr],
+    }
+
+
+def main(folder: Path, budget: str) -> None:
+    rows = []
+    for seed in SEEDS:
+        study = StudyFolder(folder / f"{budget}-{seed}")
+        asked = spec(budgets=[budget], trials=TRIALS, seed=seed)
+        result = run_search(asked, study, Lines())
+        opened = open_study(study, Lines())
+        trials = study.load_study().trials
+        seeds = {t.user_attrs["origin"]: t for t in trials if t.user_attrs.get("origin", "").startswith("knapsack")}
+        first = Candidate.from_json(seeds["knapsack 0"].user_attrs["candidate"])
+        winner = Candidate.from_json(trials[result["winner"]].user_attrs["candidate"])
+        parts = {"snli_test": opened.inputs.parts.report, "snli_train, unseen": unseen_pairs(opened.inputs)}
+        row = {"seed": seed, "winner": result["winner"], "winner_flops": trials[result["winner"]].values[1]}
+        row |= {name: compare(opened, first, winner, data) for name, data in parts.items()}
+        overhead = [t.user_attrs["seconds"] for t in trials if t.user_attrs["seconds"]["score"] > 0]
+        row["median_seconds"] = {k: statistics.median(s[k] for s in overhead) for k in ("propose", "compress", "score")}
+        rows.append(row)
+        print(json.dumps(row, indent=1), flush=True)
+    name = f"search-{budget}.json"
+    (Path(__file__).parent / name).write_text(json.dumps({"budget": budget, "trials": TRIALS, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "0.2x-flops")
