@@ -242,10 +242,11 @@ def _accumulate(
             for term, value in inputs.moments.items():
                 total.add(term, value)
             if vectors:
-                g = [_outputs([(calls[i], of_class[i]) for i in indices], mask, inputs.live) for of_class in gradients]
+                g = [_outputs([(calls[i], of_class[i]) for i in indices], mask) for of_class in gradients]
                 flat = torch.cat([of_class[inputs.live] for of_class in g])
                 total.add("out_gram", flat.mT @ flat)
-                # Σ_out (Σ_t g_to x_ti)² = Σ_t x_ti (K x)_ti with K = g gᵀ over the positions of one example.
+                # Σ_out (Σ_t g_to x_ti)² = Σ_t x_ti (K x)_ti with K = g gᵀ over the positions of one example; x is zero
+                # where it is not live.
                 kernel = torch.stack([of_class @ of_class.mT for of_class in g]).sum(0)
                 total.add("fisher_in", (inputs.x * (kernel @ inputs.x)).sum((0, 1)))
 
@@ -282,12 +283,10 @@ def _moments(tokens: Float[Tensor, "tokens in"], pivot: Float[Tensor, " in"]) ->
     return {"mean": centred.sum(0), "mean_abs": tokens.abs().sum(0), "in_gram": centred.mT @ centred}
 
 
-def _outputs(
-    calls: Sequence[tuple[_Call, Tensor | None]], mask: Tensor, live: Tensor
-) -> Float[Tensor, "batch positions out"]:
-    """Return the gradients of a unit's outputs, zero where not live; a unit that the logits do not read has none."""
+def _outputs(calls: Sequence[tuple[_Call, Tensor | None]], mask: Tensor) -> Float[Tensor, "batch positions out"]:
+    """Return the gradients of a unit's outputs at every position; a unit that the logits do not read has none."""
     each = [_by_token(torch.zeros_like(c.y) if grad is None else grad, mask).float() for c, grad in calls]
-    return torch.cat(each, 1) * live[..., None]
+    return torch.cat(each, 1)
 
 
 def _live(mask: Bool[Tensor, "batch positions"], reads: Reads) -> Bool[Tensor, "batch positions"]:

@@ -314,10 +314,11 @@ def test_layers_fed_from_elsewhere_are_refused_together_and_leaving_them_out_as_
 
 
 class Toy(nn.Module):
-    """Embedding, one block of one linear layer, a head; the logits read the first position."""
+    """Embedding, one block of one linear layer, a head; the logits read the first position, or all without a mask."""
 
-    def __init__(self, head_scale=1.0, width=16, offset=0.0):
+    def __init__(self, head_scale=1.0, width=16, offset=0.0, leaky=False):
         super().__init__()
+        self.leaky = leaky
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.blocks = nn.ModuleList([nn.Linear(width, 20)])
         self.head = nn.Linear(20, 3)
@@ -329,7 +330,8 @@ class Toy(nn.Module):
         return self.embedding
 
     def forward(self, input_ids, attention_mask):
-        return SimpleNamespace(logits=self.head(self.blocks[0](self.embedding(input_ids)))[:, 0])
+        outputs = self.head(self.blocks[0](self.embedding(input_ids)))
+        return SimpleNamespace(logits=outputs.mean(1) if self.leaky else outputs[:, 0])
 
 
 def measured_divergence(model, module, weight, bias, data):
@@ -382,6 +384,26 @@ def test_kfac_predicts_the_divergence_with_the_bias_corrected_over_many_examples
     left_alone = measured_divergence(model, layer, layer.weight + gap, layer.bias, data)
     assert left_alone == pytest.approx(predicted_divergence(stats, gap, stats.in_gram), rel=1e-2)
     assert left_alone > 1.5 * corrected
+
+
+def test_padding_counts_nowhere_even_if_the_model_reads_it():
+    """A mean over all positions lets gradients reach the padding; the statistics are of the real tokens alone."""
+    torch.manual_seed(0)
+    model = Toy(leaky=True)
+    data = batches(EXAMPLES, 4)
+    unit = Unit("blocks.0", "blocks.0", 0, 1, 20, 16)
+    ((_, stats),) = calibrate(model, [unit], data)
+    fisher = torch.zeros(16)
+    for batch in data:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+            x = model.embedding(ids).detach()
+            # each position's gradient is the same: that of the head, divided by the length
+            q = torch.stack(class_cotangents(model(ids[None], mask[None]).logits))[:, 0]
+            g = q @ model.head.weight.detach() / len(ids)
+            fisher += torch.stack([torch.outer(row, x[mask].sum(0)).square().sum(0) for row in g]).sum(0)
+    torch.testing.assert_close(stats.fisher_in.float(), fisher / len(EXAMPLES), rtol=1e-4, atol=1e-7)
+    tokens = torch.cat([model.embedding(torch.tensor(example)).detach() for example in EXAMPLES])
+    torch.testing.assert_close(stats.mean.float(), tokens.mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_a_covariance_far_smaller_than_the_mean_keeps_its_digits():
