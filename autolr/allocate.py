@@ -25,7 +25,7 @@ _TOLERANCE = 2e-6
 _SMALL = 0.01
 """A solution this small beside the largest loss is solved again without the options that alone are worse than it."""
 _TIGHTER = (0.0, 1e-5, 1e-3)
-"""By how much of the largest cost a limit is lowered in turn, until the solution meets the limit exactly."""
+"""By how much of the largest cost a limit is lowered in turn, until the solution meets the limit itself exactly."""
 
 
 @dataclass(frozen=True)

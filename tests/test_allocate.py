@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autolr.allocate import Menu, allocate
@@ -97,6 +97,7 @@ def test_a_budget_that_a_combination_meets_exactly_is_met(units, share):
 
 @SLOW_SOLVER
 @given(units=options_of_units, limit=st.integers(-120, 0))
+@example(units=[[(1.0, -2.0, 0.0)], [(10.0, -1.0, 0.0)], [(1e-6, -1.0, 0.0)]], limit=-2)  # a bound 1e-6 too high
 def test_the_default_gap_is_kept(units, limit):
     menus = menus_of(units)
     check(menus, {"flops": float(limit)}, gap=1e-3)

@@ -253,6 +253,9 @@ def test_layers_take_the_dtype_mode_and_gradients_of_what_they_replace(dtype):
         assert layer.left.training
         assert all(p.requires_grad for p in model.get_submodule(other).parameters())
         assert torch.isfinite(model(**BATCH[0]).logits).all()
+    model.eval()
+    with compressed(model, Candidate.of({name: Choice("losparse", 2, 3)}), source):
+        assert not any(module.training for module in model.modules())
 
 
 def test_the_bias_correction_lowers_the_error_of_the_layer_on_real_inputs(bert):
