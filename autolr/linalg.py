@@ -107,8 +107,9 @@ def weighted_svd(
     """Solve ``minimise ‖L (W − M) R‖_F`` for every rank at once, given ``R Rᵀ``.
 
     ``U`` and ``S²`` are the eigenvectors and eigenvalues of ``T Tᵀ = L W (R Rᵀ) Wᵀ Lᵀ``, so no root of the input Gram
-    is needed where ``out ≤ in``; squaring costs singular values below 1e-8 of the largest, whose energy is below float64
-    resolution anyway. Otherwise, and for a diagonal ``R``, the SVD of ``T`` is taken. Full rank reproduces W everywhere.
+    is needed where ``out ≤ in``; squaring costs singular values below 1e-8 of the largest, whose energy is below the
+    resolution of float64 anyway. Otherwise, and for a diagonal ``R``, the SVD of ``T`` is taken. Full rank reproduces W
+    everywhere.
 
     Args:
         weight: W, (out, in).

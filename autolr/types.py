@@ -73,8 +73,9 @@ class LayerStats:
         mean: ``E[x]``, (in,).
         in_gram: ``E[x xᵀ]``, (in, in), the input second moment.
         mean_abs: ``E|x|``, (in,).
-        fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients.
-        out_gram: ``E[g gᵀ]`` with ``g = ∂loss/∂y`` of one example's loss, per token, (out, out); None without gradients.
+        fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients. A layer that several blocks share
+            counts its gradient as a whole.
+        out_gram: ``E[g gᵀ]`` with ``g = ∂loss/∂y`` of an example's loss, per token, (out, out); None without gradients.
     """
 
     n_tokens: int
@@ -242,7 +243,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions a cost holds: a batch of ``batch_size`` sequences of ``seq_len`` tokens, weights in ``dtype``."""
+    """When a cost holds: a batch of ``batch_size`` sequences of ``seq_len`` tokens, weights in ``dtype``."""
 
     batch_size: int
     seq_len: int

@@ -6,6 +6,7 @@ So the plug-in is registered at once where that module is already imported; othe
 it. Either way the order of the imports does not matter.
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -64,6 +65,7 @@ def install() -> None:
 
 
 def _register() -> None:
-    from autolr.checkpoint.plugin import register
-
-    register()
+    plugin = importlib.import_module("autolr.checkpoint.plugin")
+    # Where importing the plug-in is what imports transformers, it is incomplete here and registers itself at its end.
+    if hasattr(plugin, "register"):
+        plugin.register()

@@ -129,3 +129,7 @@ def _build(spec: dict[str, Any], like: nn.Module) -> nn.Module:
     sizes = {key: value for key, value in spec.items() if key != "kind"}
     weight: Any = like.weight
     return KINDS[spec["kind"]](**sizes, device=weight.device, dtype=weight.dtype)
+
+
+if __name__ == "autolr.checkpoint.plugin":  # not in the copies that travel with checkpoints
+    register()
