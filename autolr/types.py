@@ -73,8 +73,8 @@ class LayerStats:
         mean: ``E[x]``, (in,).
         in_gram: ``E[x xᵀ]``, (in, in), the input second moment.
         mean_abs: ``E|x|``, (in,).
-        fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients. A layer that several blocks share
-            counts its gradient as a whole.
+        fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients. The gradient of a layer that
+            several blocks share is a whole.
         out_gram: ``E[g gᵀ]`` with ``g = ∂loss/∂y`` of an example's loss, per token, (out, out); None without gradients.
     """
 
