@@ -450,3 +450,42 @@ def test_weights_come_as_out_by_in_views_of_the_modules_own():
             assert weight.shape == (unit.out_features, unit.in_features)
             assert weight.data_ptr() == model.get_submodule(unit.name).weight.data_ptr()
     assert replace(unit, block=-1).depth == 1.0
+
+
+@pytest.mark.slow
+def test_kfac_factors_are_those_of_curvlinops():
+    """tokens · H ⊗ C is curvlinops' exact K-FAC of the mean loss (Eschenhagen et al. 2023, "expand"), as an operator.
+
+    Runs where curvlinops-for-pytorch is installed; it is no dependency, since it pulls in more than the rest together.
+    """
+    curvlinops = pytest.importorskip("curvlinops")
+    examples = sequences(8, shortest=7, longest=7)  # curvlinops does not know padding
+    name = "bert.encoder.layer.0.intermediate.dense"
+    units = [unit for unit in find_units(build("bert")).units if unit.name == name]
+    ((_, stats),) = calibrate(build("bert"), units, batches(examples, 4))
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = build("bert").double()
+
+        def forward(self, ids):
+            return self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+    function = Logits()
+    for parameter in function.parameters():
+        parameter.requires_grad_(False)
+    weight = function.model.get_submodule(name).weight.requires_grad_(True)
+    operator = curvlinops.KFACLinearOperator(
+        function,
+        nn.CrossEntropyLoss(),
+        [weight],
+        [(batch["input_ids"], torch.zeros(4, dtype=torch.int64)) for batch in batches(examples, 4)],
+        fisher_type=curvlinops.FisherType.TYPE2,
+        kfac_approx=curvlinops.KFACType.EXPAND,
+        check_deterministic=False,
+    )
+    vector = torch.randn(24, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    theirs = (operator @ vector.flatten()).reshape(24, 16)
+    ours = stats.tokens_per_example * (stats.out_gram @ vector @ stats.in_gram)
+    assert float((theirs - ours).abs().max() / theirs.abs().max()) < 1e-5
