@@ -1,4 +1,4 @@
-"""A tiny random BERT classifier with a word tokenizer and a few pairs on disk: everything a study needs, in a second."""
+"""A tiny random BERT classifier with a word tokenizer and a few pairs on disk: all that a study needs, in a second."""
 
 import json
 from pathlib import Path

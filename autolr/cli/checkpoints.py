@@ -44,6 +44,7 @@ def export(
         out.print(
             f"trial {chosen['trial']} is at {to}; logits of the reloaded checkpoint differ by {difference:g}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 

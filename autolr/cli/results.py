@@ -20,7 +20,7 @@ def status(study: o.StudyArgument, json: o.Json = False) -> None:
         print_json(found)
     else:
         for line in status_lines(found):
-            out.print(line, highlight=False, soft_wrap=True)
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @reported
@@ -54,4 +54,9 @@ def select(
         print_json(found)
     else:
         out.print(front_table({"members": [found], "objectives": [], "scored_on": "search part"}))
-        out.print(f"next: autolr export {study} --trial {found['trial']} --out DIR", highlight=False, soft_wrap=True)
+        out.print(
+            f"next: autolr export {study} --trial {found['trial']} --out DIR",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

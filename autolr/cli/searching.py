@@ -119,9 +119,9 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
     else:
         out.print(result_table(result, spec))
         for line in result_lines(result, spec, path):
-            out.print(line, highlight=False, soft_wrap=True)
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
         for line in next_commands(result, path):
-            out.print(f"  {line}", highlight=False, soft_wrap=True)
+            out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if not result["reached"]:
         err.print("[bold red]budget or floor not reached:[/] the nearest candidate was exported", highlight=False)
         raise typer.Exit(3)
@@ -205,6 +205,6 @@ def estimate(
         print_json(found)
     else:
         for part in estimate_table(found):
-            out.print(part, highlight=False)
+            out.print(part, highlight=False, markup=False)
     if not all(row["reachable"] for row in found["budgets"]):
         raise typer.Exit(3)

@@ -24,7 +24,9 @@ def dashboard(
 
     folder = StudyFolder.existing(study)
     folder.load_study()
-    err.print(f"dashboard of {study}: http://{host}:{port}/  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+    err.print(
+        f"dashboard of {study}: http://{host}:{port}/  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True
+    )
     try:
         run_server(folder.storage(), host=host, port=port)
     except OSError as error:

@@ -24,7 +24,8 @@ model = {auto}.from_pretrained("path/to/this/directory")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
 ```
 
-The factors are multiplied out into ordinary weights: it loads anywhere and is neither smaller nor faster than the dense model.
+The factors are multiplied out into ordinary weights: it loads anywhere, and is neither smaller nor faster than the
+dense model.
 """,
 }
 
@@ -49,7 +50,8 @@ def model_card(
     lines += [f"Trial {member['trial']} ({member['origin']}). Layers factorized: {summary}. Nothing was trained.", ""]
     conditions = member["costs"]["conditions"]
     lines += [
-        f"Costs of the low-rank form (batch {conditions['batch_size']} of {conditions['seq_len']} tokens, {conditions['dtype']}):",
+        f"Costs of the low-rank form (batch {conditions['batch_size']} of {conditions['seq_len']} tokens, "
+        f"{conditions['dtype']}):",
         "",
         "| quantity | amount | ratio to dense |",
         "|---|---|---|",

@@ -32,7 +32,8 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
     first = result["members"][0]["selection"]["divergence"]["n"]
     table = _member_table(
         "The front" if result["reached"] else "No candidate met every budget and floor; the nearest",
-        f"FLOPs, params, memory: ratio to dense; nats: divergence from dense; scores on {first} selection pairs, which the search did not see; "
+        f"FLOPs, params: ratio to dense; nats: divergence from dense. Scores on {first} selection pairs, which "
+        "the search did not see; "
         f"the winner (*) is the best in {spec.search.objective} there",
     )
     for one in result["members"]:
@@ -46,7 +47,8 @@ def front_table(front: Plain) -> Table:
     title = "The front" if front["members"] else "No trial meets every budget and floor; the nearest"
     table = _member_table(
         title,
-        "FLOPs, params, memory: ratio to dense; nats: divergence from dense; scores on the search part, where the search compared them: they flatter",
+        "FLOPs, params: ratio to dense; nats: divergence from dense. Scores on the search part, where the search "
+        "compared them: they flatter",
     )
     for one in members:
         _add_member(table, one, one["scores"], one["trial"] == front.get("winner"))
@@ -55,7 +57,7 @@ def front_table(front: Plain) -> Table:
 
 def _member_table(title: str, caption: str) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    for name in ("trial", "origin", "FLOPs", "params", "memory", "nats", "agree %", "accuracy %"):
+    for name in ("trial", "origin", "FLOPs", "params", "nats", "agree %", "accuracy %"):
         table.add_column(name, justify="left" if name == "origin" else "right", no_wrap=True)
     return table
 
@@ -65,7 +67,7 @@ def _add_member(table: Table, one: Plain, scores: Plain, winner: bool) -> None:
     table.add_row(
         f"{'* ' if winner else ''}{one['trial']}",
         one["origin"],
-        *(f"{ratio[name]:.3f}" for name in ("flops", "params", "memory")),
+        *(f"{ratio[name]:.3f}" for name in ("flops", "params")),
         nats(scores["divergence"]),
         percent(scores["agreement"]),
         percent(scores["accuracy"]),
@@ -86,7 +88,8 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     yield (
         f"On {report['data']}, {small['n']} pairs that nothing was chosen on: dense {percent(dense)} %, "
         f"compressed {percent(small)} % (standard errors); difference "
-        f"{100 * report['accuracy_difference']['value']:+.1f} ± {100 * report['accuracy_difference']['stderr']:.1f} points; "
+        f"{100 * report['accuracy_difference']['value']:+.1f} ± {100 * report['accuracy_difference']['stderr']:.1f} "
+        f"points; "
         f"{100 * report['accuracy_ratio']:.1f} % of dense is kept. Nothing was trained."
     )
     chosen = winner["selection"][spec.search.objective]["value"]
@@ -115,7 +118,8 @@ def status_lines(found: Plain) -> Iterator[str]:
     state = "finished" if found["finished"] else "not finished"
     yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
     yield (
-        f"trials: {counts['complete']} of {found['wanted']} complete, {counts['failed']} failed, {counts['running']} running, "
+        f"trials: {counts['complete']} of {found['wanted']} complete, {counts['failed']} failed, "
+        f"{counts['running']} running, "
         f"{found['trial_seconds']:.0f} s of work"
     )
     yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {found['winner']}"

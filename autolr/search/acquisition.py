@@ -197,8 +197,8 @@ def _no_compilation() -> Iterator[None]:
         logei._load_attempted = before
 
 
-def reference_point(utilities: Array, feasible: Mask) -> Array:
-    """Return the corner below which a utility is worth nothing: a tenth of the range below the worst feasible value.
+def reference_point(utilities: Array, feasible: Mask, margin: float = 0.1) -> Array:
+    """Return the corner below which a utility is worth nothing: a share of the range below the worst feasible value.
 
     ``infer_reference_point`` looks at the front alone. A front that has not found its ends yet then draws the corner so
     close that finding them is worth little: measured, 0.92 instead of 0.93 of the attainable hypervolume, and 0.88
@@ -207,10 +207,11 @@ def reference_point(utilities: Array, feasible: Mask) -> Array:
     Args:
         utilities: (n, m).
         feasible: (n,) of bool; when none is, all count.
+        margin: the share. The larger it is, the more an end of the front is worth beside its middle.
 
     Returns:
         (m,).
     """
     counted = utilities[feasible] if feasible.any() else utilities
     low, high = counted.min(axis=0), counted.max(axis=0)
-    return np.asarray(low - np.maximum(0.1 * (high - low), 1e-3))
+    return np.asarray(low - np.maximum(margin * (high - low), 1e-3))

@@ -1,9 +1,9 @@
 """Any Optuna sampler over a space that is known beforehand, beside trials that lie outside the space.
 
-The dense model and uniform candidates are trials of the study without parameters. Samplers that infer the space from the
-trials would find nothing in common, so the space is given and those trials are hidden. The inner sampler is made anew for
-every trial, from (seed, trial number): what it proposes depends on the study alone, so a study that was killed and resumed
-goes on as the uninterrupted one, and never draws the same numbers twice.
+The dense model and uniform candidates are trials of the study without parameters. Samplers that infer the space from
+the trials would find nothing in common, so the space is given and those trials are hidden. The inner sampler is made
+anew for every trial, from (seed, trial number): what it proposes depends on the study alone, so a study that was killed
+and resumed goes on as the uninterrupted one, and never draws the same numbers twice.
 """
 
 import copy

@@ -54,6 +54,7 @@ class BoTorchSampler(BaseSampler):
         noise_attr: name of a trial's user attribute that holds one standard error for each objective; their squares
             are added to the noise that is inferred.
         settings: how hard the best point is looked for.
+        margin: how far below the worst feasible value the hypervolume's corner lies, as a share of the feasible range.
 
     Raises:
         ValueError: ``n_startup`` is below 1.
@@ -67,6 +68,7 @@ class BoTorchSampler(BaseSampler):
         *,
         noise_attr: str | None = None,
         settings: SearchSettings | None = None,
+        margin: float = 0.1,
     ) -> None:
         if n_startup < 1:
             raise ValueError(f"n_startup must be at least 1, got {n_startup}")
@@ -75,6 +77,7 @@ class BoTorchSampler(BaseSampler):
         self._is_new = is_new
         self._noise_attr = noise_attr
         self._settings = settings or SearchSettings()
+        self._margin = margin
 
     def reseed_rng(self) -> None:
         """Do nothing: there is no state to reseed, and trials of parallel workers differ by their numbers."""
@@ -150,7 +153,7 @@ class BoTorchSampler(BaseSampler):
             constraints=[fit(X[rows], slack(g)) for rows, g in violated],
             observed=X,
             pending=encoding.features(history.pending),
-            reference=reference_point(y, history.feasible()),
+            reference=reference_point(y, history.feasible(), self._margin),
             seed=seed,
         )
 

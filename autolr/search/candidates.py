@@ -117,8 +117,8 @@ class Scores(Protocol):
 class Admits:
     """Whether a point may be proposed: its key is not in ``taken`` and ``is_new`` says yes.
 
-    ``is_new`` may have to build the candidate, so it is asked last, about the points with the highest acquisition, once for a
-    point and at most ``max_checks`` times.
+    ``is_new`` may have to build the candidate, so it is asked last, about the points with the highest acquisition, once
+    for a point and at most ``max_checks`` times.
     """
 
     encoding: Encoding
@@ -174,7 +174,7 @@ class Pool:
         return self.points[:count]
 
     def best_new(self) -> Array | None:
-        """Return the best point that may be proposed, (p,); None when there is none among those that were asked about."""
+        """Return the best point that may be proposed, (p,); None when all that were asked about are old."""
         for point, key in zip(self.points, self.admits.encoding.keys(self.points), strict=True):
             if self.admits(point, key):
                 return np.asarray(point)

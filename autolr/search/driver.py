@@ -1,10 +1,11 @@
 """The search loop: ask, decode, evaluate, tell, with everything durable after each step.
 
-One Optuna study is the truth. A trial that was running when the process died is taken up again under its own number with
-the parameters it already has, so no trial is lost, doubled or left over.
+One Optuna study is the truth. A trial that was running when the process died is taken up again under its own number
+with the parameters it already has, so no trial is lost, doubled or left over.
 """
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -62,6 +63,8 @@ class Driver:
         space = self.prepared.space.distributions()
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
+            # BoTorch's own numbers come from (seed, trial number); its startup points are one sequence over the study.
+            seed = spec.seed if spec.search.sampler == "botorch" else seed
             return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new)
 
         self.study = optuna.create_study(
@@ -72,7 +75,9 @@ class Driver:
             load_if_exists=True,
         )
         if not self.study.metric_names:
-            self.study.set_metric_names([spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names([spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"])
             note_study(self.study, self.inputs)
         self._enqueue_seeds()
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
@@ -183,7 +188,7 @@ class Driver:
         write_front(self.folder, self.study, spec)
 
     def _enqueue_seeds(self) -> None:
-        """Put the first candidates into the study, once: the dense model as trial 0, uniform, then the space's seeds."""
+        """Put the first candidates into the study, once: the dense model as trial 0, uniform, the space's seeds."""
         present = {t.user_attrs.get("origin") for t in self.study.get_trials(deepcopy=False)}
         for name, candidate in self.prepared.fixed.items():
             if name not in present:

@@ -43,7 +43,7 @@ def export(
         progress: told what is under way.
 
     Returns:
-        The largest absolute difference of a logit between the model in memory and the one loaded from disk; 0 for ``hf``.
+        The largest absolute difference of a logit between the model in memory and the one loaded; 0 for ``hf``.
 
     Raises:
         AutolrError: the reloaded model's logits differ.

@@ -1,4 +1,4 @@
-"""The front: the finished trials that no other beats in both objectives, among those that meet every budget and floor."""
+"""The front: of the finished trials that meet every budget and floor, those that no other beats in both objectives."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a study is given: model, data, units, costs. Everything that can be refused is refused here, before hours are spent."""
+"""What a study is given: model, data, units, costs. What can be refused is refused here, before hours are spent."""
 
 import hashlib
 from collections.abc import Mapping
@@ -149,7 +149,7 @@ def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
         if floor > budget.limit(costs.dense):
             nearest = -(-floor * 1000 // dense) / 1000
             raise BudgetError(
-                f"budget {budget.text} is not reachable: with every one of the {len(costs.units)} compressible layers at "
+                f"budget {budget.text} is not reachable: with all {len(costs.units)} compressible layers at "
                 f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "
                 f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}"
             )

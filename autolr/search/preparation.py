@@ -1,4 +1,4 @@
-"""What is computed once before the search: the bank, the error curves on one scale, the scorer, the space and its seeds."""
+"""What is computed once before the search: the bank, the error curves on one scale, the scorer, the space, seeds."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from autolr.search.seeds import uniform_candidate
 from autolr.search.space import ImportanceConfig, ImportanceSpace, PerLayerSpace, Space, load_space_config
 from autolr.types import Candidate, LayerStats, Unit
 
-SCALE_EXAMPLES = 128
+SCALE_EXAMPLES = 64
 """Calibration examples on which each unit's divergence is measured, to scale its curves."""
 
 
@@ -189,6 +189,6 @@ def _warn_of_few_tokens(inputs: Inputs, bank: Bank, progress: Progress) -> None:
     if short:
         shown = ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
         progress.note(
-            f"{len(short)} of {len(inputs.units.units)} layers have fewer than {TOKENS_PER_FEATURE} calibration tokens for "
-            f"each input feature; their statistics are shrunk: {shown}. More --calibration-examples help"
+            f"{len(short)} of {len(inputs.units.units)} layers have fewer than {TOKENS_PER_FEATURE} calibration tokens "
+            f"for each input feature; their statistics are shrunk: {shown}. More --calibration-examples help"
         )

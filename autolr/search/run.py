@@ -1,4 +1,4 @@
-"""The whole job: open, prepare, search, select, export. Each stage reuses what an earlier, interrupted run left on disk."""
+"""The whole job: open, prepare, search, select, export. Each stage reuses what an interrupted run left on disk."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +43,8 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
 
     Raises:
         UsageError: something given cannot be used, or the study was begun under other conditions.
-        BudgetError: a budget is below what any candidate reaches, or no trial met all the budgets and floors; the nearest
-            one is exported all the same.
+        BudgetError: a budget is below what any candidate reaches. (When no trial meets all the budgets and floors, the
+            nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
     known = folder.spec_file.is_file()

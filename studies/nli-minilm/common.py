@@ -30,7 +30,7 @@ def spec(**changes: object) -> StudySpec:
             "test": str(ASSETS / "data/nli/snli_test.jsonl.gz"),
         },
         "budgets": ["0.2x-flops"],
-        "run": {"threads": 2, "offline": True},
+        "run": {"threads": int(os.environ.get("THREADS", "2")), "offline": True},
         **changes,
     }
     return make_spec(plain, "study")

@@ -44,12 +44,20 @@ def main(folder: Path) -> None:
         for name, candidate in candidates.items():
             scores = score_candidate(inputs, bank, candidate, scorer, progress)
             ratio = inputs.costs.cost(candidate).ratios(inputs.costs.dense)["flops"]
-            row = {"budget": share, "name": name, "flops_ratio": ratio, "relative": scores["accuracy"].value / dense.value}
+            row = {
+                "budget": share,
+                "name": name,
+                "flops_ratio": ratio,
+                "relative": scores["accuracy"].value / dense.value,
+            }
             row |= {key: [score.value, score.stderr, score.n] for key, score in scores.items()}
             rows.append(row)
-            print(f"{share:4} {name:24} flops {ratio:.4f} accuracy {100 * scores['accuracy'].value:.2f} "
-                  f"± {100 * scores['accuracy'].stderr:.2f} ({100 * row['relative']:.1f} % of dense) "
-                  f"divergence {scores['divergence'].value:.4f}", flush=True)
+            print(
+                f"{share:4} {name:24} flops {ratio:.4f} accuracy {100 * scores['accuracy'].value:.2f} "
+                f"± {100 * scores['accuracy'].stderr:.2f} ({100 * row['relative']:.1f} % of dense) "
+                f"divergence {scores['divergence'].value:.4f}",
+                flush=True,
+            )
     result = {"dense_accuracy": [dense.value, dense.stderr, dense.n], "rows": rows}
     (Path(__file__).parent / "knapsack.json").write_text(json.dumps(result, indent=1) + "\n")
 

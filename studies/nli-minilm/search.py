@@ -1,8 +1,9 @@
 """Does the search beat its own best seed on data it did not see? 60 trials at 0.2x FLOPs, three seeds.
 
 Each study's winner (chosen on the selection part) is compared with the knapsack's own solution at the whole budget, on
-snli_test and on 4,000 pairs of snli_train that neither calibration nor search used. Writes search.json.
-``python studies/nli-minilm/search.py STUDIES_FOLDER [BUDGET]``
+snli_test and on 4,000 pairs of snli_train that neither calibration nor search used.
+Writes search-<budget>-seed<n>.json.
+``python studies/nli-minilm/search.py STUDIES_FOLDER 0.2x-flops [SEED …]``
 """
 
 import json
@@ -12,15 +13,14 @@ from pathlib import Path
 
 from common import Lines, spec
 
+from autolr.compress import compressed
 from autolr.data.batches import pair_batches
 from autolr.data.nli import Columns, load_nli
 from autolr.score import NliScorer, divergence, mean_score, predict
-from autolr.compress import compressed
 from autolr.search.folder import StudyFolder
 from autolr.search.run import open_study, run_search
 from autolr.types import Candidate
 
-SEEDS = (0, 1, 2)
 TRIALS = 60
 UNSEEN = 4000
 
@@ -55,9 +55,8 @@ def compare(opened, seed_candidate, winner, data):
     }
 
 
-def main(folder: Path, budget: str) -> None:
-    rows = []
-    for seed in SEEDS:
+def main(folder: Path, budget: str, seeds: list[int]) -> None:
+    for seed in seeds:
         study = StudyFolder(folder / f"{budget}-{seed}")
         asked = spec(budgets=[budget], trials=TRIALS, seed=seed)
         result = run_search(asked, study, Lines())
@@ -71,11 +70,10 @@ def main(folder: Path, budget: str) -> None:
         row |= {name: compare(opened, first, winner, data) for name, data in parts.items()}
         overhead = [t.user_attrs["seconds"] for t in trials if t.user_attrs["seconds"]["score"] > 0]
         row["median_seconds"] = {k: statistics.median(s[k] for s in overhead) for k in ("propose", "compress", "score")}
-        rows.append(row)
+        row |= {"budget": budget, "trials": TRIALS}
         print(json.dumps(row, indent=1), flush=True)
-    name = f"search-{budget}.json"
-    (Path(__file__).parent / name).write_text(json.dumps({"budget": budget, "trials": TRIALS, "rows": rows}, indent=1) + "\n")
+        (Path(__file__).parent / f"search-{budget}-seed{seed}.json").write_text(json.dumps(row, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "0.2x-flops")
+    main(Path(sys.argv[1]), sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [0, 1, 2])
