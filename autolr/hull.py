@@ -1,0 +1,112 @@
+"""The multiple-choice knapsack under one limit, by convex hulls: a near-optimal pick and a proven bound.
+
+Symbols, for each of n menus: ``cost`` (k,) rising and ``loss`` (k,) strictly falling. On the lower convex hull of a
+menu each step buys less loss for its cost than the step before, so taking steps in the order of their worth solves the
+linear relaxation; the step that no longer fits, taken in part, gives the lower bound.
+
+Source: Sinha & Zoltners 1979, Operations Research 27(3); Kellerer, Pferschy & Pisinger 2004, Knapsack Problems, ch. 11.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+Costs = Sequence[np.ndarray]
+Losses = Sequence[np.ndarray]
+
+
+def lower_hull(cost: np.ndarray, loss: np.ndarray) -> list[int]:
+    """Return the indices of the points on the lower convex hull, from the cheapest to the dearest.
+
+    Args:
+        cost: (k,) strictly rising.
+        loss: (k,) strictly falling.
+
+    Example:
+        >>> lower_hull(np.array([0.0, 1.0, 2.0]), np.array([4.0, 3.0, 0.0]))
+        [0, 2]
+    """
+    hull: list[int] = []
+    for k in range(len(cost)):
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (loss[b] - loss[a]) * (cost[k] - cost[a]) < (loss[k] - loss[a]) * (cost[b] - cost[a]):
+                break
+            hull.pop()
+        hull.append(k)
+    return hull
+
+
+def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float]:
+    """Return a pick that meets the limit and a lower bound on the loss of every pick that does.
+
+    Args:
+        costs: of each menu's options, strictly rising.
+        losses: of the same options, strictly falling.
+        limit: on the sum of the picked costs; the cheapest options must meet it.
+
+    Returns:
+        The picked option of each menu, and the bound.
+
+    Example:
+        >>> relax([np.array([-4.0, -2.0, 0.0])] * 2, [np.array([4.0, 1.0, 0.0])] * 2, -4.0)
+        ([1, 1], 2.0)
+    """
+    hulls = [lower_hull(cost, loss) for cost, loss in zip(costs, losses, strict=True)]
+    picked = [0] * len(costs)
+    left = limit - sum(float(cost[0]) for cost in costs)
+    bound = sum(float(loss[0]) for loss in losses)
+    full, blocked = False, set()
+    for worth, menu, start, end in _steps(costs, losses, hulls):
+        price = float(costs[menu][end] - costs[menu][start])
+        if not full:  # the relaxation takes steps until one does not fit, and that one in part
+            full = price > left
+            bound -= worth * min(price, left)
+        if price <= left and menu not in blocked:
+            left -= price
+            picked[menu] = end
+        else:
+            blocked.add(menu)
+    _spend(costs, losses, picked, limit)
+    return picked, bound
+
+
+def _steps(costs: Costs, losses: Losses, hulls: Sequence[list[int]]) -> list[tuple[float, int, int, int]]:
+    """Return (loss saved per cost, menu, from, to) for every step along every hull, the best first."""
+    steps = [
+        (float((losses[m][a] - losses[m][b]) / (costs[m][b] - costs[m][a])), m, a, b)
+        for m, hull in enumerate(hulls)
+        for a, b in pairwise(hull)
+    ]
+    return sorted(steps, key=lambda step: (-step[0], step[1], step[2]))
+
+
+def _spend(costs: Costs, losses: Losses, picked: list[int], limit: float) -> None:
+    """Spend what is left of the limit, in place: the best single change first, or a change paid for by another menu."""
+    menus = range(len(costs))
+    for _ in range(4 * len(costs)):
+        left = limit - sum(float(costs[m][picked[m]]) for m in menus)
+        best, change = 0.0, None
+        for giver in [-1, *menus]:
+            freed, paid = (0.0, 0.0) if giver < 0 else _step_down(costs[giver], losses[giver], picked[giver])
+            for m in menus:
+                if m == giver:
+                    continue
+                reach = int(np.searchsorted(costs[m], costs[m][picked[m]] + left + freed, side="right")) - 1
+                gain = float(losses[m][picked[m]] - losses[m][max(reach, 0)]) - paid
+                if gain > best + 1e-15:
+                    best, change = gain, (giver, m, reach)
+        if change is None:
+            return
+        giver, m, reach = change
+        if giver >= 0:
+            picked[giver] -= 1
+        picked[m] = reach
+
+
+def _step_down(cost: np.ndarray, loss: np.ndarray, index: int) -> tuple[float, float]:
+    """Return what one option cheaper frees and what it costs in loss; nothing and infinity at the cheapest."""
+    if index == 0:
+        return 0.0, float("inf")
+    return float(cost[index] - cost[index - 1]), float(loss[index - 1] - loss[index])
