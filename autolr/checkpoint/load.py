@@ -117,6 +117,10 @@ def _check_source(source: str | Path) -> None:
 
 def _refuse_directory(path: Path) -> None:
     inside = sorted(p.name for p in path.iterdir() if p.is_dir() and is_checkpoint(p))
+    if (path / "study.yaml").is_file():
+        raise UsageError(
+            f"{path} is a study folder; its checkpoints are in {path / 'front'}, others come by autolr export"
+        )
     lacks = "weights (*.safetensors)" if (path / "config.json").is_file() else "config.json"
     hint = f"its subdirectories {', '.join(inside)} are" if inside else "name the directory that holds both"
     raise UsageError(f"{path} is not a checkpoint, it has no {lacks}; {hint}")

@@ -72,6 +72,9 @@ def write_model(
         tokenizer.save_pretrained(directory)
     if card is not None:
         (directory / "README.md").write_text(card, encoding="utf-8")
+    mode = (directory / "config.json").stat().st_mode
+    for weights in directory.glob("*.safetensors"):
+        weights.chmod(mode)  # safetensors writes files that only their owner can read
 
 
 @contextmanager

@@ -23,7 +23,6 @@ def export(
     from autolr.search.export import export as write
     from autolr.search.folder import StudyFolder
     from autolr.search.run import open_study
-    from autolr.search.selection import stored_result
     from autolr.search.summary import find_trial
 
     if form not in ("hf", "dense"):
@@ -32,7 +31,7 @@ def export(
         raise UsageError("give --trial or --budget, not both")
     folder = StudyFolder.existing(study)
     chosen = find_trial(folder, trial, budget)
-    result = stored_result(folder)
+    result = folder.result()
     report = result["report"] if result is not None and result["winner"] == chosen["trial"] else None
     kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
     with progress() as listener:

@@ -24,7 +24,7 @@ def percent(score: Plain) -> str:
 
 def nats(score: Plain) -> str:
     """Return a divergence with its standard error."""
-    return f"{score['value']:.4f} ± {score['stderr']:.4f}"
+    return f"{score['value']:.3g} ± {score['stderr']:.1g}"
 
 
 def result_table(result: Plain, spec: StudySpec) -> Table:
@@ -56,7 +56,15 @@ def front_table(front: Plain) -> Table:
 
 
 def _member_table(title: str, caption: str) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for name in ("trial", "origin", "FLOPs", "params", "nats", "agree %", "accuracy %"):
         table.add_column(name, justify="left" if name == "origin" else "right", no_wrap=True)
     return table
@@ -98,8 +106,8 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         report["compressed"][spec.search.objective]["value"],
     )
     yield (
-        f"{spec.search.objective.capitalize()} of the winner: search part {searched:.4f}, selection part {chosen:.4f}, "
-        f"report part {reported:.4f}."
+        f"{spec.search.objective.capitalize()} of the winner: search part {searched:.4g}, selection part {chosen:.4g}, "
+        f"report part {reported:.4g}."
     )
     yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
 
@@ -107,7 +115,6 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
 def next_commands(result: Plain, path: Path) -> Iterator[str]:
     """Return the commands to type next."""
     yield f"autolr front {path}"
-    yield f"autolr select {path} --budget 0.8x-flops"
     yield f"autolr export {path} --trial {result['winner']} --out my-model"
     yield f"autolr dashboard {path}"
 
@@ -119,10 +126,11 @@ def status_lines(found: Plain) -> Iterator[str]:
     yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
     yield (
         f"trials: {counts['complete']} of {found['wanted']} complete, {counts['failed']} failed, "
-        f"{counts['running']} running, "
+        f"{counts['running']} running or interrupted, "
         f"{found['trial_seconds']:.0f} s of work"
     )
-    yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {found['winner']}"
+    winner = "none yet" if found["winner"] is None else found["winner"]
+    yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {winner}"
     for failure in found["failures"]:
         yield f"failed: trial {failure['trial']}: {failure['reason']}"
     if not found["finished"]:

@@ -98,6 +98,30 @@ class StudyFolder:
         }
         write_atomically(self.spec_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
+    def result(self) -> dict[str, Any] | None:
+        """Return the content of result.json, or None before the search has ended.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        return self._read_json(self.result_file) if self.result_file.is_file() else None
+
+    def front(self) -> dict[str, Any] | None:
+        """Return the content of front.json, or None before a trial has finished.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        return self._read_json(self.front_file) if self.front_file.is_file() else None
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged: {error}; remove it and run autolr resume {self.path}") from error
+        assert isinstance(content, dict)
+        return content
+
     def write_trial(self, number: int, content: Mapping[str, Any]) -> None:
         """Write trials/<number>.json."""
         path = self.path / "trials" / f"{number}.json"

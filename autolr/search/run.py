@@ -12,7 +12,7 @@ from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials, nearest_trials
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
-from autolr.search.selection import Result, select, store_result, stored_result
+from autolr.search.selection import Result, select, store_result
 
 SelectedResult = dict[str, Any]
 
@@ -57,7 +57,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
         folder.write_spec(spec, inputs.fingerprint)
         prepared = prepare(inputs, folder.bank, progress)
         driver = Driver(inputs, prepared, folder, progress)
-        finished = stored_result(folder)
+        finished = folder.result()
         if finished is not None and driver.completed() >= spec.trials == finished["trials"]:
             return finished
         driver.run()
@@ -74,7 +74,7 @@ def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Pr
     directory = folder.path / "front" / str(result.winner)
     export(driver.inputs, driver.prepared.bank, chosen, result.report, directory, "hf", progress)
     store_result(folder, result, spec.trials, f"front/{result.winner}")
-    stored = stored_result(folder)
+    stored = folder.result()
     assert stored is not None
     return stored
 

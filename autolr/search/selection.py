@@ -115,13 +115,5 @@ def store_result(folder: StudyFolder, result: Result, trials: int, checkpoint: s
     write_atomically(folder.result_file, json.dumps(content, indent=1) + "\n")
 
 
-def stored_result(folder: StudyFolder) -> dict[str, Any] | None:
-    """Return the content of result.json, or None before the search has ended."""
-    if not folder.result_file.is_file():
-        return None
-    content: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    return content
-
-
 def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
     return {name: describe_score(score) for name, score in scores.items()}

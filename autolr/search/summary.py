@@ -1,6 +1,5 @@
 """What a study's files say, without loading the model: its state, its front, a trial by number or by budget."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,6 @@ from autolr.config import Budget
 from autolr.errors import BudgetError, UsageError, nearest
 from autolr.search.folder import StudyFolder
 from autolr.search.front import finished, member
-from autolr.search.selection import stored_result
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -36,10 +34,8 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
             if t.state == TrialState.FAIL
         ]
         seconds = sum(sum(t.user_attrs.get("seconds", {}).values()) for t in trials)
-    result = stored_result(folder)
-    front = (
-        json.loads(folder.front_file.read_text(encoding="utf-8")) if folder.front_file.is_file() else {"members": []}
-    )
+    result = folder.result()
+    front = folder.front() or {"members": []}
     return {
         "study": str(folder.path),
         "trials": counts,
@@ -60,12 +56,12 @@ def read_front(folder: StudyFolder) -> dict[str, Any]:
     Raises:
         UsageError: no trial has finished yet.
     """
-    if not folder.front_file.is_file():
+    front = folder.front()
+    if front is None:
         raise UsageError(
             f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
         )
-    front: dict[str, Any] = json.loads(folder.front_file.read_text(encoding="utf-8"))
-    result = stored_result(folder)
+    result = folder.result()
     if result is not None:
         selected = {m["trial"]: m["selection"] for m in result["members"]}
         for one in front["members"]:
@@ -111,7 +107,7 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
     if budgets:
         return select_trial(folder, budgets)
     if number is None:
-        result = stored_result(folder)
+        result = folder.result()
         if result is None:
             raise UsageError(
                 f"the study at {folder.path} has no winner yet; name a --trial or a --budget, or resume it"
