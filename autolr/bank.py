@@ -112,6 +112,15 @@ class Bank:
             progress("decompose", (done + 1) * len(methods), total)
         return computed
 
+    def complete(self, methods: Sequence[Method]) -> bool:
+        """Tell whether everything these methods need is on disk, sound and of this model and calibration."""
+        self._methods.update({method.name: method for method in methods})
+        return all(
+            self._read_stats(unit) is not None
+            and all(self._read(method.name, unit, self._key(method, unit)) is not None for method in methods)
+            for unit in self.units
+        )
+
     def unit(self, name: str) -> Unit:
         """Return the unit of this name."""
         return self._units[name]

@@ -132,6 +132,15 @@ class Floor:
         """Return the least acceptable score, given the dense model's."""
         return self.value * dense_value if self.relative else self.value
 
+    def shortfall(self, value: float, dense_value: float) -> float:
+        """Return how far a score is below the floor; ≤ 0 where it is met, also exactly (a share of a share is rounded).
+
+        Example:
+            >>> Floor.parse("accuracy>=0.9*dense").shortfall(9 / 50, 10 / 50) <= 0
+            True
+        """
+        return self.threshold(dense_value) - value - 1e-9
+
 
 def _checked_budget(text: str) -> str:
     return Budget.parse(text).text

@@ -252,6 +252,7 @@ def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path
     same = replaced(inputs, "--test", Path(inputs["--validation"]))
     result = run("search", *same, "--budget", "0.5x-flops", "--study", str(tmp_path / "s"))
     assert result.exit_code == 2
+    assert "test data" in result.stderr
     assert "are the validation data" in result.stderr.replace("\n", " ")
 
 
@@ -285,3 +286,29 @@ def test_without_test_data_a_part_of_the_validation_data_reports(inputs: dict[st
     result = run("search", *arguments(without), *FAST, "--budget", "0.5x-flops", "--study", str(tmp_path / "s"))
     assert result.exit_code == 0, result.output
     assert "no test data given" in result.stderr
+
+
+def test_estimate_leaves_the_bank_of_a_study_alone(study: Path, inputs: dict[str, str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (study / "bank").rglob("*") if p.is_file()}
+    given = [*arguments(inputs), "--budget", "0.5x-flops", "--calibration-examples", "30", "--study", str(study)]
+    assert run("estimate", *given).exit_code == 0
+    assert {p: p.stat().st_mtime_ns for p in (study / "bank").rglob("*") if p.is_file()} == before
+
+
+def test_export_does_not_overwrite_the_dense_model(study: Path, inputs: dict[str, str]) -> None:
+    result = run("export", str(study), "--out", inputs["--model"])
+    assert result.exit_code == 2
+    assert "is the dense model itself" in result.stderr.replace("\n", " ")
+
+
+def test_train_data_that_are_the_test_data(inputs: dict[str, str], tmp_path: Path) -> None:
+    same = replaced(inputs, "--train", Path(inputs["--test"]))
+    result = run("search", *same, "--budget", "0.5x-flops", "--study", str(tmp_path / "s"))
+    assert result.exit_code == 2
+    assert "are the train data" in result.stderr.replace("\n", " ")
+
+
+def test_a_study_folder_is_not_a_checkpoint(study: Path, inputs: dict[str, str]) -> None:
+    result = run("eval", str(study), "--data", inputs["--test"])
+    assert result.exit_code == 2
+    assert "is a study folder" in result.stderr.replace("\n", " ")

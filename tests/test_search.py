@@ -1,12 +1,14 @@
 """A study: what it writes, that it can be interrupted anywhere, that it refuses other conditions."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from nli_fixture import write_inputs, write_model, write_pairs
 from optuna.trial import TrialState
+from transformers import BartConfig, BartForSequenceClassification
 
 from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
@@ -309,3 +311,44 @@ def test_the_raw_space_proposes_a_method_and_a_rank_for_each_layer(options: dict
     last = trials_of(tmp_path / "raw")[-1]
     assert sum(name.startswith("rank/") for name in last["params"]) == 12
     assert sum(name.startswith("method/") for name in last["params"]) == 12
+
+
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_trials_without_a_specification_are_not_adopted(
+    finished: Path, options: dict[str, str], tmp_path: Path
+) -> None:
+    path = copied(finished, tmp_path)
+    (path / "study.yaml").unlink()
+    with pytest.raises(UsageError, match=r"no study\.yaml"):
+        run_search(spec_of(options), StudyFolder(path), Silent())
+
+
+@pytest.mark.parametrize("name", ["result.json", "front.json"])
+def test_damaged_derived_files_are_made_again(
+    finished: Path, options: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    path = copied(finished, tmp_path)
+    before = json.loads((path / name).read_text())
+    (path / name).write_text('{"winner": 3')
+    run_search(spec_of(options), StudyFolder(path), Silent())
+    assert json.loads((path / name).read_text()) == before
+
+
+def test_the_nearest_of_an_unmet_floor_is_compressed(options: dict[str, str], tmp_path: Path) -> None:
+    spec = spec_of(options, budgets=["0.99x-flops"], floors=["accuracy>=1.0"], trials=4)
+    result = run_search(spec, StudyFolder(tmp_path / "near"), Silent())
+    assert result["winner"] != 0
+
+
+def test_an_encoder_decoder_is_refused_by_name(options: dict[str, str], tmp_path: Path) -> None:
+    config = BartConfig(
+        vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_labels=3,
+    )  # fmt: skip
+    BartForSequenceClassification(config).save_pretrained(tmp_path / "bart")
+    changed = spec_of(options | {"--model": str(tmp_path / "bart")})
+    with pytest.raises(UsageError, match="encoder-decoder models such as BartForSequenceClassification"):
+        run_search(changed, StudyFolder(tmp_path / "s"), Silent())

@@ -138,7 +138,7 @@ def collect(
         "time_limit": parse_duration(time_limit),
         "seed": seed,
         "search": {
-            "space": space,
+            "space": _absolute(space) if space.endswith((".yaml", ".yml")) else space,
             "sampler": sampler,
             "objective": objective,
             "methods": list(method or DEFAULT_METHODS),

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from safetensors import SafetensorError
 
 from autolr.errors import AutolrError, Stopped
 
@@ -43,6 +44,14 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             head = "stopped" if isinstance(error, Stopped) else "error"
             err.print(f"[bold red]{head}:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
             raise typer.Exit(error.exit_code) from error
+        except (OSError, SafetensorError) as error:
+            err.print(
+                f"[bold red]error:[/] {escape(str(error))}; what is finished is on disk, resume the study when this is "
+                "mended",
+                soft_wrap=True,
+                highlight=False,
+            )
+            raise typer.Exit(1) from error
 
     return wrapped
 

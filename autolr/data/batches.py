@@ -11,6 +11,9 @@ from autolr.errors import UsageError
 
 Batch = dict[str, Tensor]
 
+LONGEST = 8192
+"""Tokens after which a pair is cut where neither the model nor its tokenizer has a limit."""
+
 
 def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
     """Return how many tokens the model and its tokenizer take at most."""
@@ -20,7 +23,7 @@ def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
         padding = getattr(model.config, "pad_token_id", None) or 0
         # RoBERTa numbers its positions from padding_idx + 1 on, so that many of them are never used.
         limits.append(positions - (padding + 1 if "roberta" in str(model.config.model_type) else 0))
-    return min(limits)
+    return min([*limits, LONGEST])
 
 
 def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:

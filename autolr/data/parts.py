@@ -58,8 +58,7 @@ def load_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offl
         train = _load(spec, "train", label2id, offline)
         validation = _load(spec, "validation", label2id, offline)
         test = _load(spec, "test", label2id, offline) if spec.test else None
-    if test is not None and test.digest == validation.digest:
-        raise UsageError(f"test data {test.name} are the validation data; report on data nothing was chosen on")
+    _check_disjoint(train, validation, test, notes)
     weights = {"search": spec.search_examples, "selection": spec.selection_examples}
     if test is None:
         notes.append("no test data given: a part of the validation data, used for nothing else, is reported on")
@@ -76,6 +75,22 @@ def load_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offl
         report=test if test is not None else parts["report"],
         notes=tuple(notes),
     )
+
+
+def _check_disjoint(train: NliData, validation: NliData, test: NliData | None, notes: list[str]) -> None:
+    """Refuse test or validation data that are mostly data of another part; say how many pairs two parts share."""
+    named = [("train", train), ("validation", validation)] + ([("test", test)] if test is not None else [])
+    for index, (name, data) in enumerate(named):
+        pairs = set(zip(data.premises, data.hypotheses, strict=True))
+        for other_name, other in named[:index]:
+            shared = len(pairs & set(zip(other.premises, other.hypotheses, strict=True)))
+            if 2 * shared > len(pairs):
+                raise UsageError(
+                    f"{name} data {data.name} are the {other_name} data: {shared} of {len(pairs)} pairs are in both; "
+                    f"give data that nothing was calibrated or chosen on"
+                )
+            if shared:
+                notes.append(f"{shared} of {len(pairs)} {name} pairs are also {other_name} pairs")
 
 
 def _check_complete(spec: DataSpec) -> None:

@@ -98,7 +98,7 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"compressed {percent(small)} % (standard errors); difference "
         f"{100 * report['accuracy_difference']['value']:+.1f} ± {100 * report['accuracy_difference']['stderr']:.1f} "
         f"points; "
-        f"{100 * report['accuracy_ratio']:.1f} % of dense is kept. Nothing was trained."
+        f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained."
     )
     chosen = winner["selection"][spec.search.objective]["value"]
     searched, reported = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from autolr.allocate import allocate
+from autolr.bank import Bank
 from autolr.calibrate import pass_count
 from autolr.config import StudySpec
 from autolr.errors import BudgetError
@@ -15,7 +16,7 @@ from autolr.progress import Progress
 from autolr.score import predict
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import Inputs, label_ids, lowest_costs, open_inputs
-from autolr.search.preparation import SCALE_EXAMPLES, build_bank, make_menus
+from autolr.search.preparation import SCALE_EXAMPLES, stored_menus
 from autolr.types import Unit
 
 _STATS_BYTES = 8
@@ -36,7 +37,7 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> di
     inputs = open_inputs(spec.model_copy(update={"budgets": ("1x-flops",)}), progress)
     progress.start("time the dense model on a few batches")
     seconds = _times(inputs)
-    predicted = _predicted(spec, inputs, folder, progress)
+    predicted = _predicted(spec, inputs, folder)
     lowest = lowest_costs(inputs.costs)
     rows = []
     for budget in spec.parsed_budgets:
@@ -112,12 +113,12 @@ def _disk(inputs: Inputs) -> int:
     return factors + stats + inputs.costs.dense.memory
 
 
-def _predicted(spec: StudySpec, inputs: Inputs, folder: StudyFolder, progress: Progress) -> dict[str, float]:
-    """Return budget -> the knapsack's predicted divergence, if the study's bank is there already."""
-    if not (folder.bank / "scales.json").is_file():
+def _predicted(spec: StudySpec, inputs: Inputs, folder: StudyFolder) -> dict[str, float]:
+    """Return budget -> the knapsack's predicted divergence, if the study's bank is complete and of these inputs."""
+    bank = Bank(folder.bank, inputs.model, inputs.units.units, inputs.calibration_key)
+    menus = stored_menus(inputs, bank) if bank.complete(inputs.methods) else None
+    if menus is None:
         return {}
-    bank = build_bank(inputs, folder.bank, progress)
-    menus = make_menus(inputs, bank, progress)
     found = {}
     for budget in spec.parsed_budgets:
         change = budget.limit(inputs.costs.dense) - inputs.costs.dense.get(budget.quantity)

@@ -10,15 +10,15 @@ from autolr.checkpoint.load import verify_roundtrip
 from autolr.checkpoint.save import save_checkpoint
 from autolr.compress import compressed
 from autolr.data.batches import Batch
-from autolr.errors import AutolrError
+from autolr.errors import AutolrError, UsageError
 from autolr.progress import Progress
 from autolr.report.card import model_card
 from autolr.search.inputs import Inputs
 from autolr.types import Candidate
 
 Form = Literal["hf", "dense"]
-DENSE_TOLERANCE = 1e-3
-"""Largest difference of a logit allowed between the low-rank model and its factors multiplied out, float32."""
+DENSE_TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+"""Largest difference of a logit allowed between the low-rank model and its factors multiplied out: rounding only."""
 _CHECK_BATCHES = 2
 
 
@@ -49,6 +49,8 @@ def export(
         AutolrError: the reloaded model's logits differ.
         UsageError: the directory cannot be written.
     """
+    if inputs.spec.model and directory.resolve() == Path(inputs.spec.model).resolve():
+        raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
     progress.start(f"export trial {member['trial']} to {directory} and load it again")
     candidate = Candidate.from_json(member["candidate"])
     source = inputs.spec.model or "the embedded example"
@@ -62,7 +64,7 @@ def export(
             save_checkpoint(inputs.model, directory, inputs.tokenizer, card)
         progress.update(0.5)
         difference = verify_roundtrip(inputs.model, directory, batches)
-    allowed = DENSE_TOLERANCE if form == "dense" and candidate.choices else 0.0
+    allowed = DENSE_TOLERANCE[inputs.spec.run.dtype] if form == "dense" and candidate.choices else 0.0
     if not difference <= allowed:
         raise AutolrError(
             f"the checkpoint at {directory} does not reproduce the model: logits differ by {difference:.3g}, "

@@ -99,28 +99,12 @@ class StudyFolder:
         write_atomically(self.spec_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def result(self) -> dict[str, Any] | None:
-        """Return the content of result.json, or None before the search has ended.
-
-        Raises:
-            UsageError: it is damaged.
-        """
-        return self._read_json(self.result_file) if self.result_file.is_file() else None
+        """Return the content of result.json; None before the search has ended, or if it is damaged (it is derived)."""
+        return _read_json(self.result_file)
 
     def front(self) -> dict[str, Any] | None:
-        """Return the content of front.json, or None before a trial has finished.
-
-        Raises:
-            UsageError: it is damaged.
-        """
-        return self._read_json(self.front_file) if self.front_file.is_file() else None
-
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path} is damaged: {error}; remove it and run autolr resume {self.path}") from error
-        assert isinstance(content, dict)
-        return content
+        """Return the content of front.json; None before a trial has finished, or if it is damaged (it is derived)."""
+        return _read_json(self.front_file)
 
     def write_trial(self, number: int, content: Mapping[str, Any]) -> None:
         """Write trials/<number>.json."""
@@ -156,7 +140,10 @@ class StudyFolder:
             repair: cut off a last line that a crash left unfinished; only for the process that holds the folder.
         """
         if repair and self.journal.is_file():
+            lock = _FileLock(self.journal)
+            lock.acquire()
             _cut_torn_line(self.journal)
+            lock.release()
         return JournalStorage(JournalFileBackend(str(self.journal), lock_obj=_FileLock(self.journal)))
 
     def load_study(self) -> optuna.Study:
@@ -190,6 +177,14 @@ class _FileLock(JournalFileOpenLock):
         assert self._file is not None
         self._file.close()
         self._file = None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _cut_torn_line(journal: Path) -> None:

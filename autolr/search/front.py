@@ -38,9 +38,16 @@ def front_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def nearest_trials(study: optuna.Study, count: int = 3) -> list[FrozenTrial]:
-    """Return the trials whose worst excess over a budget or floor is least, for when none meets them all."""
-    trials = [trial for trial in finished(study) if trial.constraints]
-    return sorted(trials, key=lambda trial: (max(trial.constraints.values()), trial.number))[:count]
+    """Return the trials that come nearest, for when none meets every budget and floor.
+
+    Compressed ones before the dense model, then by how far they are over, all budgets and floors added up.
+    """
+
+    def distance(trial: FrozenTrial) -> tuple[bool, float, int]:
+        over = sum(max(value, 0.0) for value in trial.constraints.values())
+        return not trial.user_attrs["candidate"], over, trial.number
+
+    return sorted(finished(study), key=distance)[:count]
 
 
 def member(trial: FrozenTrial) -> dict[str, Any]:

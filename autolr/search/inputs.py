@@ -178,6 +178,8 @@ def check_classifier(model: PreTrainedModel, source: str) -> None:
     name = type(model).__name__
     if not name.endswith("ForSequenceClassification"):
         raise UsageError(f"task nli needs a sequence classifier, {source} is a {name}; fine-tune it on NLI first")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UsageError(f"encoder-decoder models such as {name} are not supported yet; use an encoder or a decoder")
     if len(label_ids(model)) < 2:
         raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
 

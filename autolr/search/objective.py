@@ -66,8 +66,8 @@ def constraints(
     """Return each budget and floor as a number that is ≤ 0 when it is met, relative to its limit."""
     values = {b.text: evaluation.cost.get(b.quantity) / b.limit(dense) - 1.0 for b in budgets}
     for floor in floors:
-        threshold = floor.threshold(dense_scores[floor.metric].value)
-        values[floor.text] = threshold - evaluation.scores[floor.metric].value
+        score = evaluation.scores[floor.metric].value
+        values[floor.text] = floor.shortfall(score, dense_scores[floor.metric].value)
     return values
 
 

@@ -101,12 +101,20 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
 
 def make_menus(inputs: Inputs, bank: Bank, progress: Progress) -> list[Menu]:
     """Return every unit's menu, with all curves on the scale of the loss."""
-    curves = [
-        error_curve(bank, unit, method, inputs.spec.search.multiple)
-        for unit in inputs.units.units
-        for method in inputs.methods
-    ]
+    curves = _curves(inputs, bank)
     return build_menus(curves, _scales(inputs, bank, curves, progress), inputs.costs)
+
+
+def stored_menus(inputs: Inputs, bank: Bank) -> list[Menu] | None:
+    """Return every unit's menu if its scales were measured before, else None; nothing is measured or written."""
+    curves = _curves(inputs, bank)
+    scales = _stored_scales(_scales_file(bank), _scales_key(inputs, curves))
+    return None if scales is None else build_menus(curves, scales, inputs.costs)
+
+
+def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
+    multiple = inputs.spec.search.multiple
+    return [error_curve(bank, unit, method, multiple) for unit in inputs.units.units for method in inputs.methods]
 
 
 def scorer_of(inputs: Inputs, part: str, progress: Progress) -> NliScorer:
@@ -142,10 +150,7 @@ def make_space(inputs: Inputs, menus: Sequence[Menu]) -> Space:
 
 def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[tuple[str, str], float]:
     """Return the measured scale of each curve, from the bank's folder where it was measured before."""
-    versions = {method.name: method.version for method in inputs.methods}
-    described = [[curve.unit, curve.method, versions[curve.method], len(curve.choices)] for curve in curves]
-    key = hashlib.sha256(json.dumps([inputs.calibration_key, described]).encode()).hexdigest()
-    path = bank.directory / "scales.json"
+    key, path = _scales_key(inputs, curves), _scales_file(bank)
     stored = _stored_scales(path, key)
     if stored is not None:
         return stored
@@ -167,6 +172,16 @@ def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progr
     content = {"key": key, "scales": [[unit, method, value] for (unit, method), value in scales.items()]}
     write_atomically(path, json.dumps(content))
     return scales
+
+
+def _scales_file(bank: Bank) -> Path:
+    return bank.directory / "scales.json"
+
+
+def _scales_key(inputs: Inputs, curves: Sequence[Curve]) -> str:
+    versions = {method.name: method.version for method in inputs.methods}
+    described = [[curve.unit, curve.method, versions[curve.method], len(curve.choices)] for curve in curves]
+    return hashlib.sha256(json.dumps([inputs.calibration_key, SCALE_EXAMPLES, described]).encode()).hexdigest()
 
 
 def _stored_scales(path: Path, key: str) -> dict[tuple[str, str], float] | None:

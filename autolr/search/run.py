@@ -5,11 +5,12 @@ from typing import Any
 
 from autolr.bank import Bank
 from autolr.config import StudySpec
+from autolr.errors import UsageError
 from autolr.progress import Progress
 from autolr.search.driver import Driver
 from autolr.search.export import export
 from autolr.search.folder import StudyFolder
-from autolr.search.front import front_trials, nearest_trials
+from autolr.search.front import front_trials, nearest_trials, write_front
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
 from autolr.search.selection import Result, select, store_result
@@ -47,16 +48,21 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
-    known = folder.spec_file.is_file()
-    if known:
-        folder.check_same("specification", folder.spec().identity(), spec.identity())
     with folder.locked():
+        known = folder.spec_file.is_file()
+        if known:
+            folder.check_same("specification", folder.spec().identity(), spec.identity())
+        elif folder.journal.exists():
+            raise UsageError(
+                f"{folder.path} has trials but no study.yaml that names their model; put it back or begin another study"
+            )
         inputs = open_inputs(spec, progress)
         if known:
             folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
         folder.write_spec(spec, inputs.fingerprint)
         prepared = prepare(inputs, folder.bank, progress)
         driver = Driver(inputs, prepared, folder, progress)
+        write_front(folder, driver.study, spec)  # the one before may have been killed between telling and writing
         finished = folder.result()
         if finished is not None and driver.completed() >= spec.trials == finished["trials"]:
             return finished

@@ -89,7 +89,7 @@ def score_candidate(
 
 def meets(floors: Sequence[Floor], scores: Mapping[str, Score], dense: Mapping[str, Score]) -> bool:
     """Tell whether scores keep every floor."""
-    return all(scores[f.metric].value >= f.threshold(dense[f.metric].value) for f in floors)
+    return all(f.shortfall(scores[f.metric].value, dense[f.metric].value) <= 0 for f in floors)
 
 
 def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progre
         logits = predict(inputs.model, scorer.batches, progress.check)
     correct = (logits.argmax(-1) == scorer.labels).double() - (scorer.dense.argmax(-1) == scorer.labels).double()
     scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
-    relative = scores["accuracy"].value / dense["accuracy"].value if dense["accuracy"].value else float("nan")
+    relative = scores["accuracy"].value / dense["accuracy"].value if dense["accuracy"].value else None
     return {
         "data": inputs.parts.report.name,
         "dense": _plain(dense),
