@@ -9,7 +9,11 @@ Dense is on every menu, with loss 0. HiGHS works with absolute tolerances of 1e-
 are scaled here so that neither is felt (see ``_SMALL`` and ``_TIGHTER``).
 """
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,15 +192,37 @@ def _solve(
         row, largest = _scaled(cost, limit)
         constraints.append(LinearConstraint(row[None, :], -np.inf, largest - slack))
     loss = np.concatenate([menu.loss[index] for menu, index in zip(menus, kept, strict=True)])
-    solved = milp(
-        loss / top, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=constraints, options={"mip_rel_gap": gap}
-    )
+    with _stdout_to_stderr():
+        solved = milp(
+            loss / top,
+            integrality=np.ones(n),
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": gap},
+        )
     if solved.x is None:
         return None
     ends = np.cumsum(sizes)
     parts = np.split(solved.x, ends[:-1])
     picked = [int(index[np.argmax(part)]) for index, part in zip(kept, parts, strict=True)]
     return picked, max(0.0, float(solved.mip_dual_bound) - _TOLERANCE) * top
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what C code prints to stderr: HiGHS has a debug line that it prints now and then, whatever its options say.
+
+    It must not end up in the JSON of a command, so the file descriptor is turned, not ``sys.stdout``.
+    """
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _scaled(cost: np.ndarray, limit: float) -> tuple[np.ndarray, float]:

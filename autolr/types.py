@@ -268,6 +268,11 @@ class Cost:
     memory: int
     conditions: Conditions
 
+    @classmethod
+    def from_amounts(cls, amounts: Mapping[str, int], conditions: Conditions) -> "Cost":
+        """Return the price whose quantities have these amounts, by name."""
+        return cls(**{name.replace("-", "_"): amounts[name] for name in QUANTITIES}, conditions=conditions)
+
     def get(self, quantity: str) -> int:
         """Return one quantity by its name."""
         amount: int = {name: getattr(self, name.replace("-", "_")) for name in QUANTITIES}[quantity]

@@ -1,6 +1,9 @@
 """The knapsack against enumeration of every combination, on small random menus and on the solver's weak spots."""
 
+import ctypes
+import importlib
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from autolr.errors import BudgetError
 from autolr.hull import relax
 from autolr.types import Candidate, Choice
 
+allocate_module = importlib.import_module("autolr.allocate")
 QUANTITIES = ("flops", "params")
 SLOW_SOLVER = settings(max_examples=60)
 
@@ -234,3 +238,20 @@ def test_on_menus_of_real_size_the_hulls_come_within_half_a_percent() -> None:
     picked, bound = relax(costs, losses, 0.8 * sum(c[0] for c in costs))
     found = sum(loss[k] for loss, k in zip(losses, picked, strict=True))
     assert bound <= found <= 1.005 * bound
+
+
+def test_what_the_solver_prints_does_not_reach_stdout(capfd, monkeypatch) -> None:
+    """A line that C code prints, buffered as C does it, goes to stderr; what comes before and after does not."""
+    solve = allocate_module.milp
+
+    def chatty(*args, **kwargs):
+        ctypes.CDLL(None).puts(b"a debug line of the solver")
+        return solve(*args, **kwargs)
+
+    monkeypatch.setattr(allocate_module, "milp", chatty)
+    sys.stdout.write("before\n")
+    allocate([menu_of("a", [(1.0, -2.0, -2.0)])], {"flops": -1.0, "params": -1.0})
+    sys.stdout.write("after\n")
+    seen = capfd.readouterr()
+    assert seen.out == "before\nafter\n"
+    assert "a debug line of the solver" in seen.err

@@ -13,10 +13,12 @@ from transformers import BartConfig, BartForSequenceClassification
 from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.progress import Silent
+from autolr.report.tables import result_lines
 from autolr.search import objective as objective_module
 from autolr.search.driver import MAX_FAILURES_IN_A_ROW
 from autolr.search.folder import StudyFolder
 from autolr.search.run import run_search
+from autolr.search.summary import select_trial
 
 TRIALS = 12
 
@@ -153,7 +155,7 @@ def test_a_running_trial_of_a_dead_process_is_run_again_under_its_number(
     with pytest.raises(KeyboardInterrupt):
         run_search(spec_of(options), StudyFolder(path), Silent())
     left = [t for t in trials_of(path) if t["state"] == "RUNNING"]
-    assert [t["number"] for t in left] == [6]
+    assert len(left) == 1
     run_search(spec_of(options), StudyFolder(path), Silent())
     after = trials_of(path)
     assert [t["number"] for t in after] == list(range(TRIALS))
@@ -195,6 +197,7 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(
     assert [t.user_attrs["reason"] for t in failed] == ["RuntimeError: out of memory"]
     assert failed[0].values is None
     assert sum(t.state == TrialState.COMPLETE for t in trials) == TRIALS
+    assert failed[0].user_attrs["digest"] not in [t.user_attrs["digest"] for t in trials if t.number > failed[0].number]
 
 
 def test_a_search_whose_trials_all_fail_ends(
@@ -285,6 +288,22 @@ def test_a_floor_that_nothing_meets_is_reported_and_the_nearest_exported(
     assert not result["reached"]
     assert (tmp_path / "floor" / result["checkpoint"] / "config.json").is_file()
     assert json.loads((tmp_path / "floor" / "front.json").read_text())["nearest"]
+    with pytest.raises(BudgetError, match=r"no finished trial within 0\.9x-flops keeps accuracy>=1\.0"):
+        select_trial(StudyFolder(tmp_path / "floor"), ["0.9x-flops"])
+
+
+def test_a_winner_no_better_than_the_commonest_label_is_said(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    spec = StudyFolder(finished).spec()
+    small = result["report"]["compressed"]["accuracy"]
+
+    def warned(majority: float) -> bool:
+        plain = result | {"report": result["report"] | {"majority": majority}}
+        return any("commonest label" in line for line in result_lines(plain, spec, finished))
+
+    assert 0 < result["report"]["majority"] <= 1
+    assert warned(small["value"] - small["stderr"])
+    assert not warned(small["value"] - 3 * small["stderr"])
 
 
 def test_an_impossible_budget_names_the_nearest_before_anything_is_computed(

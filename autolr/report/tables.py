@@ -100,6 +100,11 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"points; "
         f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained."
     )
+    if small["value"] <= report["majority"] + 2 * small["stderr"]:
+        yield (
+            f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
+            f"the compressed model is no better than that. Raise the budget."
+        )
     chosen = winner["selection"][spec.search.objective]["value"]
     searched, reported = (
         winner["scores"][spec.search.objective]["value"],

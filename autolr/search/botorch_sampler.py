@@ -54,6 +54,8 @@ class BoTorchSampler(BaseSampler):
         noise_attr: name of a trial's user attribute that holds one standard error for each objective; their squares
             are added to the noise that is inferred.
         settings: how hard the best point is looked for.
+        focus: the objective whose best value is worth most, or None where the whole front is; see
+            :func:`~autolr.search.acquisition.reference_point`.
         margin: how far below the worst feasible value the hypervolume's corner lies, as a share of the feasible range.
 
     Raises:
@@ -68,6 +70,7 @@ class BoTorchSampler(BaseSampler):
         *,
         noise_attr: str | None = None,
         settings: SearchSettings | None = None,
+        focus: int | None = None,
         margin: float = 0.1,
     ) -> None:
         if n_startup < 1:
@@ -77,7 +80,7 @@ class BoTorchSampler(BaseSampler):
         self._is_new = is_new
         self._noise_attr = noise_attr
         self._settings = settings or SearchSettings()
-        self._margin = margin
+        self._margin, self._focus = margin, focus
 
     def reseed_rng(self) -> None:
         """Do nothing: there is no state to reseed, and trials of parallel workers differ by their numbers."""
@@ -153,7 +156,7 @@ class BoTorchSampler(BaseSampler):
             constraints=[fit(X[rows], slack(g)) for rows, g in violated],
             observed=X,
             pending=encoding.features(history.pending),
-            reference=reference_point(y, history.feasible(), self._margin),
+            reference=reference_point(y, history.feasible(), self._margin, self._focus),
             seed=seed,
         )
 

@@ -53,6 +53,7 @@ class Driver:
     progress: Progress
     study: optuna.Study = field(init=False)
     _seen: dict[str, int] = field(init=False, default_factory=dict)
+    _failed: set[str] = field(init=False, default_factory=set)
     _decoded: dict[str, Candidate] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,6 +83,8 @@ class Driver:
         self._enqueue_seeds()
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             self._seen.setdefault(trial.user_attrs["digest"], trial.number)
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL]):
+            self._failed.add(trial.user_attrs.get("digest", ""))
 
     def run(self) -> None:
         """Run trials until as many as the specification asks for are complete.
@@ -130,7 +133,9 @@ class Driver:
         except (AutolrError, RuntimeError) as error:
             # RuntimeError: what torch raises when a model does not run, out of memory included.
             trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
+            trial.set_user_attr("digest", candidate.digest)
             self.study.tell(trial, state=TrialState.FAIL)
+            self._failed.add(candidate.digest)
             return False
         self._record(trial, evaluation, proposed, twin)
         return True
@@ -149,7 +154,8 @@ class Driver:
         return self._decoded[key]
 
     def _is_new(self, params: dict[str, Any]) -> bool:
-        return self._decode(params).digest not in self._seen
+        digest = self._decode(params).digest
+        return digest not in self._seen and digest not in self._failed
 
     def _known(self, number: int) -> Evaluation:
         """Return the stored evaluation of a trial with the same candidate."""
@@ -189,11 +195,14 @@ class Driver:
 
     def _enqueue_seeds(self) -> None:
         """Put the first candidates into the study, once: the dense model as trial 0, uniform, the space's seeds."""
-        present = {t.user_attrs.get("origin") for t in self.study.get_trials(deepcopy=False)}
-        for name, candidate in self.prepared.fixed.items():
-            if name not in present:
-                self.study.enqueue_trial({}, user_attrs={"origin": name, "candidate": candidate.to_json()})
-        for index, params in enumerate(self.prepared.space.seeds()):
-            name = f"knapsack {index}"
-            if name not in present:
-                self.study.enqueue_trial(params, user_attrs={"origin": name})
+        spec = self.inputs.spec
+        trials = self.study.get_trials(deepcopy=False)
+        present = {t.user_attrs.get("origin") for t in trials}
+        new: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+            name: ({}, {"candidate": candidate.to_json()}) for name, candidate in self.prepared.fixed.items()
+        }
+        new |= {name: (params, {}) for name, params in self.prepared.space.seeds(spec.seed, spec.trials).items()}
+        missing = [name for name in new if name not in present]
+        for name in missing[: max(0, spec.trials - len(trials))]:
+            params, attributes = new[name]
+            self.study.enqueue_trial(params, user_attrs={"origin": name, **attributes})

@@ -144,7 +144,8 @@ def make_space(inputs: Inputs, menus: Sequence[Menu]) -> Space:
     )
     if isinstance(config, ImportanceConfig):
         return importance
-    start = [importance.decode(params) for params in importance.seeds()]
+    seeds = importance.seeds(inputs.spec.seed, inputs.spec.trials)
+    start = {origin: importance.decode(params) for origin, params in seeds.items()}
     return PerLayerSpace(units, methods, inputs.spec.search.multiple, start)
 
 

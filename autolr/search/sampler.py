@@ -12,14 +12,13 @@ __all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "check_sampler", "make_s
 
 SamplerName = Literal["botorch", "gp", "tpe", "nsga2", "random"]
 
-BUDGET_MARGIN = 1.0
-"""A study is judged at its whole budget, an end of the front: its corner lies a whole range below the worst feasible
-value, so that a better candidate there is worth about half as much as one at the cheap end, not a tenth."""
+QUALITY = 0
+"""A study is judged by the best quality at its whole budget, one end of the front; quality is its first objective."""
 
 #: Name -> ``(seed, n_startup, is_new) -> sampler``; only ``botorch`` asks ``is_new``; NSGA-II's population has
 #: ``n_startup``.
 SAMPLERS: dict[str, Callable[[int, int, IsNew | None], BaseSampler]] = {
-    "botorch": lambda seed, n_startup, is_new: BoTorchSampler(seed, n_startup, is_new, margin=BUDGET_MARGIN),
+    "botorch": lambda seed, n_startup, is_new: BoTorchSampler(seed, n_startup, is_new, focus=QUALITY),
     "gp": lambda seed, n_startup, _: GPSampler(seed=seed, n_startup_trials=n_startup),
     "tpe": lambda seed, n_startup, _: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
     "nsga2": lambda seed, n_startup, _: NSGAIISampler(seed=seed, population_size=max(n_startup, 2)),

@@ -106,6 +106,7 @@ def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progre
         "compressed": _plain(scores),
         "accuracy_difference": describe_score(mean_score(correct.to(torch.float64))),
         "accuracy_ratio": relative,
+        "majority": float(scorer.labels.bincount().max()) / len(scorer.labels),
     }
 
 

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autolr.config import Budget
 from autolr.errors import BudgetError, UsageError, nearest
 from autolr.search.folder import StudyFolder
 from autolr.search.front import finished, member
+from autolr.types import Conditions, Cost
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -72,27 +74,34 @@ def read_front(folder: StudyFolder) -> dict[str, Any]:
 
 
 def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
-    """Return the best finished trial, by the study's objective, within other budgets.
+    """Return the best finished trial, by the study's objective, within other budgets and above the study's floors.
 
     Raises:
         BudgetError: no finished trial is within them; names the nearest.
     """
     limits = [Budget.parse(text) for text in budgets]
-    study = folder.load_study()
+    spec, study = folder.spec(), folder.load_study()
     trials = finished(study)
     if not trials:
         raise UsageError(
             f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
         )
-    fitting = [m for m in (member(t) for t in trials) if all(_excess(m, b) <= 0 for b in limits)]
+    dense = _dense_cost(trials, folder.path)
+    within = [m for m in (member(t) for t in trials) if all(_excess(m, b, dense) <= 0 for b in limits)]
+    fitting = [m for m in within if all(m["constraints"].get(floor, 0.0) <= 0 for floor in spec.floors)]
+    if within and not fitting:
+        raise BudgetError(
+            f"no finished trial within {', '.join(budgets)} keeps {', '.join(spec.floors)}; raise the budget, or "
+            f"export one by its number: {', '.join(str(m['trial']) for m in within[:5])}"
+        )
     if not fitting:
-        closest = min((member(t) for t in trials), key=lambda m: max(_excess(m, b) for b in limits))
+        closest = min((member(t) for t in trials), key=lambda m: max(_excess(m, b, dense) for b in limits))
         ratios = ", ".join(f"{closest['costs']['ratio'][b.quantity]:.3f}x-{b.quantity}" for b in limits)
         raise BudgetError(
             f"no finished trial is within {', '.join(budgets)}; the nearest is trial {closest['trial']} with {ratios}: "
             f"search again with that budget, or export --trial {closest['trial']}"
         )
-    objective = folder.spec().search.objective
+    objective = spec.search.objective
     sign = 1.0 if objective == "divergence" else -1.0
     return min(fitting, key=lambda m: (sign * m["scores"][objective]["value"], m["trial"]))
 
@@ -120,6 +129,14 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
     return member(found[number])
 
 
-def _excess(one: dict[str, Any], budget: Budget) -> float:
-    amount = one["costs"]["ratio" if budget.relative else "absolute"][budget.quantity]
-    return float(amount / budget.value - 1.0)
+def _dense_cost(trials: Sequence[FrozenTrial], path: Path) -> Cost:
+    """Return the dense model's cost, from its trial."""
+    for trial in trials:
+        if not trial.user_attrs["candidate"]:
+            stored = trial.user_attrs["costs"]
+            return Cost.from_amounts(stored["absolute"], Conditions(**stored["conditions"]))
+    raise UsageError(f"the dense trial of {path} has not finished yet; go on with autolr resume {path}")
+
+
+def _excess(one: dict[str, Any], budget: Budget, dense: Cost) -> float:
+    return float(one["costs"]["absolute"][budget.quantity] / budget.limit(dense) - 1.0)
