@@ -1,7 +1,7 @@
 """What a study is asked to do: budgets, quality floors and the study's specification, strict and readable.
 
-A budget is a limit on one quantity: relative to the dense model (``0.5x-flops``, ``50%-params``, ``-30%-flops``) or
-absolute (``400MB-memory``, ``2.5G-flops``, ``10M-params``).
+A budget is a limit on one quantity: relative to the dense model (``0.5x-latency``, ``50%-params``, ``-30%-flops``) or
+absolute (``12ms-latency``, ``400MB-memory``, ``2.5G-flops``). ``2x-throughput`` is another way to write 0.5x-latency.
 """
 
 import json
@@ -18,9 +18,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from autolr.errors import UsageError, nearest
 from autolr.types import QUANTITIES, Cost
 
-_BUDGET = re.compile(r"(?P<sign>-?)(?P<number>\d+(?:\.\d+)?|\.\d+)(?P<unit>x|%|[kKMGT]?B?)-(?P<quantity>[a-z-]+)")
+_BUDGET = re.compile(
+    r"(?P<sign>-?)(?P<number>\d+(?:\.\d+)?|\.\d+)(?P<unit>x|%|[mu]?s|[kKMGT]?B?)-(?P<quantity>[a-z-]+)"
+)
 _PREFIX = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_EXAMPLES = "0.5x-flops, 50%-params, -30%-flops, 400MB-memory"
+_MILLISECONDS = {"s": 1e3, "ms": 1.0, "us": 1e-3}
+BUDGETED = (*QUANTITIES, "latency")
+"""What a budget may limit."""
+_EXAMPLES = "0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, -30%-flops, 400MB-memory"
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Budget:
 
     Attributes:
         text: as the user wrote it.
-        quantity: one of flops, params, nonembedding-params, memory.
-        value: a share of the dense model's in (0, 1], or an absolute number (FLOPs, parameters or bytes).
+        quantity: one of flops, params, nonembedding-params, memory, latency.
+        value: a share of the dense model's in (0, 1], or an absolute number (FLOPs, parameters, bytes, milliseconds).
         relative: which of the two ``value`` is.
 
     Example:
@@ -54,9 +59,11 @@ class Budget:
         if match is None:
             raise UsageError(f"malformed budget {text!r}: must be a number, a unit and a quantity, such as {_EXAMPLES}")
         quantity, unit = match["quantity"], match["unit"]
-        if quantity not in QUANTITIES:
-            raise UsageError(f"unknown quantity {quantity!r} in budget {text!r}; {nearest(quantity, QUANTITIES)}")
         number = float(match["number"])
+        if quantity == "throughput":
+            return cls._throughput(text.strip(), number, unit, match["sign"])
+        if quantity not in BUDGETED:
+            raise UsageError(f"unknown quantity {quantity!r} in budget {text!r}; {nearest(quantity, BUDGETED)}")
         relative = unit in ("x", "%")
         if relative:
             share = number / 100 if unit == "%" else number
@@ -66,6 +73,13 @@ class Budget:
             return cls(text.strip(), quantity, value, True)
         if match["sign"]:
             raise UsageError(f"budget {text!r}: a reduction must be relative, such as -30%-{quantity}")
+        if (unit in _MILLISECONDS) != (quantity == "latency"):
+            hint = "write 12ms-latency" if quantity == "latency" else "only latency is a time"
+            raise UsageError(f"budget {text!r} gives {quantity} in {unit or 'no unit'}; {hint}, or 0.5x-{quantity}")
+        if quantity == "latency":
+            if number <= 0:
+                raise UsageError(f"budget {text!r} allows no time at all; it must be above zero")
+            return cls(text.strip(), quantity, number * _MILLISECONDS[unit], False)
         if unit.endswith("B") and quantity != "memory":
             raise UsageError(
                 f"budget {text!r} counts {quantity} in bytes; only memory is, write {text.replace('B-', '-')}"
@@ -76,12 +90,20 @@ class Budget:
             raise UsageError(f"budget {text!r} allows {value:g} {quantity}; it must allow at least 1{hint}")
         return cls(text.strip(), quantity, value, False)
 
+    @classmethod
+    def _throughput(cls, text: str, number: float, unit: str, sign: str) -> "Budget":
+        if unit != "x" or sign or number < 1:
+            raise UsageError(
+                f"budget {text!r}: throughput is given as a multiple of the dense model's, at least 1, as 2x-throughput"
+            )
+        return cls(text, "latency", round(1 / number, 12), True)
+
     def limit(self, dense: Cost) -> float:
         """Return the largest allowed amount of the quantity.
 
         A share is taken as the decimal that was written: 57 % of 100 is 57, not 56.99999999999999.
         """
-        return float(Fraction(repr(self.value)) * dense.get(self.quantity)) if self.relative else self.value
+        return float(Fraction(repr(self.value)) * Fraction(dense.get(self.quantity))) if self.relative else self.value
 
     def met_by(self, cost: Cost, dense: Cost) -> bool:
         """Tell whether a cost is within the budget."""
@@ -193,6 +215,7 @@ class RunSpec(Strict):
     seq_len: Annotated[int, Field(ge=1)] | None = None
     scoring_batch_size: Annotated[int, Field(ge=1)] = 64
     threads: Annotated[int, Field(ge=1)] | None = None
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = ()
     offline: bool = False
     trust_remote_code: bool = False
 

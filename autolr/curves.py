@@ -17,7 +17,7 @@ from autolr.allocate import Menu
 from autolr.bank import Bank
 from autolr.compress import compressed
 from autolr.cost import CostTable
-from autolr.types import QUANTITIES, Candidate, Choice, Method, Unit
+from autolr.types import Candidate, Choice, Method, Unit
 
 Scales = Mapping[tuple[str, str], float]
 Divergence = Callable[[nn.Module], float]
@@ -138,7 +138,8 @@ def build_menus(curves: Sequence[Curve], scales: Scales, costs: CostTable) -> li
         for curve in group:
             choices.extend(curve.choices)
             loss.append(curve.error * scales.get((name, curve.method), 1.0))
-        savings = [costs.saving(name, choice) if choice else dict.fromkeys(QUANTITIES, 0) for choice in choices]
-        cost = {q: np.array([-saving[q] for saving in savings], dtype=float) for q in QUANTITIES}
+        known = costs.base.quantities
+        savings = [costs.saving(name, choice) if choice else dict.fromkeys(known, 0) for choice in choices]
+        cost = {q: np.array([-saving[q] for saving in savings], dtype=float) for q in known}
         menus.append(Menu(name, tuple(choices), np.concatenate(loss), cost))
     return menus

@@ -243,11 +243,32 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Conditions:
-    """When a cost holds: a batch of ``batch_size`` sequences of ``seq_len`` tokens, weights in ``dtype``."""
+    """When a cost holds.
+
+    Attributes:
+        batch_size: sequences in a batch.
+        seq_len: tokens of the longest.
+        dtype: of the weights.
+        device: where the model runs.
+        threads: CPU threads; None: torch's own number.
+        lengths: tokens of the batch's sequences in turn, at most ``seq_len``; none: all have ``seq_len``.
+    """
 
     batch_size: int
     seq_len: int
     dtype: str
+    device: str = "cpu"
+    threads: int | None = None
+    lengths: tuple[int, ...] = ()
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Conditions":
+        """Rebuild conditions from what JSON made of them."""
+        return cls(**{**plain, "lengths": tuple(plain.get("lengths", ()))})
+
+
+QUANTITIES = ("flops", "params", "nonembedding-params", "memory")
+"""What is counted; ``latency`` is measured beside them, where a budget asks for it."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +281,7 @@ class Cost:
         nonembedding_params: the same without the embedding tables.
         memory: bytes of parameters and buffers.
         conditions: batch, length and dtype.
+        latency: predicted milliseconds of one forward pass under ``conditions``; None where it was not measured.
     """
 
     flops: int
@@ -267,23 +289,27 @@ class Cost:
     nonembedding_params: int
     memory: int
     conditions: Conditions
+    latency: float | None = None
 
     @classmethod
-    def from_amounts(cls, amounts: Mapping[str, int], conditions: Conditions) -> "Cost":
+    def from_amounts(cls, amounts: Mapping[str, Any], conditions: Conditions) -> "Cost":
         """Return the price whose quantities have these amounts, by name."""
-        return cls(**{name.replace("-", "_"): amounts[name] for name in QUANTITIES}, conditions=conditions)
+        counted = {name.replace("-", "_"): amounts[name] for name in QUANTITIES}
+        return cls(**counted, conditions=conditions, latency=amounts.get("latency"))
 
-    def get(self, quantity: str) -> int:
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The names of the quantities that are known."""
+        return QUANTITIES if self.latency is None else (*QUANTITIES, "latency")
+
+    def get(self, quantity: str) -> int | float:
         """Return one quantity by its name."""
-        amount: int = {name: getattr(self, name.replace("-", "_")) for name in QUANTITIES}[quantity]
+        amount: int | float = {name: getattr(self, name.replace("-", "_")) for name in self.quantities}[quantity]
         return amount
 
     def ratios(self, dense: "Cost") -> dict[str, float]:
         """Return each quantity as compressed / dense."""
-        return {name: self.get(name) / dense.get(name) for name in QUANTITIES}
-
-
-QUANTITIES = ("flops", "params", "nonembedding-params", "memory")
+        return {name: self.get(name) / dense.get(name) for name in self.quantities}
 
 
 @dataclass(frozen=True)

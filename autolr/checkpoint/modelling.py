@@ -1,7 +1,8 @@
 """The modelling file that travels with a checkpoint, for ``trust_remote_code=True`` where autolr is not installed.
 
-It is put together from the source of :mod:`autolr.layers` and :mod:`autolr.checkpoint.plugin`, so there is no second
-version of either to keep in step, and ends in one empty subclass for each Auto class that can load the model.
+It is put together from the source of :mod:`autolr.layers`, :mod:`autolr.rewrites` and :mod:`autolr.checkpoint.plugin`,
+so there is no second version of any to keep in step, and ends in one empty subclass for each Auto class that can load
+the model.
 """
 
 import inspect
@@ -10,7 +11,7 @@ import re
 from transformers import AutoModel, PretrainedConfig
 from transformers.models.auto import modeling_auto
 
-from autolr import __version__, layers
+from autolr import __version__, layers, rewrites
 from autolr.checkpoint import plugin
 from autolr.checkpoint.plugin import MODELLING_MODULE
 
@@ -73,7 +74,7 @@ def modelling_source(class_names: set[str]) -> str:
     Args:
         class_names: classes of transformers to subclass in it.
     """
-    copied = "\n\n".join(inspect.getsource(module) for module in (layers, plugin))
+    copied = "\n\n".join(inspect.getsource(module) for module in (layers, rewrites, plugin))
     copied = re.sub(r"^from autolr\..*\n", "", copied, flags=re.MULTILINE)
     classes = "".join(_CLASS.format(name=name) for name in sorted(class_names))
     return _HEAD.format(version=__version__) + copied + _TAIL + classes

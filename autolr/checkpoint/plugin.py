@@ -3,7 +3,8 @@
 To transformers this is a quantization method named "autolr": ``from_pretrained`` builds the dense model on the meta
 device, lets the quantizer swap modules, then reads the weights into them. Afterwards the model is an ordinary one.
 
-This file depends on torch, transformers and ``autolr.layers`` alone: a copy of both travels with every checkpoint.
+This file depends on torch, transformers, ``autolr.layers`` and ``autolr.rewrites`` alone: a copy of all three travels
+with every checkpoint.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autolr.layers import KINDS
+from autolr.rewrites import REWRITES, apply
 
 QUANT_METHOD = "autolr"
 FORMAT_VERSION = 1
@@ -32,13 +34,21 @@ class AutolrConfig(QuantizationConfigMixin):
         layers: {dotted name of a replaced module: {"kind": a key of ``KINDS``, and the sizes that build it}}; the
             names are those of the model that was saved.
         format_version: of this description.
+        rewrites: names of exact changes that make the model faster; one that is not known, or does not fit the class
+            that is loaded, is left out: the outputs are the same without it.
         **_: ``quant_method``, as transformers passes everything that :meth:`to_dict` returned.
 
     Raises:
         FormatError: the format is newer than ``FORMAT_VERSION``, or a layer's kind is unknown.
     """
 
-    def __init__(self, layers: dict[str, dict[str, Any]], format_version: int = FORMAT_VERSION, **_: object) -> None:
+    def __init__(
+        self,
+        layers: dict[str, dict[str, Any]],
+        format_version: int = FORMAT_VERSION,
+        rewrites: list[str] | None = None,
+        **_: object,
+    ) -> None:
         remedy = "upgrade autolr, or load with trust_remote_code=True, which runs the code the checkpoint brings along"
         if format_version > FORMAT_VERSION:
             raise FormatError(
@@ -52,6 +62,7 @@ class AutolrConfig(QuantizationConfigMixin):
         self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # a plain string serves; the enum is closed
         self.format_version = format_version
         self.layers = layers
+        self.rewrites = list(rewrites or [])
 
 
 class AutolrQuantizer(HfQuantizer):
@@ -66,6 +77,9 @@ class AutolrQuantizer(HfQuantizer):
             name = _resolve(saved_name, modules, getattr(model, "base_model_prefix", ""))
             if name is not None:
                 model.set_submodule(name, _build(spec, like=modules[name]))
+        for rewrite in self.quantization_config.rewrites:
+            if rewrite in REWRITES:
+                apply(model, rewrite)
 
     def _process_model_after_weight_loading(self, model: "transformers.PreTrainedModel", **_: object) -> None:
         """Make it an ordinary model: with these marks .half(), Trainer and save_pretrained(state_dict=) balk."""

@@ -13,6 +13,7 @@ from autolr.checkpoint.modelling import auto_map, modelling_source
 from autolr.checkpoint.plugin import MODELLING_MODULE, AutolrConfig
 from autolr.errors import UsageError
 from autolr.layers import KINDS, LowRankLinear
+from autolr.rewrites import applied
 
 
 def save_checkpoint(
@@ -42,7 +43,8 @@ def save_checkpoint(
         raise UsageError("the model has no low-rank layer; compress it first, or save it by its own save_pretrained")
     _check_ties(model, layers)
     config = copy.deepcopy(model.config)
-    config.quantization_config = AutolrConfig({name: {"kind": x.kind, **x.sizes()} for name, x in layers.items()})
+    specs = {name: {"kind": x.kind, **x.sizes()} for name, x in layers.items()}
+    config.quantization_config = AutolrConfig(specs, rewrites=applied(model))
     classes = auto_map(config, type(model).__name__)
     if classes:
         config.auto_map = classes

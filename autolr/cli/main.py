@@ -2,7 +2,7 @@
 
 import typer
 
-from autolr.cli import checkpoints, results, searching, serving
+from autolr.cli import checkpoints, results, searching, serving, timing
 
 app = typer.Typer(
     name="autolr",
@@ -22,6 +22,7 @@ for command in (
     results.select,
     checkpoints.export,
     checkpoints.evaluate,
+    timing.bench,
     serving.dashboard,
 ):
     name = {"evaluate": "eval"}.get(command.__name__, command.__name__)

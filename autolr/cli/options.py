@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from autolr.config import StudySpec, make_spec
-from autolr.errors import UsageError
+from autolr.config import StudySpec, make_spec, read_yaml
+from autolr.errors import UsageError, nearest
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
@@ -24,7 +24,8 @@ HypothesisColumn = Annotated[str, typer.Option(help="Column of the second senten
 LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
 LabelNames = Annotated[str | None, typer.Option(help="What the model's ids 0,1,... mean, comma-separated.")]
 Budgets = Annotated[
-    list[str], typer.Option("--budget", help="0.5x-flops, 50%-params, -30%-flops, 400MB-memory ...; repeatable.")
+    list[str],
+    typer.Option("--budget", help="0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable."),
 ]
 Floors = Annotated[list[str] | None, typer.Option("--floor", help="'accuracy>=0.98*dense'; repeatable.")]
 Trials = Annotated[int, typer.Option(min=1, help="Trials to complete, the dense model and the seeds included.")]
@@ -51,6 +52,13 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Batch that costs are stated
 SeqLen = Annotated[int | None, typer.Option(min=1, help="Length that costs are stated for; none: the data's mean.")]
 ScoringBatch = Annotated[int, typer.Option("--scoring-batch-size", min=1, help="Batch that models are scored in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; none: torch's own choice.")]
+Lengths = Annotated[
+    str | None, typer.Option(help="Tokens of a batch's sequences in turn, such as 32,20,12; none: all --seq-len.")
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(help="YAML file with batch_size, seq_len, lengths, dtype, device, threads; takes their place."),
+]
 Offline = Annotated[bool, typer.Option(help="Never reach for the hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model brings along.")]
 
@@ -73,6 +81,44 @@ def parse_duration(text: str | None) -> float | None:
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"--time-limit {text!r} must be a duration above zero such as 90s, 30m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_lengths(text: str | None) -> list[int]:
+    """Return the lengths of a list such as ``32,20``.
+
+    Raises:
+        UsageError: it is not a list of whole numbers above zero.
+
+    Example:
+        >>> parse_lengths("32, 20"), parse_lengths(None)
+        ([32, 20], [])
+    """
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--lengths {text!r} must be whole numbers above zero, such as 32,20,12")
+    return [int(part) for part in parts]
+
+
+PROFILED = ("batch_size", "seq_len", "lengths", "dtype", "device", "threads")
+
+
+def read_profile(path: Path | None) -> dict[str, Any]:
+    """Return the settings of a latency profile.
+
+    Raises:
+        UsageError: the file cannot be read, or has something else in it.
+    """
+    if path is None:
+        return {}
+    plain = read_yaml(path)
+    if not isinstance(plain, dict) or not plain:
+        raise UsageError(f"{path} is not a latency profile: it must give some of {', '.join(PROFILED)}")
+    for name in plain:
+        if name not in PROFILED:
+            raise UsageError(f"{path} gives {name!r}, which a latency profile does not have; {nearest(name, PROFILED)}")
+    return plain
 
 
 def collect(
@@ -108,6 +154,8 @@ def collect(
     seq_len: int | None,
     scoring_batch_size: int,
     threads: int | None,
+    lengths: str | None,
+    profile: Path | None,
     offline: bool,
     trust_remote_code: bool,
 ) -> StudySpec:
@@ -153,8 +201,10 @@ def collect(
             "seq_len": seq_len,
             "scoring_batch_size": scoring_batch_size,
             "threads": threads,
+            "lengths": parse_lengths(lengths),
             "offline": offline,
             "trust_remote_code": trust_remote_code,
+            **read_profile(profile),
         },
     }
     return make_spec(plain, "options")

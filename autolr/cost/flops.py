@@ -1,12 +1,12 @@
-"""The price of any candidate, from measured forward passes of the dense model and arithmetic.
+"""The FLOPs, parameters and bytes of any candidate, from measured forward passes of the dense model and arithmetic.
 
 FLOPs are those that ``torch.utils.flop_counter`` counts: matrix products, a multiplication and an addition counted as
 two; attention is counted as the two products it is made of, whichever kernel runs it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,64 +14,29 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from autolr import rewrites
+from autolr.cost.table import CostTable
 from autolr.errors import UsageError
-from autolr.types import Candidate, Choice, Conditions, Cost, Unit
-
-_INDEX_BYTES = 8
+from autolr.types import Conditions, Cost, Unit
 
 
-@dataclass(frozen=True)
-class CostTable:
-    """What the dense model costs, and how many rows each unit multiplies in one forward pass.
-
-    Attributes:
-        dense: the dense model's cost.
-        units: by name.
-        rows: unit name -> vectors multiplied by its weight in one forward pass under the conditions.
-        biased: names of the units whose dense layer has a bias.
-        bytes_per_param: of the weights.
-    """
-
-    dense: Cost
-    units: Mapping[str, Unit]
-    rows: Mapping[str, int]
-    biased: frozenset[str]
-    bytes_per_param: int
-
-    def saving(self, name: str, choice: Choice) -> dict[str, int]:
-        """Return what one choice saves against the dense layer, by quantity; negative where it costs more.
-
-        A low-rank layer of rank r with k kept rows multiplies ``r (out + in) + k in`` weights instead of ``out in``.
-        """
-        unit = self.units[name]
-        dense = unit.out_features * unit.in_features
-        kept = choice.rank * (unit.out_features + unit.in_features) + choice.rows * unit.in_features
-        params = dense - kept - (0 if name in self.biased else unit.out_features)
-        return {
-            "flops": 2 * self.rows[name] * (dense - kept),
-            "params": params,
-            "nonembedding-params": params,
-            "memory": params * self.bytes_per_param - choice.rows * _INDEX_BYTES,
-        }
-
-    def cost(self, candidate: Candidate) -> Cost:
-        """Return the candidate's cost."""
-        saved = [self.saving(name, choice) for name, choice in candidate.choices]
-
-        def left(quantity: str) -> int:
-            return self.dense.get(quantity) - sum(saving[quantity] for saving in saved)
-
-        return Cost(left("flops"), left("params"), left("nonembedding-params"), left("memory"), self.dense.conditions)
-
-
-def measure_costs(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int) -> CostTable:
+def measure_costs(
+    model: nn.Module,
+    units: Sequence[Unit],
+    batch_size: int,
+    seq_len: int,
+    threads: int | None = None,
+    lengths: Sequence[int] = (),
+) -> CostTable:
     """Measure the dense model's cost and each unit's share of it, by a forward pass of one sequence and one of two.
 
     Args:
-        model: the dense model.
+        model: the dense model; with rewrites, it is measured without them too, and left with them.
         units: its compressible layers.
         batch_size: sequences in the batch that costs are stated for.
         seq_len: tokens in each.
+        threads: stated with the costs; counting does not depend on it.
+        lengths: likewise.
 
     Raises:
         UsageError: the sequence is longer than the model's positions.
@@ -81,11 +46,12 @@ def measure_costs(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_
         raise UsageError(
             f"--seq-len {seq_len} is longer than the model's {longest} positions; choose at most {longest}"
         )
-    flops, rows = _count(model, units, 1, seq_len)
-    if batch_size > 1:  # not everything grows with the batch: DeBERTa projects its relative positions once a pass
-        flops_of_two, rows_of_two = _count(model, units, 2, seq_len)
-        flops += (batch_size - 1) * (flops_of_two - flops)
-        rows = {name: n + (batch_size - 1) * (rows_of_two[name] - n) for name, n in rows.items()}
+    flops, rows = _count_batch(model, units, batch_size, seq_len)
+    names = rewrites.applied(model)
+    rewrites.undo(model)
+    dense_flops = _count_batch(model, units, batch_size, seq_len)[0] if names else flops
+    for name in names:
+        rewrites.apply(model, name)
     parameter = next(model.parameters())
     params = sum(p.numel() for p in model.parameters())
     embeddings = {
@@ -93,14 +59,22 @@ def measure_costs(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_
     }
     memory = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     dense = Cost(
-        flops=flops,
+        flops=dense_flops,
         params=params,
         nonembedding_params=params - sum(embeddings.values()),
         memory=memory,
-        conditions=Conditions(batch_size, seq_len, str(parameter.dtype).removeprefix("torch.")),
+        conditions=Conditions(
+            batch_size,
+            seq_len,
+            str(parameter.dtype).removeprefix("torch."),
+            str(parameter.device),
+            threads,
+            tuple(lengths),
+        ),
     )
     biased = frozenset(u.name for u in units if getattr(model.get_submodule(u.name), "bias", None) is not None)
-    return CostTable(dense, {u.name: u for u in units}, rows, biased, parameter.element_size())
+    base = replace(dense, flops=flops)
+    return CostTable(dense, base, {u.name: u for u in units}, rows, biased, parameter.element_size())
 
 
 def longest_sequence(model: nn.Module) -> int | None:
@@ -115,6 +89,16 @@ def longest_sequence(model: nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return min(longest, module.num_embeddings - module.padding_idx - 1)
     return longest
+
+
+def _count_batch(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int) -> tuple[int, dict[str, int]]:
+    """Return a batch's FLOPs and vectors, from a batch of one sequence and one of two."""
+    flops, rows = _count(model, units, 1, seq_len)
+    if batch_size > 1:  # not everything grows with the batch: DeBERTa projects its relative positions once a pass
+        flops_of_two, rows_of_two = _count(model, units, 2, seq_len)
+        flops += (batch_size - 1) * (flops_of_two - flops)
+        rows = {name: n + (batch_size - 1) * (rows_of_two[name] - n) for name, n in rows.items()}
+    return flops, rows
 
 
 def _count(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int) -> tuple[int, dict[str, int]]:

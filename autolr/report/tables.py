@@ -163,3 +163,29 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
     yield f"disk: about {found['disk_bytes'] / 1e6:.0f} MB"
     for name, reason in found["left_dense"].items():
         yield f"left dense: {name} ({reason})"
+
+
+def bench_table(found: Plain) -> Table:
+    """Return the times of several models, the first being the reference."""
+    table = Table(title="forward pass, timed in turn", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("model", "median ms", "quartiles", "ratio", "95 % interval", "rounds"):
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    for one in found["models"]:
+        table.add_row(
+            one["model"],
+            f"{1e3 * one['median']:.2f}",
+            f"{1e3 * one['low']:.2f}-{1e3 * one['high']:.2f}",
+            f"{one['ratio']:.3f}",
+            f"{one['ratio_low']:.3f}-{one['ratio_high']:.3f}",
+            str(one["rounds"]),
+        )
+    return table
+
+
+def conditions_line(conditions: Plain) -> str:
+    """Return what a time or a cost holds for, in words."""
+    lengths = conditions["lengths"]
+    tokens = f"{conditions['batch_size']} x {conditions['seq_len']} tokens"
+    padded = f" (sequences of {', '.join(map(str, lengths))} in turn)" if lengths else ""
+    threads = f", {conditions['threads']} threads" if conditions["threads"] and conditions["device"] == "cpu" else ""
+    return f"batch of {tokens}{padded}, {conditions['dtype']}, {conditions['device']}{threads}"

@@ -15,8 +15,9 @@ from autolr.errors import BudgetError
 from autolr.progress import Progress
 from autolr.score import predict
 from autolr.search.folder import StudyFolder
-from autolr.search.inputs import Inputs, label_ids, lowest_costs, open_inputs
+from autolr.search.inputs import Inputs, label_ids, open_inputs
 from autolr.search.preparation import SCALE_EXAMPLES, stored_menus
+from autolr.search.pricing import lowest_costs
 from autolr.types import Unit
 
 _STATS_BYTES = 8
@@ -34,7 +35,10 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> di
         UsageError: something given cannot be used.
     """
     folder = StudyFolder(folder_path)
-    inputs = open_inputs(spec.model_copy(update={"budgets": ("1x-flops",)}), progress)
+    asked = {budget.quantity for budget in spec.parsed_budgets}
+    loose = ("1x-flops", "1x-latency") if "latency" in asked else ("1x-flops",)  # so that none is refused on opening
+    known = folder.latency_file if folder.latency_file.is_file() else None
+    inputs = open_inputs(spec.model_copy(update={"budgets": loose}), progress, known)
     progress.start("time the dense model on a few batches")
     seconds = _times(inputs)
     predicted = _predicted(spec, inputs, folder)
@@ -121,7 +125,7 @@ def _predicted(spec: StudySpec, inputs: Inputs, folder: StudyFolder) -> dict[str
         return {}
     found = {}
     for budget in spec.parsed_budgets:
-        change = budget.limit(inputs.costs.dense) - inputs.costs.dense.get(budget.quantity)
+        change = budget.limit(inputs.costs.dense) - inputs.costs.base.get(budget.quantity)
         try:
             found[budget.text] = allocate(menus, {budget.quantity: change}).loss
         except BudgetError:

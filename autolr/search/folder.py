@@ -4,6 +4,7 @@ study.yaml      specification, fingerprint, versions      study.journal    Optun
 bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements
 front.json      rewritten after every trial               front/<n>/       exported checkpoints
 result.json     the winner with its held-out figures      study.lock       held by the process that writes
+latency.json    times that latency is predicted from, where a budget is a time
 """
 
 import fcntl
@@ -38,6 +39,7 @@ class StudyFolder:
         self.path = path
         self.spec_file = path / "study.yaml"
         self.journal = path / "study.journal"
+        self.latency_file = path / "latency.json"
         self.bank = path / "bank"
         self.front_file = path / "front.json"
         self.result_file = path / "result.json"

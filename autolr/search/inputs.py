@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,17 +12,18 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.bank import tensor_digest
 from autolr.checkpoint.load import load_checkpoint
-from autolr.config import Budget, StudySpec
-from autolr.cost import CostTable, measure_costs
+from autolr.config import StudySpec
+from autolr.cost import CostTable
 from autolr.data.batches import Batch, ensure_padding, longest_input, mean_length, pair_batches
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import Parts, load_parts
-from autolr.errors import BudgetError, UsageError
+from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
+from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.sampler import check_sampler
 from autolr.search.space import load_space_config
-from autolr.types import Choice, Method
+from autolr.types import Method
 from autolr.units import Units, check_finite, find_units
 
 
@@ -81,12 +83,13 @@ class Inputs:
         }
 
 
-def open_inputs(spec: StudySpec, progress: Progress) -> Inputs:
+def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None = None) -> Inputs:
     """Load and check everything a study is given.
 
     Args:
         spec: the specification.
         progress: told what is under way.
+        latency_file: where the times that latency is predicted from are kept; None: they are not.
 
     Raises:
         UsageError: something given cannot be used.
@@ -116,43 +119,10 @@ def open_inputs(spec: StudySpec, progress: Progress) -> Inputs:
     units = find_units(model, spec.search.include, spec.search.exclude)
     max_length = longest_input(model, tokenizer)
     seq_len = spec.run.seq_len or _typical_length(tokenizer, parts, max_length)
-    costs = measure_costs(model, units.units, spec.run.batch_size, seq_len)
     progress.update(1.0)
-    inputs = Inputs(spec, model, tokenizer, max_length, parts, units, costs, methods)
+    costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
-    return inputs
-
-
-def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:
-    """Return quantity -> largest allowed amount."""
-    limits: dict[str, float] = {}
-    for budget in budgets:
-        limits[budget.quantity] = min(budget.limit(costs.dense), limits.get(budget.quantity, float("inf")))
-    return limits
-
-
-def lowest_costs(costs: CostTable) -> dict[str, int]:
-    """Return quantity -> what remains when every unit is at rank 0."""
-    candidate = [costs.saving(name, Choice("svd", 0)) for name in costs.units]
-    return {q: costs.dense.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
-
-
-def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
-    """Raise if a budget is below what remains when every unit is at rank 0.
-
-    Raises:
-        BudgetError: with the floor and the nearest budget that can be reached.
-    """
-    lowest = lowest_costs(costs)
-    for budget in budgets:
-        floor, dense = lowest[budget.quantity], costs.dense.get(budget.quantity)
-        if floor > budget.limit(costs.dense):
-            nearest = -(-floor * 1000 // dense) / 1000
-            raise BudgetError(
-                f"budget {budget.text} is not reachable: with all {len(costs.units)} compressible layers at "
-                f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "
-                f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}"
-            )
+    return Inputs(spec, model, tokenizer, max_length, parts, units, costs, methods)
 
 
 def checked_device(name: str) -> torch.device:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -82,11 +82,7 @@ def describe(evaluation: Evaluation, dense: Cost) -> dict[str, Any]:
         "costs": {
             "absolute": {quantity: cost.get(quantity) for quantity in ratios},
             "ratio": {quantity: round(ratio, 6) for quantity, ratio in ratios.items()},
-            "conditions": {
-                "batch_size": conditions.batch_size,
-                "seq_len": conditions.seq_len,
-                "dtype": conditions.dtype,
-            },
+            "conditions": asdict(conditions),
         },
         "scores": {name: describe_score(score) for name, score in evaluation.scores.items()},
         "seconds": {name: round(value, 4) for name, value in evaluation.seconds.items()},

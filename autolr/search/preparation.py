@@ -46,15 +46,14 @@ class Prepared:
     fixed: dict[str, Candidate]
 
 
-def prepare(inputs: Inputs, bank_directory: Path, progress: Progress) -> Prepared:
-    """Calibrate, decompose, scale the curves and build the search space; what is on disk already is reused.
+def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
+    """Scale the curves and build the search space; what is on disk already is reused.
 
     Args:
         inputs: the opened inputs.
-        bank_directory: where the bank is.
+        bank: decompositions, complete.
         progress: told what is under way.
     """
-    bank = build_bank(inputs, bank_directory, progress)
     menus = make_menus(inputs, bank, progress)
     progress.start("score the dense model")
     scorer = scorer_of(inputs, "search", progress)
@@ -129,18 +128,23 @@ def scorer_of(inputs: Inputs, part: str, progress: Progress) -> NliScorer:
     return NliScorer.of(inputs.model, batches, tick)
 
 
+def limits_of(inputs: Inputs) -> dict[str, float]:
+    """Return quantity -> the largest change that compression may leave (negative: what it must save)."""
+    return {quantity: limit - inputs.costs.base.get(quantity) for quantity, limit in inputs.limits.items()}
+
+
 def make_space(inputs: Inputs, menus: Sequence[Menu]) -> Space:
     """Return the search space the specification names."""
     config = load_space_config(inputs.spec.search.space)
     units = inputs.units.by_name()
     methods = [method.name for method in inputs.methods]
-    dense = {quantity: float(inputs.costs.dense.get(quantity)) for quantity in inputs.limits}
-    limits = {quantity: limit - dense[quantity] for quantity, limit in inputs.limits.items()}
+    base = {quantity: float(inputs.costs.base.get(quantity)) for quantity in inputs.limits}
+    limits = limits_of(inputs)
     primary = inputs.spec.parsed_budgets[0].quantity
     default = load_space_config("importance")
     assert isinstance(default, ImportanceConfig)
     importance = ImportanceSpace(
-        config if isinstance(config, ImportanceConfig) else default, menus, units, methods, limits, dense, primary
+        config if isinstance(config, ImportanceConfig) else default, menus, units, methods, limits, base, primary
     )
     if isinstance(config, ImportanceConfig):
         return importance

@@ -1,5 +1,6 @@
 """The whole job: open, prepare, search, select, export. Each stage reuses what an interrupted run left on disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,15 @@ from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials, nearest_trials, write_front
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
-from autolr.search.selection import Result, select, store_result
+from autolr.search.selection import Result, rank_members, report_on, store_result
+from autolr.search.tuning import tune
+from autolr.search.verification import latency_budgets, time_checkpoint, time_members
+from autolr.types import Candidate
 
 SelectedResult = dict[str, Any]
+
+MOST_CHECKPOINTS = 4
+"""Members that are exported and timed, best first, before a latency budget counts as missed."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,13 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
             raise UsageError(
                 f"{folder.path} has trials but no study.yaml that names their model; put it back or begin another study"
             )
-        inputs = open_inputs(spec, progress)
+        inputs = open_inputs(spec, progress, folder.latency_file)
         if known:
             folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
         folder.write_spec(spec, inputs.fingerprint)
-        prepared = prepare(inputs, folder.bank, progress)
+        bank = build_bank(inputs, folder.bank, progress)
+        inputs = tune(inputs, bank, folder.latency_file, progress)
+        prepared = prepare(inputs, bank, progress)
         driver = Driver(inputs, prepared, folder, progress)
         write_front(folder, driver.study, spec)  # the one before may have been killed between telling and writing
         finished = folder.result()
@@ -71,18 +80,47 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
 
 
 def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress) -> SelectedResult:
-    members = front_trials(driver.study)
-    reached = bool(members)
-    result: Result = select(
-        driver.inputs, driver.prepared.bank, members or nearest_trials(driver.study), reached, progress
-    )
-    chosen = next(m for m in result.members if m["trial"] == result.winner)
-    directory = folder.path / "front" / str(result.winner)
-    export(driver.inputs, driver.prepared.bank, chosen, result.report, directory, "hf", progress)
+    inputs, bank = driver.inputs, driver.prepared.bank
+    trials = front_trials(driver.study)
+    reached = bool(trials)
+    trials = trials or nearest_trials(driver.study)
+    timed = bool(latency_budgets(inputs))
+    times = time_members(inputs, bank, trials, progress) if timed else {}
+    ranking = rank_members(inputs, bank, trials, times, progress)
+    chosen, clock = ranking[0], None
+    if timed:
+        chosen, clock = _first_in_time(inputs, bank, ranking, folder, progress)
+    report = report_on(inputs, bank, Candidate.from_json(chosen["candidate"]), progress)
+    if clock is not None:
+        report["latency"] = clock
+    reached = reached and chosen["keeps_floors"] and (clock is None or clock["within"])
+    directory = folder.path / "front" / str(chosen["trial"])
+    export(inputs, bank, chosen, report, directory, "hf", progress)
+    members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
+    result = Result(chosen["trial"], reached, members, report)
     store_result(folder, result, spec.trials, f"front/{result.winner}")
     stored = folder.result()
     assert stored is not None
     return stored
+
+
+def _first_in_time(
+    inputs: Inputs, bank: Bank, ranking: Sequence[dict[str, Any]], folder: StudyFolder, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Export and time the best members until one meets the latency budgets in a process of its own.
+
+    Returns:
+        That member and its times; the fastest of those tried when none does.
+    """
+    tried = []
+    for one in ranking[:MOST_CHECKPOINTS]:
+        directory = folder.path / "front" / str(one["trial"])
+        export(inputs, bank, one, None, directory, "hf", progress)
+        clock = time_checkpoint(inputs, directory, progress)
+        tried.append((one, clock))
+        if clock["within"]:
+            return one, clock
+    return min(tried, key=lambda pair: pair[1]["ratio"])
 
 
 def open_study(folder: StudyFolder, progress: Progress) -> Opened:
@@ -95,6 +133,6 @@ def open_study(folder: StudyFolder, progress: Progress) -> Opened:
     Raises:
         UsageError: the model, the data or a setting is not what the study began with.
     """
-    inputs = open_inputs(folder.spec(), progress)
+    inputs = open_inputs(folder.spec(), progress, folder.latency_file)
     folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     return Opened(inputs, build_bank(inputs, folder.bank, progress))

@@ -48,17 +48,23 @@ class Result:
         }
 
 
-def select(inputs: Inputs, bank: Bank, trials: Sequence[FrozenTrial], reached: bool, progress: Progress) -> Result:
-    """Score the trials on the selection part, choose the winner there, report it on the report part.
+def rank_members(
+    inputs: Inputs,
+    bank: Bank,
+    trials: Sequence[FrozenTrial],
+    times: Mapping[int, Mapping[str, Any]],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Score the trials on the selection part and return them best first, in the form of front.json.
 
-    The winner is the best in the study's objective among those whose scores on the selection part meet the floors too
-    (among all, if none does).
+    Best is the best in the study's objective; before that come those whose scores there keep the floors, and whose
+    times meet the budgets.
 
     Args:
         inputs: the opened inputs.
         bank: decompositions.
         trials: the front, or the nearest trials when nothing meets the budgets.
-        reached: whether the trials meet every budget and floor on the search part.
+        times: trial number -> its measured times, where there is a latency budget; trials without one come last.
         progress: told what is under way.
     """
     objective = inputs.spec.search.objective
@@ -69,14 +75,18 @@ def select(inputs: Inputs, bank: Bank, trials: Sequence[FrozenTrial], reached: b
     for done, trial in enumerate(trials):
         scores = score_candidate(inputs, bank, Candidate.from_json(trial.user_attrs["candidate"]), scorer, progress)
         kept = meets(inputs.spec.parsed_floors, scores, dense)
-        members.append({**member(trial), "selection": _plain(scores), "keeps_floors": kept})
+        one = {**member(trial), "selection": _plain(scores), "keeps_floors": kept}
+        if trial.number in times:
+            one["latency"] = dict(times[trial.number])
+        members.append(one)
         progress.update((done + 1) / len(trials))
-    pool = [m for m in members if m["keeps_floors"]] or members
     sign = 1.0 if objective == "divergence" else -1.0
-    winner = min(pool, key=lambda m: (sign * m["selection"][objective]["value"], m["trial"]))
-    progress.start("score the dense model and the winner on the report part")
-    report = report_on(inputs, bank, Candidate.from_json(winner["candidate"]), progress)
-    return Result(winner["trial"], reached and winner["keeps_floors"], members, report)
+
+    def rank(one: Mapping[str, Any]) -> tuple[bool, bool, float, int]:
+        late = bool(times) and not one.get("latency", {}).get("within", False)
+        return late, not one["keeps_floors"], sign * one["selection"][objective]["value"], one["trial"]
+
+    return sorted(members, key=rank)
 
 
 def score_candidate(

@@ -93,8 +93,8 @@ class ImportanceSpace:
         menus: every unit's options with their predicted losses.
         units: by name.
         methods: in the study's order.
-        limits: quantity -> the largest change against dense that the budgets allow (negative: what must be saved).
-        dense: quantity -> the dense model's amount.
+        limits: quantity -> the largest change that compression must bring (negative: what must be saved).
+        base: quantity -> the amount without compression.
         primary: the quantity that ``level`` scales.
     """
 
@@ -103,7 +103,7 @@ class ImportanceSpace:
     units: Mapping[str, Unit]
     methods: Sequence[str]
     limits: Mapping[str, float]
-    dense: Mapping[str, float]
+    base: Mapping[str, float]
     primary: str
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -129,8 +129,8 @@ class ImportanceSpace:
         menus = [self._weighted(menu, params) for menu in self.menus]
         allowed = dict(self.limits)
         floor = sum(float(menu.cost[self.primary].min()) for menu in menus)
-        budget = self.limits[self.primary] + self.dense[self.primary]
-        wanted = params.get("level", 1.0) * budget - self.dense[self.primary]
+        budget = self.limits[self.primary] + self.base[self.primary]
+        wanted = params.get("level", 1.0) * budget - self.base[self.primary]
         allowed[self.primary] = max(wanted, min(floor, self.limits[self.primary]))
         return allocate(menus, allowed).candidate
 

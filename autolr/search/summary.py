@@ -134,7 +134,7 @@ def _dense_cost(trials: Sequence[FrozenTrial], path: Path) -> Cost:
     for trial in trials:
         if not trial.user_attrs["candidate"]:
             stored = trial.user_attrs["costs"]
-            return Cost.from_amounts(stored["absolute"], Conditions(**stored["conditions"]))
+            return Cost.from_amounts(stored["absolute"], Conditions.from_plain(stored["conditions"]))
     raise UsageError(f"the dense trial of {path} has not finished yet; go on with autolr resume {path}")
 
 

@@ -1,0 +1,145 @@
+"""The time of a forward pass, predicted from times measured on the target.
+
+Two measurements are put together. Alone: each shape of layer that the model has, dense and at a range of ranks, on as
+many vectors as it multiplies in one pass. Together: whole models with random ranks, timed in turn with the dense one.
+With ``L`` the sum of the layers' times alone, a pass takes ``fixed + slope · L``: what is not a layer (attention,
+normalisation, embeddings, head) is in ``fixed``, and ``slope`` is what a layer takes among others rather than alone.
+
+Everything is a share of the dense model's time, measured in the same round, so that a clock that drifts between the
+measurements cancels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from autolr.types import Candidate, Choice, Unit
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Times of one shape of layer alone, as shares of the dense model's pass.
+
+    Attributes:
+        dense: of the dense layer.
+        ranks: (k,) rising, from 0.
+        times: (k,) of a low-rank layer at these ranks.
+        row_counts: (m,) rising, from 0.
+        row_times: (m,) what so many kept rows add.
+    """
+
+    dense: float
+    ranks: tuple[int, ...]
+    times: tuple[float, ...]
+    row_counts: tuple[int, ...]
+    row_times: tuple[float, ...]
+
+    def at(self, choice: Choice | None) -> float:
+        """Return the time of a choice, interpolated between the measured ranks; None is dense."""
+        if choice is None:
+            return self.dense
+        extra = np.interp(choice.rows, self.row_counts, self.row_times) if choice.rows else 0.0
+        return float(np.interp(choice.rank, self.ranks, self.times) + extra)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What predicts a candidate's latency.
+
+    Attributes:
+        dense_ms: median time of the dense model's pass, milliseconds.
+        layers: shape key -> times; see :func:`shape_key`.
+        shapes: unit name -> shape key.
+        fixed: share of the dense model's pass that no choice of ranks changes.
+        slope: what a layer takes inside the model / alone.
+        checks: (predicted, measured) shares of the whole models that were timed; each predicted from the others.
+    """
+
+    dense_ms: float
+    layers: Mapping[str, LayerTimes]
+    shapes: Mapping[str, str]
+    fixed: float
+    slope: float
+    checks: tuple[tuple[float, float], ...]
+
+    def saving(self, name: str, choice: Choice) -> float:
+        """Return the milliseconds that one choice saves against the dense layer; negative where it is slower."""
+        times = self.layers[self.shapes[name]]
+        return self.slope * (times.dense - times.at(choice)) * self.dense_ms
+
+    def uncompressed_ms(self) -> float:
+        """Return the predicted milliseconds of the model with every layer dense, and its rewrites."""
+        return self.share(Candidate()) * self.dense_ms
+
+    def share(self, candidate: Candidate) -> float:
+        """Return a candidate's predicted time as a share of the dense model's."""
+        chosen = candidate.as_dict()
+        alone = sum(self.layers[shape].at(chosen.get(name)) for name, shape in self.shapes.items())
+        return self.fixed + self.slope * alone
+
+    def scaled(self, factor: float) -> "LatencyTable":
+        """Return the table with every prediction multiplied by a factor."""
+        return replace(self, fixed=self.fixed * factor, slope=self.slope * factor)
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(k,) |predicted / measured - 1| of the whole models that were timed."""
+        table = np.array(self.checks)
+        return np.asarray(np.abs(table[:, 0] / table[:, 1] - 1.0))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the form that is stored as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "LatencyTable":
+        """Rebuild a table from :meth:`to_plain`'s form, or from what JSON made of it."""
+        fields = dict(plain)
+        fields["layers"] = {name: LayerTimes(**_tuples(one)) for name, one in plain["layers"].items()}
+        fields["checks"] = tuple((pair[0], pair[1]) for pair in plain["checks"])
+        return cls(**fields)
+
+
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+
+
+def shape_key(unit: Unit, rows: int) -> str:
+    """Return what decides a unit's time: its shape and how many vectors it multiplies.
+
+    Example:
+        >>> shape_key(Unit("a", "a", 0, 1, 6, 4), 256)
+        '6x4 on 256'
+    """
+    return f"{unit.out_features}x{unit.in_features} on {rows}"
+
+
+def fit(alone: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """Return (fixed, slope) of ``measured = fixed + slope · alone``, by least relative squares, neither below zero.
+
+    Args:
+        alone: sums of the layers' times alone.
+        measured: times of the whole models; both as shares of the dense model's.
+
+    Example:
+        >>> [round(x, 6) for x in fit([0.1, 0.4, 0.8], [0.3, 0.6, 1.0])]
+        [0.2, 1.0]
+    """
+    from scipy.optimize import nnls
+
+    y = np.asarray(measured)
+    A = np.column_stack([np.ones(len(y)), np.asarray(alone)]) / y[:, None]
+    fixed, slope = nnls(A, np.ones(len(y)))[0]
+    return float(fixed), float(slope)
+
+
+def leave_one_out(alone: Sequence[float], measured: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """Return (predicted, measured) of each whole model, predicted by the fit to the others."""
+    pairs = []
+    for index, value in enumerate(measured):
+        others = [i for i in range(len(measured)) if i != index]
+        fixed, slope = fit([alone[i] for i in others], [measured[i] for i in others])
+        pairs.append((fixed + slope * alone[index], value))
+    return tuple(pairs)

@@ -1,0 +1,137 @@
+"""What a study's model costs, and whether its budgets can be reached.
+
+Where a budget is a time, the model is first rewritten exactly (see :mod:`autolr.rewrites`), and the times that latency
+is predicted from are measured once and kept beside the study.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from autolr import rewrites
+from autolr.config import Budget, StudySpec
+from autolr.cost import CostTable, measure_costs
+from autolr.cost.latency import LatencyTable
+from autolr.cost.timing import forward_inputs, measure_latency
+from autolr.errors import BudgetError, UsageError
+from autolr.progress import Progress
+from autolr.search.folder import write_atomically
+from autolr.types import Choice, Conditions, Unit
+
+LATENCY_MARGIN = 0.015
+"""Share of a latency budget that candidates leave free: measured again, half of them would otherwise be just over."""
+REWRITE_TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 0.05, "torch.bfloat16": 0.2}
+"""Largest difference of a logit that a rewrite may make: it computes the same in another order."""
+
+
+def price(
+    model: PreTrainedModel,
+    units: Sequence[Unit],
+    spec: StudySpec,
+    seq_len: int,
+    latency_file: Path | None,
+    progress: Progress,
+) -> CostTable:
+    """Return what candidates cost; where a budget is a time, rewrite the model in place and measure times first.
+
+    Args:
+        model: the dense model.
+        units: its compressible layers.
+        spec: budgets and conditions.
+        seq_len: tokens that costs are stated for.
+        latency_file: where times are kept; None: they are not.
+        progress: told what is under way.
+
+    Raises:
+        UsageError: a length cannot be used.
+    """
+    run = spec.run
+    if run.lengths and max(run.lengths) > seq_len:
+        raise UsageError(f"lengths {list(run.lengths)} go beyond --seq-len {seq_len}; raise it or shorten them")
+    timed = any(budget.quantity == "latency" for budget in spec.parsed_budgets)
+    if timed:
+        rewrite(model)
+    costs = measure_costs(model, units, run.batch_size, seq_len, run.threads, run.lengths)
+    return with_latency(costs, model, units, latency_file, progress) if timed else costs
+
+
+def rewrite(model: PreTrainedModel) -> None:
+    """Apply the exact rewrites that the model allows, and keep those that leave its logits as they are."""
+    conditions = Conditions(4, 16, str(model.dtype), lengths=(16, 9, 4))
+    with torch.inference_mode():
+        before = model(**forward_inputs(model, conditions)).logits
+        for name in rewrites.REWRITES:
+            if rewrites.apply(model, name):
+                after = model(**forward_inputs(model, conditions)).logits
+                if not torch.allclose(before, after, rtol=1e-3, atol=REWRITE_TOLERANCE[str(model.dtype)]):
+                    rewrites.undo(model)
+
+
+def with_latency(
+    costs: CostTable, model: PreTrainedModel, units: Sequence[Unit], file: Path | None, progress: Progress
+) -> CostTable:
+    """Return the table with what predicts latency: read from a file where it was measured before, else measured."""
+    conditions = costs.dense.conditions
+    described = [asdict(conditions), sorted(costs.rows.items()), [asdict(u) for u in units], rewrites.applied(model)]
+    versions = [version(name) for name in ("torch", "transformers")]
+    target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
+    key = hashlib.sha256(json.dumps([described, versions, target, type(model).__name__]).encode()).hexdigest()
+    table = _stored_table(file, key)
+    if table is None:
+        table = measure_latency(model, units, costs.rows, conditions, progress)
+        if file is not None and not file.is_file():
+            store_table(file, key, table, tuned=False)
+    return costs.with_latency(table)
+
+
+def store_table(file: Path, key: str, table: LatencyTable, tuned: bool) -> None:
+    """Keep a table beside a study, with what it was measured under and whether :func:`tune` has seen it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps({"key": key, "tuned": tuned, "table": table.to_plain()}, indent=1) + "\n")
+
+
+def _stored_table(file: Path | None, key: str) -> LatencyTable | None:
+    if file is None or not file.is_file():
+        return None
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return LatencyTable.from_plain(stored["table"]) if stored["key"] == key else None
+
+
+def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:
+    """Return quantity -> largest amount a candidate is given; of a time a little less than is allowed."""
+    limits: dict[str, float] = {}
+    for budget in budgets:
+        limit = budget.limit(costs.dense) * (1 - LATENCY_MARGIN if budget.quantity == "latency" else 1)
+        limits[budget.quantity] = min(limit, limits.get(budget.quantity, float("inf")))
+    return limits
+
+
+def lowest_costs(costs: CostTable) -> dict[str, int | float]:
+    """Return quantity -> what remains when every unit is at rank 0."""
+    candidate = [costs.saving(name, Choice("svd", 0)) for name in costs.units]
+    return {q: costs.base.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
+
+
+def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
+    """Raise if a budget is below what remains when every unit is at rank 0.
+
+    Raises:
+        BudgetError: with the floor and the nearest budget that can be reached.
+    """
+    lowest = lowest_costs(costs)
+    for budget in budgets:
+        floor, dense = lowest[budget.quantity], costs.dense.get(budget.quantity)
+        if floor > budget.limit(costs.dense):
+            nearest = -(-floor * 1000 // dense) / 1000
+            raise BudgetError(
+                f"budget {budget.text} is not reachable: with all {len(costs.units)} compressible layers at "
+                f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "
+                f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}"
+            )
