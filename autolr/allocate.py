@@ -214,6 +214,9 @@ def _stdout_to_stderr() -> Iterator[None]:
 
     It must not end up in the JSON of a command, so the file descriptor is turned, not ``sys.stdout``.
     """
+    if sys.stdout is None:  # closed by whoever started the process: nothing can be spoiled
+        yield
+        return
     sys.stdout.flush()
     saved = os.dup(1)
     try:

@@ -1,8 +1,10 @@
 """Times of things that are to be compared, taken in turn, so that a clock that drifts drifts for all of them.
 
 A round runs everything once, in an order that rotates. What is compared is the ratio inside a round; its median over
-the rounds has a confidence interval that needs no assumption about the noise. CPU times come from
-``torch.utils.benchmark``, which pins the number of threads; on a GPU from CUDA events.
+the rounds has a confidence interval that needs no assumption about the noise. On a GPU times come from CUDA events.
+
+``torch.utils.benchmark.Timer`` warms up twice before every block it times: of a model's pass, repeated once or twice in
+a block, that is most of the time spent. Here a block is preceded by one run.
 """
 
 import math
@@ -13,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.stats import binom
-from torch.utils.benchmark import Timer
 
 Run = Callable[[], object]
 
@@ -145,13 +146,25 @@ def _timer(run: Run, device: torch.device | None, threads: int | None) -> Callab
     """Return ``number of repeats -> seconds for one``."""
     if device is not None and device.type == "cuda":
         return lambda number: _by_events(run, number)
-    timer = Timer("run()", globals={"run": run}, num_threads=threads or torch.get_num_threads())
-    return lambda number: float(timer.timeit(number).mean)
+    return lambda number: _by_clock(run, number, threads or torch.get_num_threads())
+
+
+def _by_clock(run: Run, number: int, threads: int) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        run()  # brings its weights into the caches, where they are in use
+        start = time.perf_counter()
+        for _ in range(number):
+            run()
+        return (time.perf_counter() - start) / number
+    finally:
+        torch.set_num_threads(before)
 
 
 def _by_events(run: Run, number: int) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    run()  # what came before may have left caches and clocks in another state
+    run()  # as above
     start.record()
     for _ in range(number):
         run()
@@ -162,5 +175,4 @@ def _by_events(run: Run, number: int) -> float:
 
 def _repeats(timer: Callable[[int], float]) -> int:
     """Return how often a run is repeated so that a block is long enough; warms it up on the way."""
-    timer(1)
-    return max(1, math.ceil(BLOCK_SECONDS / max(min(timer(1), timer(2)), 1e-7)))
+    return max(2, math.ceil(BLOCK_SECONDS / max(min(timer(1), timer(2)), 1e-7)))

@@ -26,6 +26,7 @@ ROW_SHARES = (1 / 32, 1 / 16, 1 / 8)
 """Shares of the output rows that a row-keeping method may keep dense."""
 REFERENCE_SHARE = 1 / 3
 """Share of the break-even rank where a curve is tied to a measurement (heuristic: the middle of the useful range)."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,19 @@ def error_curve(bank: Bank, unit: Unit, method: Method, multiple: int) -> Curve:
 
 
 def reference_choice(curve: Curve, unit: Unit) -> int:
-    """Return the index of the option whose divergence is measured: no kept rows, a third of the break-even rank."""
-    plain = [index for index, choice in enumerate(curve.choices) if choice.rows == 0 and choice.rank > 0]
-    wanted = REFERENCE_SHARE * unit.break_even
+    """Return the index of the option whose divergence is measured: no kept rows, a third of the useful ranks.
+
+    Useful are the ranks below break-even at which something is still cut away: beyond the weight's own rank the error
+    is rounding, and so is the divergence.
+    """
+    least = _ROUNDING * float(curve.error.max(initial=0.0))
+    plain = [
+        index
+        for index, choice in enumerate(curve.choices)
+        if choice.rows == 0 and choice.rank > 0 and curve.error[index] > least
+    ]
+    useful = max((curve.choices[index].rank + 1 for index in plain), default=0)
+    wanted = REFERENCE_SHARE * min(unit.break_even, useful)
     return min(plain or [0], key=lambda index: abs(curve.choices[index].rank - wanted))
 
 

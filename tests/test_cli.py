@@ -66,7 +66,14 @@ def test_front_members_have_candidate_costs_and_scores(study: Path) -> None:
     found = json.loads(run("front", str(study), "--json").stdout)
     for member in found["members"]:
         assert {"trial", "candidate", "costs", "scores"} <= member.keys()
-        assert member["costs"]["conditions"].keys() == {"batch_size", "seq_len", "dtype", "device", "threads", "lengths"}
+        assert member["costs"]["conditions"].keys() == {
+            "batch_size",
+            "seq_len",
+            "dtype",
+            "device",
+            "threads",
+            "lengths",
+        }
         assert member["costs"]["absolute"].keys() == member["costs"]["ratio"].keys()
         assert all(score.keys() == {"value", "stderr", "n"} for score in member["scores"].values())
     assert "The front" in run("front", str(study)).stdout

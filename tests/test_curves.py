@@ -122,7 +122,7 @@ def test_the_rank_grid_is_every_multiple_that_saves(out_features, in_features, m
 def test_the_reference_is_the_plain_option_nearest_a_third_of_break_even():
     unit = Unit("a", "a", 0, 1, 96, 96)
     choices = (*(Choice("m", rank) for rank in (0, 8, 16, 24)), Choice("m", 16, 5))
-    curve = Curve("a", "m", choices, np.zeros(5))
+    curve = Curve("a", "m", choices, np.array([5.0, 4.0, 3.0, 2.5, 3.0]))
     assert REFERENCE_SHARE * unit.break_even == 16
     assert choices[reference_choice(curve, unit)] == Choice("m", 16)
     assert reference_choice(Curve("a", "m", (Choice("m", 0), Choice("m", 0, 3)), np.zeros(2)), unit) == 0
@@ -188,3 +188,12 @@ def test_kfac_predicts_the_divergence_of_the_whole_model_within_a_factor(bert, s
     assert 1 / 2 < np.median(ratios) < 2
     assert min(ratios) > 1 / 20
     assert max(ratios) < 20
+
+
+def test_a_rank_deficient_weight_is_measured_at_a_rank_at_which_something_is_lost():
+    unit = Unit("a", "a", 0, 1, 32, 32)
+    choices = tuple(Choice("svd", rank) for rank in range(16))
+    error = np.array([4.0, 2.0, 1.0, *[1e-20] * 13])
+    assert choices[reference_choice(Curve("a", "svd", choices, error), unit)].rank == 1
+    whole = Curve("a", "svd", choices, np.linspace(4, 1, 16))
+    assert choices[reference_choice(whole, unit)].rank == 5

@@ -10,7 +10,7 @@ from gpytorch.priors import LogNormalPrior
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from autolr.search import surrogate
-from autolr.search.acquisition import Acquisition
+from autolr.search.acquisition import Acquisition, reference_point
 from autolr.search.candidates import mutate, sobol
 from autolr.search.encoding import Encoding
 from autolr.search.outcomes import bounded, slack, utilities
@@ -190,3 +190,10 @@ def test_global_generators_are_left_alone():
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(1)
     np.testing.assert_array_equal(first, acquisition(2)[1](X[:5] + 0.01))
+
+
+def test_with_one_point_on_the_front_a_dearer_and_better_one_is_still_worth_something():
+    utilities = np.array([[1.0, 1.2], [0.2, -1.0], [-1.2, -0.2], [0.5, -1.0]])
+    corner = reference_point(utilities, np.ones(4, dtype=bool), 0.1, focus=0)
+    assert corner[0] < 1.0
+    assert corner[1] < utilities[:, 1].min() - 1.0

@@ -371,3 +371,38 @@ def test_an_encoder_decoder_is_refused_by_name(options: dict[str, str], tmp_path
     changed = spec_of(options | {"--model": str(tmp_path / "bart")})
     with pytest.raises(UsageError, match="encoder-decoder models such as BartForSequenceClassification"):
         run_search(changed, StudyFolder(tmp_path / "s"), Silent())
+
+
+def test_few_proposals_repeat_what_is_known(options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    run_search(spec_of(options, trials=24), StudyFolder(path), Silent())
+    trials = StudyFolder(path).load_study().trials
+    assert not [t.number for t in trials if "same_as" in t.user_attrs]
+
+
+def test_a_dense_trial_that_fails_is_run_again_and_does_not_keep_select_from_working(
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "no-dense"
+    evaluate = objective_module.Objective.evaluate
+    calls = iter(range(100))
+
+    def fails(self, candidate, progress):
+        if next(calls) == 0:
+            raise RuntimeError("out of memory")
+        return evaluate(self, candidate, progress)
+
+    monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
+    run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
+    for budget in ("0.6x-flops", "100M-params"):
+        assert select_trial(StudyFolder(path), [budget])["constraints"]["0.6x-flops"] <= 0 or budget == "100M-params"
+    run_search(spec_of(options, trials=6), StudyFolder(path), Silent())
+    origins = [t.user_attrs.get("origin") for t in StudyFolder(path).load_study().trials if t.values]
+    assert origins.count("dense") == 1
+
+
+def test_a_result_says_how_many_trials_it_rests_on(finished: Path, options: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "fewer"
+    shutil.copytree(finished, path)
+    result = run_search(spec_of(options, trials=TRIALS - 3), StudyFolder(path), Silent())
+    assert result["trials"] == TRIALS

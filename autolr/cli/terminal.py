@@ -4,6 +4,8 @@ import functools
 import json
 import logging
 import signal
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from safetensors import SafetensorError
 
 from autolr.errors import AutolrError, Stopped
@@ -29,7 +32,10 @@ from autolr.errors import AutolrError, Stopped
 P = ParamSpec("P")
 R = TypeVar("R")
 
-out = Console()
+PIPED_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe, where nothing must be cut off."""
+
+out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True)
 
 
@@ -61,17 +67,23 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=1))
 
 
+LOGGED_SHARE, LOGGED_SECONDS = 0.1, 10.0
+"""Off a terminal a long phase says where it is after each such share of it, and not before so many seconds."""
+
+
 class TerminalProgress:
-    """Progress bars on a terminal, one line for each phase elsewhere; stops at the first SIGINT or SIGTERM."""
+    """Progress bars on a terminal, lines elsewhere; stops at the first SIGINT or SIGTERM."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task: TaskID | None = None
         self._stop: str | None = None
+        self._phase, self._said, self._began = "", 0.0, 0.0
 
     def start(self, phase: str) -> None:
         """Begin a phase of work."""
         self._finish()
+        self._phase, self._said, self._began = phase, 0.0, time.monotonic()
         if self._bars.live.console.is_terminal:
             self._task = self._bars.add_task(escape(phase), total=1.0)
         else:
@@ -81,6 +93,12 @@ class TerminalProgress:
         """Report the share done of the current phase."""
         if self._task is not None:
             self._bars.update(self._task, completed=share)
+            return
+        taken = time.monotonic() - self._began
+        if share >= self._said + LOGGED_SHARE and share < 1 and taken > LOGGED_SECONDS:
+            self._said = share
+            left = taken * (1 - share) / share
+            err.print(f"{self._phase}: {share:.0%}, about {left:.0f} s left", highlight=False, markup=False)
 
     def note(self, text: str) -> None:
         """Say something a user should read."""
@@ -108,14 +126,13 @@ def progress() -> Iterator[TerminalProgress]:
     """Show progress while a block runs, with SIGINT and SIGTERM ending the work cleanly."""
     quiet_libraries()
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=Column(ratio=1, overflow="ellipsis", no_wrap=True)),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=err) as bars:
+    with Progress(*columns, console=err, expand=True) as bars:
         listener = TerminalProgress(bars)
         before = {number: signal.signal(number, listener.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

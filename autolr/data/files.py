@@ -84,7 +84,7 @@ def check_exists(path: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"{path}: no such file, and no folder {folder}")
     names = [entry.name for entry in folder.iterdir() if entry.is_file() and kind_of(entry) in SUFFIXES]
-    hint = nearest(path.name, names) if names else f"{folder} holds no {FORMATS} file"
+    hint = nearest(path.name, names) if names else f"{folder} holds no data file ({FORMATS})"
     seen = "is a folder, not a file" if path.is_dir() else "no such file"
     raise UsageError(f"{path}: {seen}; {hint}")
 

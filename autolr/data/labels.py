@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autolr.errors import UsageError, nearest
+from autolr.errors import UsageError
 
 NO_GOLD = frozenset({"-", "-1"})
 """How SNLI and its relatives mark a pair on which the annotators did not agree."""
@@ -110,9 +110,8 @@ class LabelMap:
                 "tell it with --label-names, one name for each id in order, "
                 "for instance --label-names entailment,neutral,contradiction"
             )
-        hint = nearest(_normal(str(value)), self.ids)
         return (
-            f"the model has no label {value!r}; its labels: {self.shown} ({hint}); "
+            f"the model has no label {value!r}; its labels: {self.shown}; "
             "rename the label in the data, or give the model's names with --label-names"
         )
 

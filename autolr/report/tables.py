@@ -1,6 +1,6 @@
 """What the command line prints: tables and lines from the plain forms that are also stored as JSON."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,20 @@ from rich.table import Table
 from autolr.config import StudySpec
 
 Plain = Mapping[str, Any]
+
+
+NUMBER_WIDTH = {"trial": 5, "FLOPs": 5, "params": 6, "latency": 7, "nats": 16, "agree %": 10, "accuracy %": 10}
+"""Least widths: on a narrow terminal the origin is cut off, never a number."""
+
+
+def amount(value: float, quantity: str) -> str:
+    """Return an amount of a quantity as it is printed.
+
+    Example:
+        >>> amount(1234567, "flops"), amount(12.3456, "latency")
+        ('1,234,567', '12.35 ms')
+    """
+    return f"{value:.2f} ms" if quantity == "latency" else f"{value:,.0f}"
 
 
 def percent(score: Plain) -> str:
@@ -29,14 +43,15 @@ def nats(score: Plain) -> str:
 
 def result_table(result: Plain, spec: StudySpec) -> Table:
     """Return the front at the end of a search, with the scores its winner was chosen by."""
-    first = result["members"][0]["selection"]["divergence"]["n"]
+    members = result["members"]
+    first = members[0]["selection"]["divergence"]["n"]
     table = _member_table(
-        "The front" if result["reached"] else "No candidate met every budget and floor; the nearest",
-        f"FLOPs, params: ratio to dense; nats: divergence from dense. Scores on {first} selection pairs, which "
-        "the search did not see; "
-        f"the winner (*) is the best in {spec.search.objective} there",
+        "The front of the search, scored again" if result["reached"] else "No candidate met all; the nearest",
+        f"Scores on {first} selection pairs, which the search did not see: there a member may fall behind another; the "
+        f"winner (*) is the best in {spec.search.objective} there",
+        members,
     )
-    for one in result["members"]:
+    for one in members:
         _add_member(table, one, one["selection"], one["trial"] == result["winner"])
     return table
 
@@ -44,37 +59,44 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
 def front_table(front: Plain) -> Table:
     """Return the table of ``autolr front`` and ``autolr select``."""
     members = front["members"] or front.get("nearest", [])
-    title = "The front" if front["members"] else "No trial meets every budget and floor; the nearest"
-    table = _member_table(
-        title,
-        "FLOPs, params: ratio to dense; nats: divergence from dense. Scores on the search part, where the search "
-        "compared them: they flatter",
+    title = (
+        "The front, on the search part" if front["members"] else "No trial meets every budget and floor; the nearest"
     )
+    caption = "Scores on the search part, where the search compared them: they flatter"
+    table = _member_table(title, caption, members)
     for one in members:
         _add_member(table, one, one["scores"], one["trial"] == front.get("winner"))
     return table
 
 
-def _member_table(title: str, caption: str) -> Table:
+def _member_table(title: str, caption: str, members: Sequence[Plain]) -> Table:
+    timed = any("latency" in one["costs"]["ratio"] for one in members)
+    legend = "FLOPs, params: ratio to dense; nats: divergence from dense. "
+    if timed:
+        legend += "Latency: ratio to dense, ~ where it is predicted. "
     table = Table(
         title=title,
-        caption=caption,
+        caption=legend + caption,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for name in ("trial", "origin", "FLOPs", "params", "nats", "agree %", "accuracy %"):
-        table.add_column(name, justify="left" if name == "origin" else "right", no_wrap=True)
+    table.add_column("trial", justify="right", no_wrap=True, min_width=NUMBER_WIDTH["trial"])
+    table.add_column("origin", overflow="ellipsis", no_wrap=True)
+    for name in ("latency",) * timed + ("FLOPs", "params", "nats", "agree %", "accuracy %"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=NUMBER_WIDTH[name])
     return table
 
 
 def _add_member(table: Table, one: Plain, scores: Plain, winner: bool) -> None:
     ratio = one["costs"]["ratio"]
+    timed = [f"{one['latency']['ratio']:.3f}" if "latency" in one else f"~{ratio.get('latency', 1.0):.3f}"]
     table.add_row(
         f"{'* ' if winner else ''}{one['trial']}",
         one["origin"],
+        *(timed if "latency" in ratio else []),
         *(f"{ratio[name]:.3f}" for name in ("flops", "params")),
         nats(scores["divergence"]),
         percent(scores["agreement"]),
@@ -93,6 +115,8 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"Winner: trial {result['winner']} at {ratios} of the dense model (FLOPs for a batch of "
         f"{conditions['batch_size']} x {conditions['seq_len']} tokens, {conditions['dtype']})."
     )
+    if "latency" in report:
+        yield _latency_sentence(report["latency"], conditions)
     yield (
         f"On {report['data']}, {small['n']} pairs that nothing was chosen on: dense {percent(dense)} %, "
         f"compressed {percent(small)} % (standard errors); difference "
@@ -100,10 +124,15 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"points; "
         f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained."
     )
-    if small["value"] <= report["majority"] + 2 * small["stderr"]:
+    if dense["value"] <= report["majority"] + 2 * dense["stderr"]:
         yield (
             f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
-            f"the compressed model is no better than that. Raise the budget."
+            f"the dense model is not distinguishably better. Check the labels and --label-names."
+        )
+    elif small["value"] <= report["majority"] + 2 * small["stderr"]:
+        yield (
+            f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
+            f"the compressed model is not distinguishably better. Raise the budget."
         )
     chosen = winner["selection"][spec.search.objective]["value"]
     searched, reported = (
@@ -115,6 +144,16 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"report part {reported:.4g}."
     )
     yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+
+
+def _latency_sentence(clock: Plain, conditions: Plain) -> str:
+    low, high = clock["ratio_interval"]
+    noisy = "" if clock["settled"] else "; the machine was too noisy for a narrower interval"
+    return (
+        f"Timed in a process of its own, in turn with the dense model ({conditions_line(conditions)}): "
+        f"{clock['ms']:.2f} ms, {clock['ratio']:.3f}x of dense (95 % interval {low:.3f} to {high:.3f}, "
+        f"{clock['rounds']} rounds{noisy})."
+    )
 
 
 def next_commands(result: Plain, path: Path) -> Iterator[str]:
@@ -151,13 +190,15 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
         quality = row["predicted_divergence"]
         table.add_row(
             row["budget"],
-            f"{row['dense']:,}",
-            f"{row['limit']:,.0f}",
+            amount(row["dense"], row["quantity"]),
+            amount(row["limit"], row["quantity"]),
             f"{row['lowest_ratio']:.3f}x",
             "yes" if row["reachable"] else "no",
             "-" if quality is None else f"{quality:.4f}",
         )
     yield table
+    if all(row["predicted_divergence"] is None for row in found["budgets"]):
+        yield "predicted nats: known once a search of these inputs has calibrated; - until then"
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items() if name != "total")
     yield f"time on this device: about {found['seconds']['total']:.0f} s ({stages})"
     yield f"disk: about {found['disk_bytes'] / 1e6:.0f} MB"

@@ -37,7 +37,7 @@ from autolr.search.surrogate import Surrogate
 N_SAMPLES = (64, 64, 16)  # by the number of objectives: with three, the boxes of one draw take 30 ms
 _SCREEN_SAMPLES = 16
 _BATCH = 256  # candidates per posterior: keeps the largest tensor within a few MB
-FOCUS_MARGIN = 5.0
+FOCUS_MARGIN = 5.0  # ranges: improving the best quality is then worth about five times as much as lowering the cost
 _BASELINE = 32  # most points kept in the baseline
 
 
@@ -207,7 +207,7 @@ def reference_point(utilities: Array, feasible: Mask, margin: float = 0.1, focus
     instead of 0.92 on the hardest problem.
 
     Where one objective is in focus (the quality, at a budget), its best value is worth most: the corner is the front's
-    worst value in it, and ``FOCUS_MARGIN`` ranges of the front below in every other.
+    worst value in it, and ``FOCUS_MARGIN`` ranges below the worst feasible value in every other.
 
     Args:
         utilities: (n, m).
@@ -223,6 +223,7 @@ def reference_point(utilities: Array, feasible: Mask, margin: float = 0.1, focus
         low, high = counted.min(axis=0), counted.max(axis=0)
         return np.asarray(low - np.maximum(margin * (high - low), 1e-3))
     front = counted[non_dominated((-counted).tolist())]
-    low, high = front.min(axis=0), front.max(axis=0)
-    share = np.where(np.arange(len(low)) == focus, margin, FOCUS_MARGIN)
-    return np.asarray(low - np.maximum(share * (high - low), 1e-3))
+    in_focus = np.arange(counted.shape[1]) == focus
+    low = np.where(in_focus, front.min(axis=0), counted.min(axis=0))
+    span = np.where(in_focus, margin * (front.max(axis=0) - low), FOCUS_MARGIN * (counted.max(axis=0) - low))
+    return np.asarray(low - np.maximum(span, 1e-3))

@@ -45,7 +45,7 @@ class SearchSettings:
     n_final: int = 48
     n_final_neighbours: int = 16
     n_final_rounds: int = 3
-    max_checks: int = 16
+    max_checks: int = 256
 
 
 def sobol(encoding: Encoding, count: int, seed: int, skip: int = 0) -> Array:
@@ -124,7 +124,7 @@ class Admits:
     encoding: Encoding
     taken: frozenset[bytes] = frozenset()
     is_new: Callable[[Array], bool] | None = None
-    max_checks: int = 16
+    max_checks: int = 256
     _asked: dict[bytes, bool] = field(default_factory=dict)
 
     def __call__(self, point: Array, key: bytes) -> bool:
@@ -213,4 +213,5 @@ def search(scores: Scores, admits: Admits, front: Array, settings: SearchSetting
     final = Pool(admits, scores)
     final.add(wide.best(settings.n_final))
     _refine(final, 2, settings.n_final_neighbours, settings.n_final_rounds, rng)
-    return final.best_new()
+    found = final.best_new()
+    return wide.best_new() if found is None else found

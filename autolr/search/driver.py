@@ -6,7 +6,7 @@ with the parameters it already has, so no trial is lost, doubled or left over.
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from autolr.search.adapter import SpaceSampler, quiet_optuna
 from autolr.search.folder import STUDY_NAME, StudyFolder
 from autolr.search.front import write_front
 from autolr.search.inputs import Inputs
-from autolr.search.notes import note_study, note_trial
+from autolr.search.notes import note_study, note_trial, store_dense_cost
 from autolr.search.objective import Objective, constraints, describe
 from autolr.search.preparation import Prepared
 from autolr.search.sampler import make_sampler
@@ -28,6 +28,9 @@ from autolr.types import Candidate, Evaluation, Score
 MAX_FAILURES_IN_A_ROW = 5
 N_STARTUP = 8
 """Trials with parameters before the sampler builds a model; the knapsack's seeds count."""
+
+QUALITY = 0
+"""A study is judged by the best quality at its whole budget, one end of the front; quality is its first objective."""
 
 SENSE: dict[str, Literal["minimize", "maximize"]] = {
     "divergence": "minimize",
@@ -66,7 +69,7 @@ class Driver:
         def make(seed: int) -> optuna.samplers.BaseSampler:
             # BoTorch's own numbers come from (seed, trial number); its startup points are one sequence over the study.
             seed = spec.seed if spec.search.sampler == "botorch" else seed
-            return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new)
+            return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new, QUALITY)
 
         self.study = optuna.create_study(
             study_name=STUDY_NAME,
@@ -80,6 +83,7 @@ class Driver:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names([spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"])
             note_study(self.study, self.inputs)
+        store_dense_cost(self.study, self.inputs.costs.dense)
         self._enqueue_seeds()
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             self._seen.setdefault(trial.user_attrs["digest"], trial.number)
@@ -194,15 +198,25 @@ class Driver:
         write_front(self.folder, self.study, spec)
 
     def _enqueue_seeds(self) -> None:
-        """Put the first candidates into the study, once: the dense model as trial 0, uniform, the space's seeds."""
+        """Put the first candidates into the study, once each: dense as trial 0, the knapsack's, uniform, those near."""
         spec = self.inputs.spec
-        trials = self.study.get_trials(deepcopy=False)
+        trials = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
         present = {t.user_attrs.get("origin") for t in trials}
-        new: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-            name: ({}, {"candidate": candidate.to_json()}) for name, candidate in self.prepared.fixed.items()
-        }
-        new |= {name: (params, {}) for name, params in self.prepared.space.seeds(spec.seed, spec.trials).items()}
-        missing = [name for name in new if name not in present]
-        for name in missing[: max(0, spec.trials - len(trials))]:
-            params, attributes = new[name]
-            self.study.enqueue_trial(params, user_attrs={"origin": name, **attributes})
+        room = spec.trials - len(trials)
+        digests: set[str] = set()
+        for name, params, candidate in self._seeds():
+            new = candidate.digest not in digests
+            digests.add(candidate.digest)
+            if new and name not in present and room > 0:
+                attributes = {"origin": name} | ({} if params else {"candidate": candidate.to_json()})
+                self.study.enqueue_trial(params, user_attrs=attributes)
+                room -= 1
+
+    def _seeds(self) -> Iterator[tuple[str, dict[str, Any], Candidate]]:
+        spec, space = self.inputs.spec, self.prepared.space
+        fixed: list[tuple[str, dict[str, Any], Candidate]] = [
+            (name, {}, candidate) for name, candidate in self.prepared.fixed.items()
+        ]
+        seeds = space.seeds(spec.seed, spec.trials)
+        decoded = [(name, params, self._decode(params)) for name, params in seeds.items()]
+        yield from [*fixed[:1], *decoded[:1], *fixed[1:], *decoded[1:]]

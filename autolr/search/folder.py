@@ -10,6 +10,7 @@ latency.json    times that latency is predicted from, where a budget is a time
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from autolr.config import StudySpec, make_spec, read_yaml
-from autolr.errors import UsageError
+from autolr.errors import AutolrError, UsageError
 
 STUDY_NAME = "autolr"
 _VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
@@ -121,6 +122,7 @@ class StudyFolder:
         Raises:
             UsageError: the folder cannot be written, or another process is writing.
         """
+        new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / "study.lock").open("a")
@@ -133,7 +135,12 @@ class StudyFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(f"another process is working on {self.path}; wait for it or stop it") from error
-            yield
+            try:
+                yield
+            except AutolrError:
+                if new and not self.spec_file.exists():  # refused before anything was computed: leave nothing behind
+                    shutil.rmtree(self.path)
+                raise
 
     def storage(self, repair: bool = False) -> JournalStorage:
         """Open the Optuna storage.

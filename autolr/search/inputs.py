@@ -21,7 +21,6 @@ from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.pricing import budget_limits, check_reachable, price
-from autolr.search.sampler import check_sampler
 from autolr.search.space import load_space_config
 from autolr.types import Method
 from autolr.units import Units, check_finite, find_units
@@ -96,8 +95,6 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         BudgetError: a budget cannot be reached by any candidate.
     """
     methods = get_methods(spec.search.methods)
-    load_space_config(spec.search.space)
-    check_sampler(spec.search.sampler)
     device = checked_device(spec.run.device)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)

@@ -1,7 +1,8 @@
-"""What optuna-dashboard shows of a study and of each trial: readable notes in Markdown."""
+"""What is written into the Optuna study beside its trials: notes for optuna-dashboard, the dense model's cost."""
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -9,6 +10,9 @@ from optuna.trial import Trial
 from optuna_dashboard import save_note
 
 from autolr.search.inputs import Inputs
+from autolr.types import Conditions, Cost
+
+_DENSE = "dense_cost"
 
 
 def note_study(study: optuna.Study, inputs: Inputs) -> None:
@@ -29,6 +33,19 @@ def note_study(study: optuna.Study, inputs: Inputs) -> None:
         "* a trial's constraint is above zero where it misses its budget or floor",
     ]
     save_note(study, "\n".join(lines))
+
+
+def store_dense_cost(study: optuna.Study, dense: Cost) -> None:
+    """Keep what ratios refer to, once."""
+    if _DENSE not in study.user_attrs:
+        amounts = {quantity: dense.get(quantity) for quantity in dense.quantities}
+        study.set_user_attr(_DENSE, {"amounts": amounts, "conditions": asdict(dense.conditions)})
+
+
+def stored_dense_cost(study: optuna.Study) -> Cost:
+    """Return what :func:`store_dense_cost` kept."""
+    stored = study.user_attrs[_DENSE]
+    return Cost.from_amounts(stored["amounts"], Conditions.from_plain(stored["conditions"]))
 
 
 def note_trial(trial: Trial, plain: Mapping[str, Any], limits: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from autolr.bank import Bank
 from autolr.config import StudySpec
 from autolr.errors import UsageError
+from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.driver import Driver
 from autolr.search.export import export
@@ -14,7 +15,9 @@ from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials, nearest_trials, write_front
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
+from autolr.search.sampler import check_sampler
 from autolr.search.selection import Result, rank_members, report_on, store_result
+from autolr.search.space import load_space_config
 from autolr.search.tuning import tune
 from autolr.search.verification import latency_budgets, time_checkpoint, time_members
 from autolr.types import Candidate
@@ -55,6 +58,9 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
+    get_methods(spec.search.methods)
+    load_space_config(spec.search.space)
+    check_sampler(spec.search.sampler)
     with folder.locked():
         known = folder.spec_file.is_file()
         if known:
@@ -73,7 +79,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
         driver = Driver(inputs, prepared, folder, progress)
         write_front(folder, driver.study, spec)  # the one before may have been killed between telling and writing
         finished = folder.result()
-        if finished is not None and driver.completed() >= spec.trials == finished["trials"]:
+        if finished is not None and driver.completed() >= spec.trials and finished["trials"] == driver.completed():
             return finished
         driver.run()
         return _conclude(driver, spec, folder, progress)
@@ -98,7 +104,7 @@ def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Pr
     export(inputs, bank, chosen, report, directory, "hf", progress)
     members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
     result = Result(chosen["trial"], reached, members, report)
-    store_result(folder, result, spec.trials, f"front/{result.winner}")
+    store_result(folder, result, driver.completed(), f"front/{result.winner}")
     stored = folder.result()
     assert stored is not None
     return stored

@@ -12,21 +12,24 @@ __all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "check_sampler", "make_s
 
 SamplerName = Literal["botorch", "gp", "tpe", "nsga2", "random"]
 
-QUALITY = 0
-"""A study is judged by the best quality at its whole budget, one end of the front; quality is its first objective."""
-
-#: Name -> ``(seed, n_startup, is_new) -> sampler``; only ``botorch`` asks ``is_new``; NSGA-II's population has
-#: ``n_startup``.
-SAMPLERS: dict[str, Callable[[int, int, IsNew | None], BaseSampler]] = {
-    "botorch": lambda seed, n_startup, is_new: BoTorchSampler(seed, n_startup, is_new, focus=QUALITY),
-    "gp": lambda seed, n_startup, _: GPSampler(seed=seed, n_startup_trials=n_startup),
-    "tpe": lambda seed, n_startup, _: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
-    "nsga2": lambda seed, n_startup, _: NSGAIISampler(seed=seed, population_size=max(n_startup, 2)),
-    "random": lambda seed, _n_startup, _is_new: RandomSampler(seed=seed),
+#: Name -> ``(seed, n_startup, is_new, focus) -> sampler``; only ``botorch`` knows the last two; NSGA-II's population
+#: has ``n_startup``.
+SAMPLERS: dict[str, Callable[[int, int, IsNew | None, int | None], BaseSampler]] = {
+    "botorch": lambda seed, n_startup, is_new, focus: BoTorchSampler(seed, n_startup, is_new, focus=focus),
+    "gp": lambda seed, n_startup, _new, _focus: GPSampler(seed=seed, n_startup_trials=n_startup),
+    "tpe": lambda seed, n_startup, _new, _focus: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
+    "nsga2": lambda seed, n_startup, _new, _focus: NSGAIISampler(seed=seed, population_size=max(n_startup, 2)),
+    "random": lambda seed, _startup, _new, _focus: RandomSampler(seed=seed),
 }
 
 
-def make_sampler(name: SamplerName | str, seed: int, n_startup: int = 16, is_new: IsNew | None = None) -> BaseSampler:
+def make_sampler(
+    name: SamplerName | str,
+    seed: int,
+    n_startup: int = 16,
+    is_new: IsNew | None = None,
+    focus: int | None = None,
+) -> BaseSampler:
     """Make a sampler by its name.
 
     Args:
@@ -34,6 +37,7 @@ def make_sampler(name: SamplerName | str, seed: int, n_startup: int = 16, is_new
         seed: of everything random; only ``botorch`` also continues a resumed study exactly.
         n_startup: finished trials before a model is used.
         is_new: see :class:`~autolr.search.botorch_sampler.BoTorchSampler`.
+        focus: likewise.
 
     Raises:
         UsageError: there is no sampler of that name.
@@ -43,7 +47,7 @@ def make_sampler(name: SamplerName | str, seed: int, n_startup: int = 16, is_new
         'RandomSampler'
     """
     check_sampler(name)
-    return SAMPLERS[name](seed, n_startup, is_new)
+    return SAMPLERS[name](seed, n_startup, is_new, focus)
 
 
 def check_sampler(name: str) -> None:

@@ -57,6 +57,12 @@ class ImportanceConfig(Strict):
     method: Factor
     level: Factor
 
+    @model_validator(mode="after")
+    def _within_the_budget(self) -> "ImportanceConfig":
+        if self.level.high > 1:
+            raise ValueError(f"level is a share of the budget and must not exceed 1, got high: {self.level.high}")
+        return self
+
 
 class PerLayerConfig(Strict):
     """``search_spaces/per-layer.yaml``."""
@@ -146,15 +152,17 @@ class ImportanceSpace:
             trials: of the study; ``NEAR_SHARE`` of them are spent on points near the solutions.
         """
         c, space = self.config, self.distributions()
-        top = min(1.0, c.level.high)
-        neutral = {name: 0.0 if name.startswith("depth/") else 1.0 for name in space} | {"level": top}
+        top = c.level.high
+        encoding = Encoding(space)
+        plain = {name: 0.0 if name.startswith("depth/") else 1.0 for name in space} | {"level": top}
+        neutral = encoding.decode(encoding.snap(encoding.encode([plain]))[0])  # a space may leave the neutral point out
         wary = neutral | {f"method/{method}": c.method.high for method in self.methods[1:]}
         starts = [neutral, wary] if len(self.methods) > 1 else [neutral]
         found = {
             f"knapsack {index}": params for index, params in enumerate([*starts, neutral | {"level": c.level.low}])
         }
         for index, params in enumerate(_neighbours(space, starts, int(NEAR_SHARE * trials), seed)):
-            found[f"near knapsack {index % len(starts)}, {index // len(starts)}"] = params | {"level": top}
+            found[f"near {index % len(starts)}.{index // len(starts)}"] = params | {"level": top}
         return found
 
     def _modules(self) -> list[str]:
@@ -238,7 +246,9 @@ def _neighbours(
 ) -> list[dict[str, Any]]:
     """Return points at a normal distance from the starts in turn, ``NEAR_SPREAD`` of each range."""
     encoding = Encoding(space)
-    steps = norm.ppf(qmc.Sobol(len(encoding), rng=np.random.default_rng(seed)).random(count).clip(0.01, 0.99))
+    engine = qmc.Sobol(len(encoding), rng=np.random.default_rng(seed))
+    uniform = engine.random_base2(max(count - 1, 0).bit_length())[:count]  # in powers of two, as SciPy wants it
+    steps = norm.ppf(uniform.clip(0.01, 0.99))
     points = encoding.encode([starts[index % len(starts)] for index in range(count)])
     return [encoding.decode(point) for point in encoding.snap(points + NEAR_SPREAD * steps)]
 

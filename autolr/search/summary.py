@@ -2,16 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from autolr.config import Budget
-from autolr.errors import BudgetError, UsageError, nearest
+from autolr.errors import BudgetError, UsageError
 from autolr.search.folder import StudyFolder
 from autolr.search.front import finished, member
-from autolr.types import Conditions, Cost
+from autolr.search.notes import stored_dense_cost
+from autolr.types import Cost
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -42,7 +42,7 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
         "study": str(folder.path),
         "trials": counts,
         "wanted": spec.trials,
-        "finished": result is not None and result["trials"] == spec.trials,
+        "finished": result is not None and result["trials"] == counts["complete"] >= spec.trials,
         "budgets": list(spec.budgets),
         "floors": list(spec.floors),
         "front": [m["trial"] for m in front["members"]],
@@ -86,7 +86,7 @@ def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
         )
-    dense = _dense_cost(trials, folder.path)
+    dense = stored_dense_cost(study)
     within = [m for m in (member(t) for t in trials) if all(_excess(m, b, dense) <= 0 for b in limits)]
     fitting = [m for m in within if all(m["constraints"].get(floor, 0.0) <= 0 for floor in spec.floors)]
     if within and not fitting:
@@ -95,7 +95,13 @@ def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
             f"export one by its number: {', '.join(str(m['trial']) for m in within[:5])}"
         )
     if not fitting:
-        closest = min((member(t) for t in trials), key=lambda m: max(_excess(m, b, dense) for b in limits))
+        objective = spec.search.objective
+        sign = 1.0 if objective == "divergence" else -1.0
+
+        def distance(one: dict[str, Any]) -> tuple[float, float]:
+            return max(_excess(one, b, dense) for b in limits), sign * one["scores"][objective]["value"]
+
+        closest = min((member(t) for t in trials), key=distance)
         ratios = ", ".join(f"{closest['costs']['ratio'][b.quantity]:.3f}x-{b.quantity}" for b in limits)
         raise BudgetError(
             f"no finished trial is within {', '.join(budgets)}; the nearest is trial {closest['trial']} with {ratios}: "
@@ -124,18 +130,9 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
         number = int(result["winner"])
     found = {trial.number: trial for trial in finished(folder.load_study())}
     if number not in found:
-        hint = nearest(str(number), [str(n) for n in found])
-        raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}")
+        hint = f"finished are {len(found)}, from {min(found)} to {max(found)}" if found else "none is finished"
+        raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}: see autolr front")
     return member(found[number])
-
-
-def _dense_cost(trials: Sequence[FrozenTrial], path: Path) -> Cost:
-    """Return the dense model's cost, from its trial."""
-    for trial in trials:
-        if not trial.user_attrs["candidate"]:
-            stored = trial.user_attrs["costs"]
-            return Cost.from_amounts(stored["absolute"], Conditions.from_plain(stored["conditions"]))
-    raise UsageError(f"the dense trial of {path} has not finished yet; go on with autolr resume {path}")
 
 
 def _excess(one: dict[str, Any], budget: Budget, dense: Cost) -> float:
