@@ -57,7 +57,11 @@ def model_card(
         "|---|---|---|",
     ]
     for name, ratio in member["costs"]["ratio"].items():
-        lines.append(f"| {name} | {member['costs']['absolute'][name]:,} | {ratio:.4f} |")
+        amount = member["costs"]["absolute"][name]
+        shown = f"{amount:.3f} ms, predicted" if name == "latency" else f"{amount:,}"
+        lines.append(f"| {name} | {shown} | {ratio:.4f} |")
+    if report is not None and "latency" in report:
+        lines += ["", _clock(report["latency"], conditions)]
     lines += [
         "",
         *_scores(member, report, objective),
@@ -72,6 +76,15 @@ def model_card(
     for unit, choice in member["candidate"].items():
         lines.append(f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |")
     return "\n".join(lines) + "\n"
+
+
+def _clock(clock: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
+    low, high = clock["ratio_interval"]
+    threads = f", {conditions['threads']} threads" if conditions["threads"] else ""
+    return (
+        f"Measured in a process of its own, in turn with the dense model, on {conditions['device']}{threads}: "
+        f"{clock['ms']:.2f} ms, {clock['ratio']:.3f} of dense (95 % interval {low:.3f} to {high:.3f})."
+    )
 
 
 def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objective: str) -> list[str]:

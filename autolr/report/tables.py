@@ -197,6 +197,12 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
             "-" if quality is None else f"{quality:.4f}",
         )
     yield table
+    clock = found["latency"]
+    if clock is not None:
+        yield (
+            f"latency: predicted, within {100 * clock['median_error']:.1f} % (median over whole models that were "
+            f"timed; worst {100 * clock['worst_error']:.1f} %); {conditions_line(clock['conditions'])}"
+        )
     if all(row["predicted_divergence"] is None for row in found["budgets"]):
         yield "predicted nats: known once a search of these inputs has calibrated; - until then"
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items() if name != "total")

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from autolr.allocate import allocate
@@ -63,11 +65,21 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> di
     return {
         "model": spec.model or "embedded example",
         "layers": len(inputs.units.units),
+        "latency": _clock(inputs),
         "left_dense": dict(inputs.units.excluded),
         "budgets": rows,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "disk_bytes": _disk(inputs),
     }
+
+
+def _clock(inputs: Inputs) -> dict[str, Any] | None:
+    """Return how well latency is predicted, where a budget asks for it."""
+    table = inputs.costs.latency
+    if table is None:
+        return None
+    errors = {"median_error": float(np.median(table.errors)), "worst_error": float(table.errors.max())}
+    return {"dense_ms": table.dense_ms, **errors, "conditions": asdict(inputs.costs.dense.conditions)}
 
 
 def _times(inputs: Inputs) -> dict[str, float]:

@@ -19,12 +19,12 @@ from autolr.search.sampler import check_sampler
 from autolr.search.selection import Result, rank_members, report_on, store_result
 from autolr.search.space import load_space_config
 from autolr.search.tuning import tune
-from autolr.search.verification import latency_budgets, time_checkpoint, time_members
+from autolr.search.verification import latency_budgets, time_checkpoint
 from autolr.types import Candidate
 
 SelectedResult = dict[str, Any]
 
-MOST_CHECKPOINTS = 4
+MOST_CHECKPOINTS = 6
 """Members that are exported and timed, best first, before a latency budget counts as missed."""
 
 
@@ -90,11 +90,9 @@ def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Pr
     trials = front_trials(driver.study)
     reached = bool(trials)
     trials = trials or nearest_trials(driver.study)
-    timed = bool(latency_budgets(inputs))
-    times = time_members(inputs, bank, trials, progress) if timed else {}
-    ranking = rank_members(inputs, bank, trials, times, progress)
+    ranking = rank_members(inputs, bank, trials, progress)
     chosen, clock = ranking[0], None
-    if timed:
+    if latency_budgets(inputs):
         chosen, clock = _first_in_time(inputs, bank, ranking, folder, progress)
     report = report_on(inputs, bank, Candidate.from_json(chosen["candidate"]), progress)
     if clock is not None:
@@ -115,17 +113,28 @@ def _first_in_time(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Export and time the best members until one meets the latency budgets in a process of its own.
 
+    What a member took beyond its prediction is expected of the others too, so those that would then be late are passed
+    over.
+
     Returns:
         That member and its times; the fastest of those tried when none does.
     """
-    tried = []
-    for one in ranking[:MOST_CHECKPOINTS]:
+    limit = min(budget.limit(inputs.costs.dense) for budget in latency_budgets(inputs))
+    tried: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    expected = 1.0
+    for one in ranking:
+        predicted = one["costs"]["absolute"]["latency"]
+        if tried and predicted * expected > limit:
+            continue
         directory = folder.path / "front" / str(one["trial"])
         export(inputs, bank, one, None, directory, "hf", progress)
-        clock = time_checkpoint(inputs, directory, progress)
+        one["latency"] = clock = time_checkpoint(inputs, directory, progress)
         tried.append((one, clock))
         if clock["within"]:
             return one, clock
+        if len(tried) == MOST_CHECKPOINTS:
+            break
+        expected = max(t["ratio"] / m["costs"]["ratio"]["latency"] for m, t in tried)
     return min(tried, key=lambda pair: pair[1]["ratio"])
 
 

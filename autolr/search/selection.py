@@ -52,19 +52,16 @@ def rank_members(
     inputs: Inputs,
     bank: Bank,
     trials: Sequence[FrozenTrial],
-    times: Mapping[int, Mapping[str, Any]],
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Score the trials on the selection part and return them best first, in the form of front.json.
 
-    Best is the best in the study's objective; before that come those whose scores there keep the floors, and whose
-    times meet the budgets.
+    Best is the best in the study's objective; before that come those whose scores there keep the floors.
 
     Args:
         inputs: the opened inputs.
         bank: decompositions.
         trials: the front, or the nearest trials when nothing meets the budgets.
-        times: trial number -> its measured times, where there is a latency budget; trials without one come last.
         progress: told what is under way.
     """
     objective = inputs.spec.search.objective
@@ -75,16 +72,12 @@ def rank_members(
     for done, trial in enumerate(trials):
         scores = score_candidate(inputs, bank, Candidate.from_json(trial.user_attrs["candidate"]), scorer, progress)
         kept = meets(inputs.spec.parsed_floors, scores, dense)
-        one = {**member(trial), "selection": _plain(scores), "keeps_floors": kept}
-        if trial.number in times:
-            one["latency"] = dict(times[trial.number])
-        members.append(one)
+        members.append({**member(trial), "selection": _plain(scores), "keeps_floors": kept})
         progress.update((done + 1) / len(trials))
     sign = 1.0 if objective == "divergence" else -1.0
 
-    def rank(one: Mapping[str, Any]) -> tuple[bool, bool, float, int]:
-        late = bool(times) and not one.get("latency", {}).get("within", False)
-        return late, not one["keeps_floors"], sign * one["selection"][objective]["value"], one["trial"]
+    def rank(one: Mapping[str, Any]) -> tuple[bool, float, int]:
+        return not one["keeps_floors"], sign * one["selection"][objective]["value"], one["trial"]
 
     return sorted(members, key=rank)
 

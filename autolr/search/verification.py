@@ -1,49 +1,26 @@
-"""Latency budgets are met on the clock or not at all: the front is timed here, the checkpoint in a new process."""
+"""Latency budgets are met on the clock or not at all: a checkpoint is timed as its user would, in a new process."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from autolr.bank import Bank
 from autolr.clock import Timing
 from autolr.config import Budget
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
 from autolr.progress import Progress
 from autolr.search.inputs import Inputs
-from autolr.search.tuning import time_candidates
-from autolr.types import Candidate
 
-MOST_MEMBERS = 8
-"""Members of the front that are timed: the best in quality."""
 PRECISION = 0.01
-_SECONDS = 60.0
+SECONDS = 45.0
 
 
 def latency_budgets(inputs: Inputs) -> list[Budget]:
     """Return the budgets that are times."""
     return [budget for budget in inputs.spec.parsed_budgets if budget.quantity == "latency"]
-
-
-def time_members(
-    inputs: Inputs, bank: Bank, trials: Sequence[FrozenTrial], progress: Progress
-) -> dict[int, dict[str, Any]]:
-    """Time the best trials of a front in turn with the dense model.
-
-    Returns:
-        Trial number -> the timing in its plain form, with ``within``: whether it meets every latency budget.
-    """
-    best = sorted(trials, key=lambda trial: trial.values[0], reverse=inputs.spec.search.objective != "divergence")
-    chosen = {str(t.number): Candidate.from_json(t.user_attrs["candidate"]) for t in best[:MOST_MEMBERS]}
-    progress.start(f"time {len(chosen)} members of the front against the dense model")
-    timed = time_candidates(inputs, bank, chosen, PRECISION, _SECONDS, progress)
-    return {int(name): describe_timing(inputs, timing) for name, timing in timed.items() if name != "dense"}
 
 
 def describe_timing(inputs: Inputs, timing: Timing) -> dict[str, Any]:
@@ -81,6 +58,7 @@ def time_checkpoint(inputs: Inputs, checkpoint: Path, progress: Progress) -> dic
         "--threads": spec.run.threads,
         "--lengths": ",".join(map(str, conditions.lengths)) or None,
         "--precision": PRECISION,
+        "--max-seconds": SECONDS,
     }
     flags = [text for name, value in options.items() if value is not None for text in (name, str(value))]
     flags += ["--trust-remote-code"] if spec.run.trust_remote_code else []

@@ -1,0 +1,250 @@
+"""Predicted latency against its definition, and studies under latency budgets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nli_fixture import write_inputs
+from transformers import BertConfig, BertForSequenceClassification
+
+from autolr.config import StudySpec, make_spec
+from autolr.cost import measure_costs, timing
+from autolr.cost.latency import LatencyTable, LayerTimes, fit, leave_one_out
+from autolr.errors import BudgetError, UsageError
+from autolr.progress import Silent
+from autolr.search import run as run_module
+from autolr.search import tuning
+from autolr.search.folder import StudyFolder
+from autolr.search.run import run_search
+from autolr.types import Candidate, Choice, Conditions
+from autolr.units import find_units
+
+ATTENTION = LayerTimes(0.1, (0, 8, 16), (0.01, 0.03, 0.07), (0, 4), (0.0, 0.02))
+TABLE = LatencyTable(
+    dense_ms=20.0,
+    layers={"a": ATTENTION},
+    shapes={"one": "a", "two": "a"},
+    fixed=0.25,
+    slope=1.5,
+    checks=((0.5, 0.4), (0.9, 1.0)),
+)
+
+
+def test_a_share_is_what_is_fixed_and_each_layers_own_time() -> None:
+    assert TABLE.share(Candidate()) == pytest.approx(0.25 + 1.5 * 0.2)
+    some = Candidate.of({"one": Choice("svd", 12), "two": Choice("svd", 8, 2)})
+    assert TABLE.share(some) == pytest.approx(0.25 + 1.5 * (0.05 + 0.03 + 0.01))
+    saved = sum(TABLE.saving(name, choice) for name, choice in some.choices)
+    assert TABLE.uncompressed_ms() - saved == pytest.approx(TABLE.share(some) * 20.0)
+
+
+def test_a_choice_that_is_slower_than_dense_saves_less_than_nothing() -> None:
+    slow = LayerTimes(0.05, (0, 8, 16), (0.01, 0.03, 0.07), (0,), (0.0,))
+    table = LatencyTable(10.0, {"a": slow}, {"one": "a"}, 0.5, 1.0, ((1.0, 1.0),))
+    assert table.saving("one", Choice("svd", 16)) == pytest.approx(-0.2)
+
+
+def test_a_table_comes_back_from_json_and_scales() -> None:
+    assert LatencyTable.from_plain(json.loads(json.dumps(TABLE.to_plain()))) == TABLE
+    some = Candidate.of({"one": Choice("svd", 4)})
+    assert TABLE.scaled(1.1).share(some) == pytest.approx(1.1 * TABLE.share(some))
+    assert TABLE.errors == pytest.approx([0.25, 0.1])
+
+
+def test_the_fit_is_least_relative_squares_without_negative_parts() -> None:
+    rng = np.random.default_rng(0)
+    alone, measured = rng.uniform(0.1, 1, 20), rng.uniform(0.3, 1, 20)
+    fixed, slope = fit(alone, measured)
+    grid = [(f, s) for f in np.linspace(0, 1.5, 151) for s in np.linspace(0, 1.5, 151)]
+    losses = [(((f + s * alone) / measured - 1) ** 2).sum() for f, s in grid]
+    assert (((fixed + slope * alone) / measured - 1) ** 2).sum() <= min(losses) + 1e-9
+    assert fit([0.1, 0.5, 0.9], [0.9, 0.5, 0.1])[1] == 0.0  # more work never takes less time
+
+
+def test_each_check_is_predicted_from_the_others() -> None:
+    alone, measured = [0.1, 0.4, 0.8, 1.0], [0.3, 0.6, 1.0, 9.9]
+    pairs = leave_one_out(alone, measured)
+    assert pairs[3] == pytest.approx((1.2, 9.9))
+    assert [measured for _, measured in pairs] == measured
+
+
+def wide_model() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return BertForSequenceClassification(BertConfig(**sizes, vocab_size=100, num_labels=3)).eval()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_LAYER_SECONDS", 0.3)
+    monkeypatch.setattr(timing, "_MODEL_SECONDS", 1.0)
+    monkeypatch.setattr(timing, "N_MODELS", 5)
+    monkeypatch.setattr(timing, "N_RANKS", 4)
+    monkeypatch.setattr(tuning, "time_checkpoint", lambda *_: {"ratio": 0.65})
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_measured_table_knows_that_less_work_takes_less_time() -> None:
+    model = wide_model()
+    units = find_units(model).units
+    costs = measure_costs(model, units, 4, 32, threads=1)
+    table = timing.measure_latency(model, units, costs.rows, costs.dense.conditions, Silent())
+    whole = costs.with_latency(table)
+    small = Candidate.of({u.name: Choice("svd", 8) for u in units if u.break_even > 8})
+    assert 0 < table.share(small) < 0.8 < table.share(Candidate()) < 1.2
+    assert whole.dense.latency == table.dense_ms > 0
+    assert whole.cost(small).latency == pytest.approx(table.share(small) * table.dense_ms)
+    assert set(whole.cost(small).ratios(whole.dense)) == {*costs.dense.quantities, "latency"}
+
+
+def test_a_copy_shares_every_tensor_and_no_module() -> None:
+    model = wide_model()
+    copied = timing.shared_copy(model)
+    assert {id(t) for t in copied.state_dict(keep_vars=True).values()} == {
+        id(t) for t in model.state_dict(keep_vars=True).values()
+    }
+    assert not {id(m) for m in copied.modules()} & {id(m) for m in model.modules()}
+
+
+def test_a_batch_has_the_profiles_lengths() -> None:
+    conditions = Conditions(5, 12, "float32", lengths=(12, 7))
+    found = timing.forward_inputs(wide_model(), conditions)
+    assert found["attention_mask"].sum(1).tolist() == [12, 7, 12, 7, 12]
+    assert found["input_ids"].shape == (5, 12)
+
+
+def study_spec(inputs: dict[str, str], **changes: object) -> StudySpec:
+    data = {name.removeprefix("--"): value for name, value in inputs.items() if name != "--model"}
+    plain = {
+        "model": inputs["--model"],
+        "data": data | {"search_examples": 40, "selection_examples": 40},
+        "budgets": ["0.7x-latency"],
+        "trials": 7,
+        "search": {"methods": ["kfac"], "multiple": 8},
+        "run": {"threads": 1, "batch_size": 4, "seq_len": 32},
+        **changes,
+    }
+    return make_spec(plain, "test")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, str]:
+    """The tiny pairs with a model large enough that low rank saves time."""
+    found = write_inputs(tmp_path / "inputs")
+    small = BertForSequenceClassification.from_pretrained(found["--model"])
+    config = BertConfig(**{**small.config.to_dict(), "hidden_size": 256, "intermediate_size": 1024})
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(found["--model"])
+    return found
+
+
+def clock_of(ratio: float) -> dict[str, object]:
+    return {"ratio": ratio, "within": ratio <= 0.7, "ms": 1.0, "ratio_interval": [ratio, ratio], "settled": True}
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def slow_first(_inputs, checkpoint, _progress):
+        seen.append(checkpoint)
+        return clock_of(0.8 if len(seen) == 1 else 0.6)
+
+    monkeypatch.setattr(run_module, "time_checkpoint", slow_first)
+    path = tmp_path / "study"
+    result = run_search(study_spec(inputs), StudyFolder(path), Silent())
+    assert len(seen) == 2
+    assert result["reached"]
+    assert path / result["checkpoint"] == seen[1]
+    assert result["report"]["latency"]["ratio"] == 0.6
+    card = (path / result["checkpoint"] / "README.md").read_text()
+    assert "Measured in a process of its own" in card
+    stored = json.loads((path / "latency.json").read_text())
+    assert stored["tuned"]
+    config = json.loads((path / result["checkpoint"] / "config.json").read_text())
+    assert config["quantization_config"]["rewrites"] == ["first-position"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_when_none_meets_the_budget_the_fastest_is_exported_and_it_is_said(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratios = iter((0.9, 0.75, 0.8, 0.85, 0.9, 0.9))
+    monkeypatch.setattr(run_module, "time_checkpoint", lambda *_: clock_of(next(ratios)))
+    result = run_search(study_spec(inputs), StudyFolder(tmp_path / "study"), Silent())
+    assert not result["reached"]
+    assert result["report"]["latency"]["ratio"] == 0.75
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_study_that_goes_on_keeps_the_times_it_began_with(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "time_checkpoint", lambda *_: clock_of(0.6))
+    path = tmp_path / "study"
+    run_search(study_spec(inputs, trials=4), StudyFolder(path), Silent())
+    before = (path / "latency.json").read_text()
+    run_search(study_spec(inputs, trials=6), StudyFolder(path), Silent())
+    assert (path / "latency.json").read_text() == before
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_budget_below_the_measured_floor_names_it(inputs: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"0\.01x-latency is not reachable.*nearest reachable budget is 0\.\d+x"):
+        run_search(study_spec(inputs, budgets=["0.01x-latency"]), StudyFolder(tmp_path / "study"), Silent())
+
+
+def test_lengths_beyond_the_sequence_are_refused(inputs: dict[str, str], tmp_path: Path) -> None:
+    run = {"threads": 1, "seq_len": 16, "lengths": [32]}
+    with pytest.raises(UsageError, match=r"lengths \[32\] go beyond --seq-len 16"):
+        run_search(study_spec(inputs, run=run), StudyFolder(tmp_path / "study"), Silent())
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from autolr.cli import app; app()", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_bench_compares_checkpoints(inputs: dict[str, str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = BertForSequenceClassification.from_pretrained(inputs["--model"]).config.to_dict()
+    config = BertConfig(**{**base, "num_hidden_layers": 8})
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "deep")
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("batch_size: 2\nseq_len: 24\nlengths: [24, 9]\nthreads: 1\n")
+    done = bench(inputs["--model"], str(tmp_path / "deep"), "--profile", str(profile), "--max-seconds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["conditions"]["lengths"] == [24, 9]
+    assert found["conditions"]["threads"] == 1
+    assert found["models"][0]["ratio"] == 1.0
+    assert found["models"][1]["ratio"] > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--device", "cuda:7"], "cannot be used here"),
+        (["--seq-len", "4096"], "positions"),
+        (["--lengths", "12,x"], "must be whole numbers above zero"),
+        (["--profile", "nosuch.yaml"], "cannot read nosuch.yaml"),
+    ],
+)
+def test_bench_refuses_bad_input(inputs: dict[str, str], arguments: list[str], complaint: str) -> None:
+    done = bench(inputs["--model"], *arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+
+
+def test_a_profile_with_something_else_in_it_is_refused(inputs: dict[str, str], tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("batch: 2\n")
+    done = bench(inputs["--model"], "--profile", str(profile))
+    assert done.returncode == 2
+    assert "did you mean batch_size" in done.stderr
