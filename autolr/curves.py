@@ -90,13 +90,10 @@ def reference_choice(curve: Curve, unit: Unit) -> int:
     is rounding, and so is the divergence.
     """
     least = _ROUNDING * float(curve.error.max(initial=0.0))
-    plain = [
-        index
-        for index, choice in enumerate(curve.choices)
-        if choice.rows == 0 and choice.rank > 0 and curve.error[index] > least
-    ]
-    useful = max((curve.choices[index].rank + 1 for index in plain), default=0)
-    wanted = REFERENCE_SHARE * min(unit.break_even, useful)
+    plain = [index for index, choice in enumerate(curve.choices) if choice.rows == 0 and choice.rank > 0]
+    beyond = [curve.choices[index].rank for index in plain if curve.error[index] <= least]
+    wanted = REFERENCE_SHARE * min([unit.break_even, *beyond])
+    plain = [index for index in plain if curve.error[index] > least]
     return min(plain or [0], key=lambda index: abs(curve.choices[index].rank - wanted))
 
 

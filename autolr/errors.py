@@ -36,6 +36,17 @@ class FactorizationError(AutolrError):
     """A decomposition failed or is not finite; the message names the layer and the method."""
 
 
+def similar(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean …?)" where a known name is close to a mistyped one, else nothing.
+
+    Example:
+        >>> similar("drome", ["svd", "drone"]), similar("x", ["svd"])
+        (' (did you mean drone?)', '')
+    """
+    hint = nearest(name, known)
+    return f" ({hint})" if hint.startswith("did you mean") else ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint naming the known names closest to a mistyped one, or all of them when none is close.
 

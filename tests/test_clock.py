@@ -30,7 +30,7 @@ def test_a_medians_interval_covers_it_as_often_as_it_says(n: int) -> None:
 
 
 def test_ratios_of_known_times() -> None:
-    found = compare({"a": sleeping(0.004), "b": sleeping(0.008)}, threads=1, precision=0.1, max_seconds=10)
+    found = compare({"a": sleeping(0.004), "b": sleeping(0.008)}, threads=1, precision=0.1, max_seconds=10.0)
     assert found["a"].ratio == found["a"].ratio_low == found["a"].ratio_high == 1.0
     assert 1.5 < found["b"].ratio < 2.5
     assert found["b"].ratio_low <= found["b"].ratio <= found["b"].ratio_high
@@ -62,7 +62,7 @@ def test_the_order_rotates_and_the_number_of_threads_is_put_back() -> None:
 
         return body
 
-    compare({name: run(name) for name in "abc"}, threads=1, precision=0.5, max_seconds=1)
+    compare({name: run(name) for name in "abc"}, threads=1, precision=0.5, max_seconds=1.0)
     assert threads == {1}
     assert torch.get_num_threads() == before
     firsts = [name for name, previous in zip(seen[1:], seen, strict=False) if name != previous]

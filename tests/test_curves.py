@@ -194,6 +194,6 @@ def test_a_rank_deficient_weight_is_measured_at_a_rank_at_which_something_is_los
     unit = Unit("a", "a", 0, 1, 32, 32)
     choices = tuple(Choice("svd", rank) for rank in range(16))
     error = np.array([4.0, 2.0, 1.0, *[1e-20] * 13])
-    assert choices[reference_choice(Curve("a", "svd", choices, error), unit)].rank == 1
+    assert choices[reference_choice(Curve("a", "svd", choices, error), unit)].rank == 1  # a third of its rank, 3
     whole = Curve("a", "svd", choices, np.linspace(4, 1, 16))
     assert choices[reference_choice(whole, unit)].rank == 5

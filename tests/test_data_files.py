@@ -166,7 +166,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     with pytest.raises(UsageError, match=r"no such file, and no folder .*nowhere"):
         load(str(tmp_path / "nowhere" / "train.jsonl"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"empty holds no \.jsonl"):
+    with pytest.raises(UsageError, match=r"empty holds no data file \(\.jsonl"):
         load(str(tmp_path / "empty" / "train.jsonl"))
 
 

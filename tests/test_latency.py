@@ -154,7 +154,7 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
 
     def slow_first(_inputs, checkpoint, _progress):
         seen.append(checkpoint)
-        return clock_of(0.8 if len(seen) == 1 else 0.6)
+        return clock_of(0.71 if len(seen) == 1 else 0.6)
 
     monkeypatch.setattr(run_module, "time_checkpoint", slow_first)
     path = tmp_path / "study"

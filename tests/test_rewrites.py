@@ -158,3 +158,12 @@ def test_costs_refer_to_the_model_without_it() -> None:
     last = {name: rows for name, rows in fast.rows.items() if ".layer.1." in name}
     assert {rows for name, rows in last.items() if "key" in name or "value" in name} == {4 * 12}
     assert {rows for name, rows in last.items() if "key" not in name and "value" not in name} == {4}
+
+
+def test_a_model_that_is_only_rewritten_can_be_saved(tmp_path: Path) -> None:
+    model = model_of("bert")
+    rewrites.apply(model, "first-position")
+    save_checkpoint(model, tmp_path / "fast")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fast").eval()
+    assert rewrites.applied(loaded) == ["first-position"]
+    assert torch.equal(logits_of(loaded), logits_of(model))

@@ -39,7 +39,7 @@ def save_checkpoint(
             something other than a checkpoint.
     """
     layers = compressed_layers(model)
-    if not layers:
+    if not layers and not applied(model):
         raise UsageError("the model has no low-rank layer; compress it first, or save it by its own save_pretrained")
     _check_ties(model, layers)
     config = copy.deepcopy(model.config)

@@ -116,7 +116,7 @@ def shape_key(unit: Unit, rows: int) -> str:
     return f"{unit.out_features}x{unit.in_features} on {rows}"
 
 
-def fit(alone: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+def fit(alone: Sequence[float] | np.ndarray, measured: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return (fixed, slope) of ``measured = fixed + slope · alone``, by least relative squares, neither below zero.
 
     Args:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autolr.errors import UsageError
+from autolr.errors import UsageError, similar
 
 NO_GOLD = frozenset({"-", "-1"})
 """How SNLI and its relatives mark a pair on which the annotators did not agree."""
@@ -111,7 +111,7 @@ class LabelMap:
                 "for instance --label-names entailment,neutral,contradiction"
             )
         return (
-            f"the model has no label {value!r}; its labels: {self.shown}; "
+            f"the model has no label {value!r}; its labels: {self.shown}{similar(_normal(str(value)), self.ids)}; "
             "rename the label in the data, or give the model's names with --label-names"
         )
 

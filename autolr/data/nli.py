@@ -12,7 +12,7 @@ import numpy as np
 from autolr.data.files import FORMATS, Table, kind_of, read_table
 from autolr.data.hub import ID, read_hub
 from autolr.data.labels import LabelMap
-from autolr.errors import UsageError
+from autolr.errors import UsageError, similar
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,10 @@ def _collect(table: Table, columns: Columns, labels: LabelMap) -> NliData:
 
 def _cell(row: Mapping[str, object], column: str, option: str, where: str) -> object:
     if column not in row:
-        raise UsageError(f"{where}: no column {column!r}; the columns are {', '.join(row)}; name it with {option}")
+        raise UsageError(
+            f"{where}: no column {column!r}; the columns are {', '.join(row)}{similar(column, row)}; "
+            f"name it with {option}"
+        )
     return row[column]
 
 

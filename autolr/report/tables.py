@@ -16,7 +16,7 @@ NUMBER_WIDTH = {"trial": 5, "FLOPs": 5, "params": 6, "latency": 7, "nats": 16, "
 """Least widths: on a narrow terminal the origin is cut off, never a number."""
 
 
-def amount(value: float, quantity: str) -> str:
+def amount(value: int | float, quantity: str) -> str:
     """Return an amount of a quantity as it is printed.
 
     Example:

@@ -13,6 +13,7 @@ from autolr.data.batches import Batch
 from autolr.errors import AutolrError, UsageError
 from autolr.progress import Progress
 from autolr.report.card import model_card
+from autolr.rewrites import applied
 from autolr.search.inputs import Inputs
 from autolr.types import Candidate
 
@@ -58,13 +59,14 @@ def export(
     card = model_card(source, member, report, form, auto, inputs.spec.search.objective)
     batches = _checks(inputs.batches("selection"))
     with compressed(inputs.model, candidate, bank):
-        if form == "dense" or not candidate.choices:
+        changed = bool(candidate.choices or applied(inputs.model))
+        if form == "dense" or not changed:
             save_dense(inputs.model, directory, inputs.tokenizer, card)
         else:
             save_checkpoint(inputs.model, directory, inputs.tokenizer, card)
         progress.update(0.5)
         difference = verify_roundtrip(inputs.model, directory, batches)
-    allowed = DENSE_TOLERANCE[inputs.spec.run.dtype] if form == "dense" and candidate.choices else 0.0
+    allowed = DENSE_TOLERANCE[inputs.spec.run.dtype] if form == "dense" and changed else 0.0
     if not difference <= allowed:
         raise AutolrError(
             f"the checkpoint at {directory} does not reproduce the model: logits differ by {difference:.3g}, "

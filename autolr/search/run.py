@@ -113,27 +113,26 @@ def _first_in_time(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Export and time the best members until one meets the latency budgets in a process of its own.
 
-    What a member took beyond its prediction is expected of the others too, so those that would then be late are passed
-    over.
+    What a member took beyond its prediction is expected of the others too: those that would then be late are passed
+    over, and when all would be, the cheapest is the last that is tried.
 
     Returns:
         That member and its times; the fastest of those tried when none does.
     """
     limit = min(budget.limit(inputs.costs.dense) for budget in latency_budgets(inputs))
     tried: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    expected = 1.0
-    for one in ranking:
-        predicted = one["costs"]["absolute"]["latency"]
-        if tried and predicted * expected > limit:
-            continue
+    left, expected, last = list(ranking), 1.0, False
+    while left and not last and len(tried) < MOST_CHECKPOINTS:
+        hopeful = [one for one in left if one["costs"]["absolute"]["latency"] * expected <= limit]
+        last = not hopeful
+        one = hopeful[0] if hopeful else min(left, key=lambda m: m["costs"]["absolute"]["latency"])
+        left.remove(one)
         directory = folder.path / "front" / str(one["trial"])
         export(inputs, bank, one, None, directory, "hf", progress)
         one["latency"] = clock = time_checkpoint(inputs, directory, progress)
         tried.append((one, clock))
         if clock["within"]:
             return one, clock
-        if len(tried) == MOST_CHECKPOINTS:
-            break
         expected = max(t["ratio"] / m["costs"]["ratio"]["latency"] for m, t in tried)
     return min(tried, key=lambda pair: pair[1]["ratio"])
 

@@ -32,7 +32,7 @@ def main(profiles: list[str]) -> None:
             models = {"dense": plain}
             for index in range(start, start + GROUP):
                 models[str(index)] = with_random_factors(inputs.model, candidates[index], units)
-            timed = time_models(models, inputs.costs.dense.conditions, 0.01, 60, Lines())
+            timed = time_models(models, inputs.costs.dense.conditions, 0.01, 60.0, Lines())
             for index in range(start, start + GROUP):
                 one = timed[str(index)]
                 pairs.append([table.share(candidates[index]), one.ratio, one.ratio_low, one.ratio_high])
