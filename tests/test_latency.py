@@ -143,7 +143,13 @@ def inputs(tmp_path: Path) -> dict[str, str]:
 
 
 def clock_of(ratio: float) -> dict[str, object]:
-    return {"ratio": ratio, "within": ratio <= 0.7, "ms": 1.0, "ratio_interval": [ratio, ratio], "settled": True}
+    return {
+        "ratio": ratio,
+        "within": ratio <= 0.7,
+        "ms": 1.0,
+        "ratio_range": [ratio, ratio],
+        "processes": [[ratio, ratio, ratio]],
+    }
 
 
 @pytest.mark.usefixtures("quick")
@@ -164,7 +170,7 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
     assert path / result["checkpoint"] == seen[1]
     assert result["report"]["latency"]["ratio"] == 0.6
     card = (path / result["checkpoint"] / "README.md").read_text()
-    assert "Measured in a process of its own" in card
+    assert "Measured in 1 processes of its own" in card
     stored = json.loads((path / "latency.json").read_text())
     assert stored["tuned"]
     config = json.loads((path / result["checkpoint"] / "config.json").read_text())

@@ -79,11 +79,12 @@ def model_card(
 
 
 def _clock(clock: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
-    low, high = clock["ratio_interval"]
+    low, high = clock["ratio_range"]
     threads = f", {conditions['threads']} threads" if conditions["threads"] else ""
     return (
-        f"Measured in a process of its own, in turn with the dense model, on {conditions['device']}{threads}: "
-        f"{clock['ms']:.2f} ms, {clock['ratio']:.3f} of dense (95 % interval {low:.3f} to {high:.3f})."
+        f"Measured in {len(clock['processes'])} processes of its own, in turn with the dense model, on "
+        f"{conditions['device']}{threads}: {clock['ms']:.2f} ms, {clock['ratio']:.3f} of dense (median; {low:.3f} to "
+        f"{high:.3f})."
     )
 
 

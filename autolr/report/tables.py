@@ -147,12 +147,11 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
 
 
 def _latency_sentence(clock: Plain, conditions: Plain) -> str:
-    low, high = clock["ratio_interval"]
-    noisy = "" if clock["settled"] else "; the machine was too noisy for a narrower interval"
+    low, high = clock["ratio_range"]
     return (
-        f"Timed in a process of its own, in turn with the dense model ({conditions_line(conditions)}): "
-        f"{clock['ms']:.2f} ms, {clock['ratio']:.3f}x of dense (95 % interval {low:.3f} to {high:.3f}, "
-        f"{clock['rounds']} rounds{noisy})."
+        f"Timed in {len(clock['processes'])} processes of its own, in turn with the dense model "
+        f"({conditions_line(conditions)}): {clock['ms']:.2f} ms, {clock['ratio']:.3f}x of dense (median; "
+        f"{low:.3f} to {high:.3f})."
     )
 
 

@@ -51,7 +51,7 @@ def main(folder: Path, profile: str) -> None:
             "divergence": found["divergence"].value,
         }
         rows.append({"budget": budget, "flops_ratio": flops, **quality, **clock})
-        shown = [budget, clock["ratio"], *clock["ratio_interval"], flops, quality["accuracy"] / dense]
+        shown = [budget, clock["ratio"], *clock["ratio_range"], flops, quality["accuracy"] / dense]
         print([round(x, 4) for x in shown], clock["within"], flush=True)
     OUT.write_text(json.dumps({"profile": profile, "exports": rows}, indent=1) + "\n")
 

@@ -15,7 +15,7 @@ def main() -> None:
     found = json.loads((HERE / "exports.json").read_text())
     rows = found["exports"]
     flops, ratio = [r["flops_ratio"] for r in rows], [r["ratio"] for r in rows]
-    low, high = zip(*(r["ratio_interval"] for r in rows), strict=True)
+    low, high = zip(*(r["ratio_range"] for r in rows), strict=True)
     errors = [[r - x for r, x in zip(ratio, low, strict=True)], [x - r for r, x in zip(ratio, high, strict=True)]]
     figure, axes = plt.subplots(figsize=(5, 3.6))
     axes.plot([0, 1], [0, 1], "--", color="0.6", label="what FLOPs alone promise")
