@@ -55,6 +55,19 @@ def trials_of(path: Path) -> list[dict]:
     ]
 
 
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Let one evaluation, counted from 0, raise an error."""
+    evaluate = objective_module.Objective.evaluate
+    calls = iter(range(100))
+
+    def failing(self, candidate, progress):
+        if next(calls) == number:
+            raise error
+        return evaluate(self, candidate, progress)
+
+    monkeypatch.setattr(objective_module.Objective, "evaluate", failing)
+
+
 class StopAfter(Silent):
     """Stops at the n-th time it is asked."""
 
@@ -143,15 +156,7 @@ def test_a_running_trial_of_a_dead_process_is_run_again_under_its_number(
     options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "dead"
-    evaluate = objective_module.Objective.evaluate
-    calls = iter(range(100))
-
-    def dies(self, candidate, progress):
-        if next(calls) == 6:
-            raise KeyboardInterrupt
-        return evaluate(self, candidate, progress)
-
-    monkeypatch.setattr(objective_module.Objective, "evaluate", dies)
+    fail_at(monkeypatch, 6, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run_search(spec_of(options), StudyFolder(path), Silent())
     left = [t for t in trials_of(path) if t["state"] == "RUNNING"]
@@ -182,15 +187,7 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(
     options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "failing"
-    evaluate = objective_module.Objective.evaluate
-    calls = iter(range(100))
-
-    def fails(self, candidate, progress):
-        if next(calls) == 5:
-            raise RuntimeError("out of memory")
-        return evaluate(self, candidate, progress)
-
-    monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
+    fail_at(monkeypatch, 5, RuntimeError("out of memory"))
     run_search(spec_of(options), StudyFolder(path), Silent())
     trials = StudyFolder(path).load_study().trials
     failed = [t for t in trials if t.state == TrialState.FAIL]
@@ -384,15 +381,7 @@ def test_a_dense_trial_that_fails_is_run_again_and_does_not_keep_select_from_wor
     options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "no-dense"
-    evaluate = objective_module.Objective.evaluate
-    calls = iter(range(100))
-
-    def fails(self, candidate, progress):
-        if next(calls) == 0:
-            raise RuntimeError("out of memory")
-        return evaluate(self, candidate, progress)
-
-    monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
+    fail_at(monkeypatch, 0, RuntimeError("out of memory"))
     run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
     for budget in ("0.6x-flops", "100M-params"):
         assert select_trial(StudyFolder(path), [budget])["constraints"]["0.6x-flops"] <= 0 or budget == "100M-params"
