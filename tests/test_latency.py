@@ -11,13 +11,14 @@ import torch
 from nli_fixture import write_inputs
 from transformers import BertConfig, BertForSequenceClassification
 
+from autolr import clock
 from autolr.config import StudySpec, make_spec
 from autolr.cost import measure_costs, timing
 from autolr.cost.latency import LatencyTable, LayerTimes, fit, leave_one_out
 from autolr.errors import BudgetError, UsageError
 from autolr.progress import Silent
+from autolr.search import rewriting, tuning
 from autolr.search import run as run_module
-from autolr.search import tuning
 from autolr.search.folder import StudyFolder
 from autolr.search.run import run_search
 from autolr.types import Candidate, Choice, Conditions
@@ -84,6 +85,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_MODEL_SECONDS", 1.0)
     monkeypatch.setattr(timing, "N_MODELS", 5)
     monkeypatch.setattr(timing, "N_RANKS", 4)
+    monkeypatch.setattr(rewriting, "_SECONDS", 0.3)
+    monkeypatch.setattr(clock, "BLOCK_SECONDS", 0.003)
     monkeypatch.setattr(tuning, "time_checkpoint", lambda *_: {"ratio": 0.65})
 
 
@@ -173,8 +176,9 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
     assert "Measured in 1 processes of its own" in card
     stored = json.loads((path / "latency.json").read_text())
     assert stored["tuned"]
+    assert "first-position" in stored["rewrites"]
     config = json.loads((path / result["checkpoint"] / "config.json").read_text())
-    assert config["quantization_config"]["rewrites"] == ["first-position"]
+    assert config["quantization_config"]["rewrites"] == stored["rewrites"]
 
 
 @pytest.mark.usefixtures("quick")

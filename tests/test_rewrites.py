@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -19,11 +20,13 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from autolr import rewrites
 from autolr.checkpoint.save import save_checkpoint
 from autolr.cost import measure_costs
-from autolr.layers import LowRankLinear
+from autolr.layers import LowRankLinear, LowRankRowsLinear
+from autolr.rewrites import fused_activation
 from autolr.units import find_units
 
 SIZES = {
@@ -74,13 +77,14 @@ def test_the_logits_stay(kind: str, attention: str) -> None:
     torch.testing.assert_close(model(input_ids=batch()["input_ids"]).logits, without_mask, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rewrite", rewrites.REWRITES)
 @pytest.mark.parametrize("kind", FITTING)
-def test_gradients_stay(kind: str) -> None:
+def test_gradients_stay(kind: str, rewrite: str) -> None:
     model = model_of(kind)
     model(**batch()).logits.sum().backward()
     before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    rewrites.apply(model, "first-position")
+    assert rewrites.apply(model, rewrite)
     model(**batch()).logits.sum().backward()
     after = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert before.keys() == after.keys()
@@ -102,6 +106,16 @@ def test_the_names_of_parameters_stay_and_it_can_be_undone() -> None:
     assert torch.equal(logits_of(model), before)
 
 
+def test_one_rewrite_can_be_undone_and_the_other_stay() -> None:
+    model = model_of("bert")
+    for name in rewrites.REWRITES:
+        assert rewrites.apply(model, name)
+    assert rewrites.applied(model) == list(rewrites.REWRITES)
+    rewrites.undo(model, ("first-position",))
+    assert rewrites.applied(model) == ["fused-activation"]
+    assert type(model.bert.encoder.layer[1]) is type(model_of("bert").bert.encoder.layer[1])
+
+
 def test_models_that_read_other_positions_are_left_alone() -> None:
     plain = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60}
     others = [
@@ -115,7 +129,7 @@ def test_models_that_read_other_positions_are_left_alone() -> None:
 
 
 def test_an_unknown_rewrite_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown rewrite 'faster'; known are first-position"):
+    with pytest.raises(ValueError, match="unknown rewrite 'faster'; known are first-position, fused-activation"):
         rewrites.apply(model_of("bert"), "faster")
 
 
@@ -167,3 +181,123 @@ def test_a_model_that_is_only_rewritten_can_be_saved(tmp_path: Path) -> None:
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fast").eval()
     assert rewrites.applied(loaded) == ["first-position"]
     assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was computed by a fused product: activation and algorithm of each call."""
+    seen: list[tuple[str, str]] = []
+    product = fused_activation._PRODUCT
+
+    def counted(x, weight, bias, name, scalars, algorithm):
+        seen.append((name, algorithm))
+        return product(x, weight, bias, name, scalars, algorithm)
+
+    monkeypatch.setattr(fused_activation, "_PRODUCT", counted)
+    return seen
+
+
+def feed_forward(activation: str, dense: torch.nn.Module | None = None) -> BertIntermediate:
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=24, intermediate_size=40, hidden_act=activation, num_attention_heads=4)
+    module = BertIntermediate(config).eval()
+    if dense is not None:
+        for parameter in dense.parameters():
+            torch.nn.init.normal_(parameter)
+        module.dense = dense
+    return module
+
+
+def fused(module: BertIntermediate) -> BertIntermediate:
+    assert rewrites.apply(module, "fused-activation")
+    return module
+
+
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [
+        ("gelu", ("gelu", "none")),
+        ("gelu_python", ("gelu", "none")),
+        ("gelu_new", ("gelu", "tanh")),
+        ("gelu_pytorch_tanh", ("gelu", "tanh")),
+        ("relu", ("relu", "")),
+        ("silu", ("swish", "")),
+    ],
+)
+@pytest.mark.parametrize("dense", [None, LowRankLinear(24, 40, 5)])
+def test_an_activation_is_fused_with_the_product_before_it(activation, name, dense, products) -> None:
+    module = feed_forward(activation, dense)
+    x = torch.randn(3, 7, 24)
+    with torch.no_grad():
+        before, part = module(x), module(x.transpose(0, 1)[:, :2])
+        after, part_after = fused(module)(x), module(x.transpose(0, 1)[:, :2])
+    assert products == [name, name]
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(part_after, part, rtol=1e-5, atol=1e-5)
+
+
+def test_an_activation_that_is_not_known_stays() -> None:
+    assert not rewrites.apply(feed_forward("quick_gelu"), "fused-activation")
+
+
+def test_where_it_cannot_be_fused_the_module_computes_as_before(products) -> None:
+    x = torch.randn(3, 7, 24)
+    rows, none = LowRankRowsLinear(24, 40, 5, 2), LowRankLinear(24, 40, 0)
+    hooked, inner = LowRankLinear(24, 40, 3), LowRankLinear(24, 40, 3)
+    calls = []
+    hooked.register_forward_hook(lambda *_: calls.append("outer"))
+    inner.left.register_forward_hook(lambda *_: calls.append("inner"))
+    for dense in (rows, none, hooked, inner):
+        module = feed_forward("gelu", dense)
+        with torch.no_grad():
+            before = module(x)
+            assert torch.equal(fused(module)(x), before)
+    assert calls == ["outer", "outer", "inner", "inner"]
+    module = feed_forward("gelu")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = module(x)
+        assert torch.equal(fused(module)(x), before)
+        assert before.dtype is torch.bfloat16
+    with torch.no_grad():
+        assert fused(module).double()(x.double()).dtype is torch.float64
+    assert fused(feed_forward("gelu"))(x).requires_grad
+    assert products == []
+
+
+def test_it_compiles_and_its_flops_are_counted() -> None:
+    plain, fast = feed_forward("gelu"), fused(feed_forward("gelu"))
+    x = torch.randn(3, 7, 24)
+    counted = []
+    for module in (plain, fast):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(x)
+        counted.append(counter.get_total_flops())
+    assert counted == [2 * 21 * 24 * 40] * 2
+    with torch.no_grad():
+        compiled = torch.compile(fast, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+def test_factors_that_change_are_seen(products) -> None:
+    module = fused(feed_forward("gelu", LowRankLinear(24, 40, 5)))
+    x = torch.randn(3, 7, 24)
+    with torch.no_grad():
+        module(x)
+        module.dense.left.weight.data.mul_(2)
+        torch.testing.assert_close(module(x), module.intermediate_act_fn(module.dense(x)), rtol=1e-5, atol=1e-5)
+    assert len(products) == 2
+
+
+def test_a_checkpoint_keeps_the_fused_activation(tmp_path: Path, products) -> None:
+    model = model_of("bert")
+    before = logits_of(model)
+    for name in rewrites.REWRITES:
+        rewrites.apply(model, name)
+    save_checkpoint(model, tmp_path / "fast")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fast").eval()
+    assert rewrites.applied(loaded) == list(rewrites.REWRITES)
+    assert torch.equal(logits_of(loaded), logits_of(model))
+    torch.testing.assert_close(logits_of(loaded), before, rtol=1e-4, atol=1e-5)
+    assert len(products) == 3 * SIZES["num_hidden_layers"]
+    base = AutoModel.from_pretrained(tmp_path / "fast").eval()
+    assert rewrites.applied(base) == ["fused-activation"]

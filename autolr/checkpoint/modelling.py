@@ -14,6 +14,7 @@ from transformers.models.auto import modeling_auto
 from autolr import __version__, layers, rewrites
 from autolr.checkpoint import plugin
 from autolr.checkpoint.plugin import MODELLING_MODULE
+from autolr.rewrites import first_position, fused_activation
 
 _HEAD = '''"""The low-rank layers of this checkpoint, for loading it where autolr is not installed.
 
@@ -22,6 +23,7 @@ _HEAD = '''"""The low-rank layers of this checkpoint, for loading it where autol
 Copied by autolr {version} from its own source (Apache-2.0). With autolr installed, `import autolr` replaces this file.
 """
 '''
+_COPIED = (layers, first_position, fused_activation, rewrites, plugin)
 _TAIL = """
 
 register(replace=False)
@@ -74,7 +76,7 @@ def modelling_source(class_names: set[str]) -> str:
     Args:
         class_names: classes of transformers to subclass in it.
     """
-    copied = "\n\n".join(inspect.getsource(module) for module in (layers, rewrites, plugin))
+    copied = "\n\n".join(inspect.getsource(module) for module in _COPIED)
     copied = re.sub(r"^from autolr\..*\n", "", copied, flags=re.MULTILINE)
     classes = "".join(_CLASS.format(name=name) for name in sorted(class_names))
     return _HEAD.format(version=__version__) + copied + _TAIL + classes

@@ -14,6 +14,7 @@ from autolr.clock import Run, Timing, compare
 from autolr.cost.latency import LatencyTable, LayerTimes, fit, leave_one_out, shape_key
 from autolr.layers import LowRankLinear, LowRankRowsLinear
 from autolr.progress import Progress
+from autolr.rewrites.fused_activation import FusedActivation
 from autolr.types import Candidate, Choice, Conditions, Unit
 
 N_RANKS = 12
@@ -73,7 +74,7 @@ def measure_latency(
     plain = shared_copy(model)
     rewrites.undo(plain)
     inputs = forward_inputs(model, conditions)
-    shapes = {unit.name: shape_key(unit, rows[unit.name]) for unit in units}
+    shapes = {unit.name: _key(model, unit, rows[unit.name]) for unit in units}
     groups: dict[str, list[Unit]] = {}
     for unit in units:
         groups.setdefault(shapes[unit.name], []).append(unit)
@@ -173,7 +174,7 @@ def _time_layers(
     x = torch.randn(rows, unit.in_features, device=like.device, dtype=like.dtype)
     runs: dict[str, Run] = {"model": dense}
     for name, choice in options.items():
-        runs[name] = _chain([random_layer(unit, choice, like) for _ in range(copies)], x)
+        runs[name] = _chain([_in_place(model, unit, random_layer(unit, choice, like)) for _ in range(copies)], x)
     timed = compare(runs, precision=0.02, max_seconds=_LAYER_SECONDS, **clock)
 
     def share(name: str) -> float:
@@ -188,6 +189,24 @@ def _time_layers(
         row_counts=(0, *row_counts),
         row_times=(0.0, *added),
     )
+
+
+def _key(model: nn.Module, unit: Unit, rows: int) -> str:
+    return shape_key(unit, rows) + (" and activation" if _with_activation(model, unit) else "")
+
+
+def _in_place(model: nn.Module, unit: Unit, layer: nn.Module) -> nn.Module:
+    """Return what is timed for a layer: itself, or the module around it that computes it and its activation in one."""
+    if not _with_activation(model, unit):
+        return layer
+    name, _, child = unit.name.rpartition(".")
+    around = shared_copy(model.get_submodule(name))
+    setattr(around, child, layer)
+    return around.eval()
+
+
+def _with_activation(model: nn.Module, unit: Unit) -> bool:
+    return isinstance(model.get_submodule(unit.name.rpartition(".")[0]), FusedActivation)
 
 
 def _chain(layers: Sequence[nn.Module], x: Tensor) -> Run:

@@ -11,25 +11,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from autolr import rewrites
 from autolr.config import Budget, StudySpec
 from autolr.cost import CostTable, measure_costs
 from autolr.cost.latency import LatencyTable
-from autolr.cost.timing import forward_inputs, measure_latency
+from autolr.cost.timing import measure_latency
 from autolr.errors import BudgetError, UsageError
 from autolr.progress import Progress
+from autolr.rewrites import REWRITES, applied
 from autolr.search.folder import write_atomically
-from autolr.types import Choice, Conditions, Unit
+from autolr.search.rewriting import reapply, rewrite
+from autolr.types import Choice, Unit
 
 LATENCY_MARGIN = 0.015
 """Share of a latency budget that candidates leave free: measured again, half of them would otherwise be just over."""
-REWRITE_TOLERANCE = {"torch.float32": 1e-4, "torch.float16": 0.05, "torch.bfloat16": 0.2}
-"""Largest difference of a logit that a rewrite may make: it computes the same in another order."""
 
 
 def price(
@@ -56,58 +56,57 @@ def price(
     run = spec.run
     if run.lengths and max(run.lengths) > seq_len:
         raise UsageError(f"lengths {list(run.lengths)} go beyond --seq-len {seq_len}; raise it or shorten them")
-    timed = any(budget.quantity == "latency" for budget in spec.parsed_budgets)
-    if timed:
-        rewrite(model)
-    costs = measure_costs(model, units, run.batch_size, seq_len, run.threads, run.lengths)
-    return with_latency(costs, model, units, latency_file, progress) if timed else costs
-
-
-def rewrite(model: PreTrainedModel) -> None:
-    """Apply the exact rewrites that the model allows, and keep those that leave its logits as they are."""
-    conditions = Conditions(4, 16, str(model.dtype), lengths=(16, 9, 4))
-    with torch.inference_mode():
-        before = model(**forward_inputs(model, conditions)).logits
-        for name in rewrites.REWRITES:
-            if rewrites.apply(model, name):
-                after = model(**forward_inputs(model, conditions)).logits
-                if not torch.allclose(before, after, rtol=1e-3, atol=REWRITE_TOLERANCE[str(model.dtype)]):
-                    rewrites.undo(model)
-
-
-def with_latency(
-    costs: CostTable, model: PreTrainedModel, units: Sequence[Unit], file: Path | None, progress: Progress
-) -> CostTable:
-    """Return the table with what predicts latency: read from a file where it was measured before, else measured."""
-    conditions = costs.dense.conditions
-    described = [asdict(conditions), sorted(costs.rows.items()), [asdict(u) for u in units], rewrites.applied(model)]
-    versions = [version(name) for name in ("torch", "transformers")]
-    target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
-    key = hashlib.sha256(json.dumps([described, versions, target, type(model).__name__]).encode()).hexdigest()
-    table = _stored_table(file, key)
-    if table is None:
-        table = measure_latency(model, units, costs.rows, conditions, progress)
-        progress.note(
-            f"a dense pass takes {table.dense_ms:.2f} ms; the latency of {len(table.checks)} whole models was "
-            f"predicted, each from the others, within {100 * float(np.median(table.errors)):.1f} % (median; worst "
-            f"{100 * float(table.errors.max()):.1f} %)"
-        )
-        if file is not None and not file.is_file():
-            store_table(file, key, table, tuned=False)
+    shape = (run.batch_size, seq_len, run.threads, run.lengths)
+    costs = measure_costs(model, units, *shape)
+    if all(budget.quantity != "latency" for budget in spec.parsed_budgets):
+        return costs
+    key = _key(model, units, costs)
+    stored = read_times(latency_file)
+    if stored.get("key") == key:
+        reapply(model, stored["rewrites"])
+        return measure_costs(model, units, *shape).with_latency(LatencyTable.from_plain(stored["table"]))
+    rewrite(model, units, costs.dense.conditions, progress)
+    costs = measure_costs(model, units, *shape)
+    table = measure_latency(model, units, costs.rows, costs.dense.conditions, progress)
+    progress.note(
+        f"a dense pass takes {table.dense_ms:.2f} ms; the latency of {len(table.checks)} whole models was "
+        f"predicted, each from the others, within {100 * float(np.median(table.errors)):.1f} % (median; worst "
+        f"{100 * float(table.errors.max()):.1f} %)"
+    )
+    if latency_file is not None and not stored:
+        store_times(latency_file, key, applied(model), table, tuned=False)
     return costs.with_latency(table)
 
 
-def store_table(file: Path, key: str, table: LatencyTable, tuned: bool) -> None:
-    """Keep a table beside a study, with what it was measured under and whether :func:`tune` has seen it."""
+def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable) -> str:
+    """Return a digest of all that times are measured under."""
+    described = [asdict(costs.dense.conditions), sorted(costs.rows.items()), [asdict(u) for u in units], REWRITES]
+    versions = [version(name) for name in ("torch", "transformers")]
+    target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
+    return hashlib.sha256(json.dumps([described, versions, target, type(model).__name__]).encode()).hexdigest()
+
+
+def store_times(file: Path, key: str, rewrites: Sequence[str], table: LatencyTable, tuned: bool) -> None:
+    """Keep times beside a study.
+
+    Args:
+        file: to write.
+        key: what they were measured under.
+        rewrites: that the model had.
+        table: what predicts latency.
+        tuned: whether :func:`autolr.search.tuning.tune` has seen it.
+    """
+    stored = {"key": key, "rewrites": list(rewrites), "tuned": tuned, "table": table.to_plain()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps({"key": key, "tuned": tuned, "table": table.to_plain()}, indent=1) + "\n")
+    write_atomically(file, json.dumps(stored, indent=1) + "\n")
 
 
-def _stored_table(file: Path | None, key: str) -> LatencyTable | None:
+def read_times(file: Path | None) -> dict[str, Any]:
+    """Return what :func:`store_times` kept; empty if there is nothing."""
     if file is None or not file.is_file():
-        return None
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    return LatencyTable.from_plain(stored["table"]) if stored["key"] == key else None
+        return {}
+    stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return stored
 
 
 def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:

@@ -5,7 +5,6 @@ the ranks that the knapsack chooses, and what the table gets wrong of one it get
 solution is exported and timed as the winner will be, and the predictions are multiplied by what was found.
 """
 
-import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from autolr.progress import Progress
 from autolr.search.export import export
 from autolr.search.inputs import Inputs
 from autolr.search.preparation import limits_of, make_menus
-from autolr.search.pricing import check_reachable, store_table
+from autolr.search.pricing import check_reachable, read_times, store_times
 from autolr.search.verification import time_checkpoint
 from autolr.types import Candidate
 
@@ -35,7 +34,7 @@ def tune(inputs: Inputs, bank: Bank, file: Path, progress: Progress) -> Inputs:
         progress: told what is under way.
     """
     table = inputs.costs.latency
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stored = read_times(file)
     if table is None or stored.get("tuned"):
         return inputs
     menus = make_menus(inputs, bank, progress)
@@ -48,7 +47,7 @@ def tune(inputs: Inputs, bank: Bank, file: Path, progress: Progress) -> Inputs:
         menus = make_menus(inputs, bank, progress)
         if abs(factor - 1) < CLOSE:
             break
-    store_table(file, stored.get("key", ""), table, tuned=True)
+    store_times(file, stored["key"], stored["rewrites"], table, tuned=True)
     return inputs
 
 

@@ -1,8 +1,7 @@
-"""Exact changes to a model that make it faster and leave what it computes as it is.
+"""``first-position``: the last block of a classifier that reads its encoder at the first position alone.
 
-``first-position``: a classifier that reads its encoder at the first position alone needs the last block's queries,
-attention output and feed-forward layers at that position alone. Keys and values are computed everywhere, as before. The
-encoder's last hidden state then has one position.
+It needs that block's queries, attention output and feed-forward layers at that position alone. Keys and values are
+computed everywhere, as before. The encoder's last hidden state then has one position.
 
 This file depends on torch alone: a copy of it travels with every checkpoint.
 """
@@ -13,7 +12,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-REWRITES = ("first-position",)
 _NOT_ENCODERS = ("encoder_hidden_states", "encoder_attention_mask", "past_key_values", "use_cache")
 
 
@@ -57,6 +55,12 @@ def _attention(attend: Any) -> Callable[..., tuple[Tensor, Any]]:
     return found
 
 
+def first_position_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that can be computed at one position: one, or none."""
+    place = first_position_block(model)
+    return [] if place is None else [model.get_submodule(place)]
+
+
 def first_position_block(model: nn.Module) -> str | None:
     """Return the name of the block that can be computed at one position alone, None if the model has no such block.
 
@@ -79,41 +83,3 @@ def first_position_block(model: nn.Module) -> str | None:
     fits = all(hasattr(attend, part) for part in wanted) and hasattr(block, "feed_forward_chunk")
     known = hasattr(sys.modules[type(attend).__module__], "ALL_ATTENTION_FUNCTIONS")
     return f"{name}.{len(stack) - 1}" if fits and known and not getattr(block, "is_decoder", False) else None
-
-
-def apply(model: nn.Module, name: str) -> bool:
-    """Rewrite a model in place; its parameters and their names stay.
-
-    Args:
-        model: a model that may already be rewritten.
-        name: one of ``REWRITES``.
-
-    Returns:
-        Whether the model has what the rewrite changes; if not it stays as it is.
-
-    Raises:
-        ValueError: there is no rewrite of that name.
-    """
-    if name not in REWRITES:
-        raise ValueError(f"unknown rewrite {name!r}; known are {', '.join(REWRITES)}")
-    place = first_position_block(model)
-    if place is None:
-        return False
-    block = model.get_submodule(place)
-    if getattr(block, "rewrite", None) != name:
-        cls = type(block)
-        block.__class__ = type(f"FirstPosition{cls.__name__}", (FirstPositionBlock, cls), {})
-    return True
-
-
-def undo(model: nn.Module) -> None:
-    """Give every rewritten module of a model its own class back."""
-    for module in model.modules():
-        if getattr(module, "rewrite", None) in REWRITES:
-            module.__class__ = type(module).__mro__[2]
-
-
-def applied(model: nn.Module) -> list[str]:
-    """Return the names of the rewrites that a model has."""
-    found = {getattr(module, "rewrite", None) for module in model.modules()}
-    return [name for name in REWRITES if name in found]

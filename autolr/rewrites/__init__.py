@@ -1,0 +1,56 @@
+"""Exact changes to a model that make it faster and leave what it computes as it is.
+
+A rewrite gives some modules another class: a mixin before their own, so that parameters and their names stay.
+
+These files depend on torch alone: a copy of them travels with every checkpoint.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from autolr.rewrites.first_position import FirstPositionBlock, first_position_blocks
+from autolr.rewrites.fused_activation import FusedActivation, fusable_modules
+
+_MIXINS: dict[str, tuple[type[nn.Module], Callable[[nn.Module], list[nn.Module]]]] = {
+    FirstPositionBlock.rewrite: (FirstPositionBlock, first_position_blocks),
+    FusedActivation.rewrite: (FusedActivation, fusable_modules),
+}
+REWRITES = tuple(_MIXINS)
+
+
+def apply(model: nn.Module, name: str) -> bool:
+    """Rewrite a model in place; its parameters and their names stay.
+
+    Args:
+        model: a model that may already be rewritten.
+        name: one of ``REWRITES``.
+
+    Returns:
+        Whether the model has what the rewrite changes; if not it stays as it is.
+
+    Raises:
+        ValueError: there is no rewrite of that name.
+    """
+    if name not in REWRITES:
+        raise ValueError(f"unknown rewrite {name!r}; known are {', '.join(REWRITES)}")
+    mixin, fitting = _MIXINS[name]
+    modules = fitting(model)
+    for module in modules:
+        cls = type(module)
+        if not isinstance(module, mixin):
+            module.__class__ = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
+    return bool(modules)
+
+
+def undo(model: nn.Module, names: tuple[str, ...] = REWRITES) -> None:
+    """Give every module that these rewrites changed its own class back."""
+    for module in model.modules():
+        if getattr(module, "rewrite", None) in names:
+            module.__class__ = type(module).__mro__[2]
+
+
+def applied(model: nn.Module) -> list[str]:
+    """Return the names of the rewrites that a model has."""
+    found = {getattr(module, "rewrite", None) for module in model.modules()}
+    return [name for name in REWRITES if name in found]
