@@ -82,7 +82,7 @@ def calibrate(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        reads = _reads(model, units, batches[0])
+        reads = positions_read(model, units, batches[0])
         groups = _groups(units, memory, cotangents is not None)
         for number, group in enumerate(groups):
             sums = {unit.name: _Sums(unit) for unit in group}
@@ -185,10 +185,10 @@ def _forward(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-def _reads(model: nn.Module, units: Sequence[Unit], batch: Batch) -> dict[str, Reads]:
+def positions_read(model: nn.Module, units: Sequence[Unit], batch: Batch) -> dict[str, Reads]:
     """Find at which positions each unit's output is read at all, by where a random gradient of the logits arrives."""
-    mask = _mask(batch)
-    first, last = _live(mask, "first"), _live(mask, "last")
+    mask = token_mask(batch)
+    first, last = live_positions(mask, "first"), live_positions(mask, "last")
     with torch.enable_grad(), _recording(model, units) as calls:
         logits = _forward(model, batch)
         _check_inputs(calls, mask)
@@ -197,7 +197,7 @@ def _reads(model: nn.Module, units: Sequence[Unit], batch: Batch) -> dict[str, R
         gradients = torch.autograd.grad(logits, [call.y for call in calls], cotangent, allow_unused=True)
     reads: dict[str, Reads] = {}
     for call, gradient in zip(calls, gradients, strict=True):
-        live = mask if gradient is None else (_by_token(gradient, mask) != 0).any(-1)
+        live = mask if gradient is None else (by_token(gradient, mask) != 0).any(-1)
         seen: Reads = "all"
         if live.shape == mask.shape and not torch.equal(live & mask, mask):
             live = live & mask
@@ -215,7 +215,7 @@ def _accumulate(
     reads: Mapping[str, Reads],
     sums: Mapping[str, _Sums],
 ) -> None:
-    mask = _mask(batch)
+    mask = token_mask(batch)
     with torch.set_grad_enabled(cotangents is not None), _recording(model, units) as calls:
         logits = _forward(model, batch)
         outputs = [call.y for call in calls]
@@ -269,9 +269,9 @@ class _Inputs:
 
 
 def _inputs(calls: Sequence[_Call], mask: Tensor, reads: Reads, pivot: Tensor | None) -> _Inputs:
-    each = [_by_token(call.x.detach(), mask).float() for call in calls]
+    each = [by_token(call.x.detach(), mask).float() for call in calls]
     whole = mask.any(1, keepdim=True)  # one position for a layer that runs once a sequence, not once a token
-    live = torch.cat([_live(mask if x.shape[1] == mask.shape[1] else whole, reads) for x in each], 1)
+    live = torch.cat([live_positions(mask if x.shape[1] == mask.shape[1] else whole, reads) for x in each], 1)
     x = torch.cat(each, 1) if len(each) > 1 else each[0]
     tokens = x[live]
     pivot = tokens.mean(0) if pivot is None else pivot
@@ -285,11 +285,12 @@ def _moments(tokens: Float[Tensor, "tokens in"], pivot: Float[Tensor, " in"]) ->
 
 def _outputs(calls: Sequence[tuple[_Call, Tensor | None]], mask: Tensor) -> Float[Tensor, "batch positions out"]:
     """Return the gradients of a unit's outputs at every position; a unit that the logits do not read has none."""
-    each = [_by_token(torch.zeros_like(c.y) if grad is None else grad, mask).float() for c, grad in calls]
+    each = [by_token(torch.zeros_like(c.y) if grad is None else grad, mask).float() for c, grad in calls]
     return torch.cat(each, 1)
 
 
-def _live(mask: Bool[Tensor, "batch positions"], reads: Reads) -> Bool[Tensor, "batch positions"]:
+def live_positions(mask: Bool[Tensor, "batch positions"], reads: Reads) -> Bool[Tensor, "batch positions"]:
+    """Return at which real positions something is read: all of them, or the first or last of each sequence."""
     if reads == "all" or mask.shape[1] == 1:
         return mask
     positions = mask.int().argmax(1) if reads == "first" else mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
@@ -298,7 +299,8 @@ def _live(mask: Bool[Tensor, "batch positions"], reads: Reads) -> Bool[Tensor, "
     return live
 
 
-def _mask(batch: Batch) -> Bool[Tensor, "batch positions"]:
+def token_mask(batch: Batch) -> Bool[Tensor, "batch positions"]:
+    """Return which positions of a batch hold real tokens."""
     if "attention_mask" in batch:
         return batch["attention_mask"].bool()
     return torch.ones_like(batch["input_ids"], dtype=torch.bool)
@@ -322,7 +324,7 @@ def _check_inputs(calls: Sequence[_Call], mask: Tensor) -> None:
         )
 
 
-def _by_token(tensor: Tensor, mask: Tensor) -> Float[Tensor, "batch positions features"]:
+def by_token(tensor: Tensor, mask: Tensor) -> Float[Tensor, "batch positions features"]:
     """View a unit's input or output as (batch, positions, features); positions is 1 where it runs once a sequence."""
     features = tensor.shape[-1]
     return tensor.reshape(len(mask), tensor.numel() // features // len(mask), features)

@@ -202,6 +202,7 @@ class SearchSpec(Strict):
     objective: Literal["divergence", "accuracy", "agreement"] = "divergence"
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "afm", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
+    refit: bool = True
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 

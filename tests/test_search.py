@@ -253,7 +253,8 @@ def test_two_processes_do_not_work_on_one_study(finished: Path, options: dict[st
 def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Path, options: dict[str, str]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from autolr.compress import compressed
+    from autolr.refit import refitted
+    from autolr.search.finalists import corrections_of
     from autolr.search.run import open_study
     from autolr.types import Candidate
 
@@ -262,7 +263,9 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
     opened = open_study(StudyFolder(finished), Silent())
     reloaded = AutoModelForSequenceClassification.from_pretrained(finished / result["checkpoint"])
     batch = opened.inputs.batches("report")[0]
-    with compressed(opened.inputs.model, Candidate.from_json(winner["candidate"]), opened.bank), torch.no_grad():
+    candidate = Candidate.from_json(winner["candidate"])
+    corrections = corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    with refitted(opened.inputs.model, candidate, opened.bank, corrections), torch.no_grad():
         expected = opened.inputs.model(**batch).logits
     with torch.no_grad():
         assert torch.equal(reloaded(**batch).logits, expected)

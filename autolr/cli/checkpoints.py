@@ -21,9 +21,11 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.search.export import export as write
+    from autolr.search.finalists import corrections_of
     from autolr.search.folder import StudyFolder
     from autolr.search.run import open_study
     from autolr.search.summary import find_trial
+    from autolr.types import Candidate
 
     if form not in ("hf", "dense"):
         raise UsageError(f"unknown --format {form!r}; must be hf or dense")
@@ -36,7 +38,9 @@ def export(
     kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
     with progress() as listener:
         opened = open_study(folder, listener)
-        difference = write(opened.inputs, opened.bank, chosen, report, to, kind, listener)
+        inputs, bank = opened.inputs, opened.bank
+        corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
+        difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
     if json:
         print_json({"trial": chosen["trial"], "out": str(to), "format": form, "max_logit_difference": difference})
     else:

@@ -39,6 +39,9 @@ Objective = Annotated[
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Methods to choose from; repeatable.")]
 Multiple = Annotated[int, typer.Option(min=1, help="Ranks are multiples of it.")]
+Refit = Annotated[
+    bool, typer.Option(help="Refit the finalists' layers to the dense model by least squares on calibration pairs.")
+]
 Include = Annotated[list[str] | None, typer.Option(help="Glob of layers to compress; repeatable.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Glob of layers to leave dense; repeatable.")]
 Calibration = Annotated[int, typer.Option("--calibration-examples", min=1, help="Train pairs used.")]
@@ -143,6 +146,7 @@ def collect(
     objective: str,
     method: list[str] | None,
     multiple: int,
+    refit: bool,
     include: list[str] | None,
     exclude: list[str] | None,
     calibration_examples: int,
@@ -191,6 +195,7 @@ def collect(
             "objective": objective,
             "methods": list(method or DEFAULT_METHODS),
             "multiple": multiple,
+            "refit": refit,
             "include": include or [],
             "exclude": exclude or [],
         },

@@ -31,7 +31,13 @@ dense model.
 
 
 def model_card(
-    source: str, member: Mapping[str, Any], report: Mapping[str, Any] | None, form: str, auto: str, objective: str
+    source: str,
+    member: Mapping[str, Any],
+    report: Mapping[str, Any] | None,
+    form: str,
+    auto: str,
+    objective: str,
+    refitted: int,
 ) -> str:
     """Return the text of a checkpoint's README.md.
 
@@ -42,12 +48,15 @@ def model_card(
         form: hf or dense.
         auto: the Auto class to load it with.
         objective: the score the search used.
+        refitted: how many layers were refitted.
     """
     lines = ["---", "library_name: transformers", "tags: [autolr, low-rank, compressed]", "---", ""]
     lines += [f"# {source}, compressed by autolr {__version__}", ""]
     methods = Counter(choice["method"] for choice in member["candidate"].values())
     summary = ", ".join(f"{count} by {method}" for method, count in sorted(methods.items())) or "none"
-    lines += [f"Trial {member['trial']} ({member['origin']}). Layers factorized: {summary}. Nothing was trained.", ""]
+    after = f"{refitted} of them refitted by least squares on calibration data. " if refitted else ""
+    text = f"Trial {member['trial']} ({member['origin']}). Layers factorized: {summary}. {after}Nothing was trained."
+    lines += [text, ""]
     conditions = member["costs"]["conditions"]
     lines += [
         f"Costs of the low-rank form (batch {conditions['batch_size']} of {conditions['seq_len']} tokens, "
@@ -64,7 +73,7 @@ def model_card(
         lines += ["", _clock(report["latency"], conditions)]
     lines += [
         "",
-        *_scores(member, report, objective),
+        *_scores(member, report, objective, refitted),
         "",
         "## Load",
         "",
@@ -88,11 +97,12 @@ def _clock(clock: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
     )
 
 
-def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objective: str) -> list[str]:
+def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objective: str, refitted: int) -> list[str]:
     table = ["| score | value | standard error | examples |", "|---|---|---|---|"]
     if report is None:
         rows = [("", name, score) for name, score in member["scores"].items()]
-        head = f"Scores on the search data, by whose {objective} the search chose, so they flatter:"
+        before = " and before the refit" if refitted else ""
+        head = f"Scores on the search data, by whose {objective} the search chose, so they flatter{before}:"
     else:
         rows = [("compressed ", name, score) for name, score in report["compressed"].items()]
         rows += [("dense ", "accuracy", report["dense"]["accuracy"])]

@@ -8,10 +8,10 @@ from autolr.bank import Bank
 from autolr.checkpoint.dense import save_dense
 from autolr.checkpoint.load import verify_roundtrip
 from autolr.checkpoint.save import save_checkpoint
-from autolr.compress import compressed
 from autolr.data.batches import Batch
 from autolr.errors import AutolrError, UsageError
 from autolr.progress import Progress
+from autolr.refit import Corrections, refitted
 from autolr.report.card import model_card
 from autolr.rewrites import applied
 from autolr.search.inputs import Inputs
@@ -27,6 +27,7 @@ def export(
     inputs: Inputs,
     bank: Bank,
     member: Mapping[str, Any],
+    corrections: Corrections,
     report: Mapping[str, Any] | None,
     directory: Path,
     form: Form,
@@ -38,6 +39,7 @@ def export(
         inputs: the opened inputs.
         bank: decompositions.
         member: the trial, in the form of front.json.
+        corrections: of its layers, by a refit; empty: they stay as they were truncated.
         report: its scores on the report part, for the model card.
         directory: to write.
         form: ``hf`` keeps the low-rank layers, ``dense`` multiplies them out.
@@ -56,9 +58,9 @@ def export(
     candidate = Candidate.from_json(member["candidate"])
     source = inputs.spec.model or "the embedded example"
     auto = "AutoModelForSequenceClassification"
-    card = model_card(source, member, report, form, auto, inputs.spec.search.objective)
+    card = model_card(source, member, report, form, auto, inputs.spec.search.objective, len(corrections))
     batches = _checks(inputs.batches("selection"))
-    with compressed(inputs.model, candidate, bank):
+    with refitted(inputs.model, candidate, bank, corrections):
         changed = bool(candidate.choices or applied(inputs.model))
         if form == "dense" or not changed:
             save_dense(inputs.model, directory, inputs.tokenizer, card)

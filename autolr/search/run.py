@@ -11,6 +11,7 @@ from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.driver import Driver
 from autolr.search.export import export
+from autolr.search.finalists import corrections_of
 from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials, nearest_trials, write_front
 from autolr.search.inputs import Inputs, open_inputs
@@ -88,18 +89,21 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
 def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress) -> SelectedResult:
     inputs, bank = driver.inputs, driver.prepared.bank
     trials = front_trials(driver.study)
-    reached = bool(trials)
     trials = trials or nearest_trials(driver.study)
     ranking = rank_members(inputs, bank, trials, progress)
     chosen, clock = ranking[0], None
     if latency_budgets(inputs):
         chosen, clock = _first_in_time(inputs, bank, ranking, folder, progress)
-    report = report_on(inputs, bank, Candidate.from_json(chosen["candidate"]), progress)
+    candidate = Candidate.from_json(chosen["candidate"])
+    corrections = corrections_of(inputs, bank, candidate, progress)
+    report = report_on(inputs, bank, candidate, corrections, progress)
     if clock is not None:
         report["latency"] = clock
-    reached = reached and chosen["keeps_floors"] and (clock is None or clock["within"])
+    # Floors are judged on the selection part, after the refit: what the search saw of them was before it.
+    affordable = all(chosen["constraints"][budget] <= 0 for budget in spec.budgets)
+    reached = affordable and chosen["keeps_floors"] and (clock is None or clock["within"])
     directory = folder.path / "front" / str(chosen["trial"])
-    export(inputs, bank, chosen, report, directory, "hf", progress)
+    export(inputs, bank, chosen, corrections, report, directory, "hf", progress)
     members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
     result = Result(chosen["trial"], reached, members, report)
     store_result(folder, result, driver.completed(), f"front/{result.winner}")
@@ -128,7 +132,8 @@ def _first_in_time(
         one = hopeful[0] if hopeful else min(left, key=lambda m: m["costs"]["absolute"]["latency"])
         left.remove(one)
         directory = folder.path / "front" / str(one["trial"])
-        export(inputs, bank, one, None, directory, "hf", progress)
+        corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
+        export(inputs, bank, one, corrections, None, directory, "hf", progress)
         one["latency"] = clock = time_checkpoint(inputs, directory, progress)
         tried.append((one, clock))
         if clock["within"]:

@@ -3,17 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from optuna.trial import FrozenTrial
 
 from autolr.bank import Bank
-from autolr.compress import compressed
 from autolr.config import Floor
 from autolr.progress import Progress
+from autolr.refit import Corrections, refitted
 from autolr.score import NliScorer, predict
 from autolr.score.nli import mean_score
+from autolr.search.finalists import corrections_of
 from autolr.search.folder import StudyFolder, write_atomically
 from autolr.search.front import member
 from autolr.search.inputs import Inputs
@@ -48,6 +50,10 @@ class Result:
         }
 
 
+FINALISTS = 4
+"""Members of the front, the best on the selection part, that are refitted and scored again."""
+
+
 def rank_members(
     inputs: Inputs,
     bank: Bank,
@@ -56,7 +62,8 @@ def rank_members(
 ) -> list[dict[str, Any]]:
     """Score the trials on the selection part and return them best first, in the form of front.json.
 
-    Best is the best in the study's objective; before that come those whose scores there keep the floors.
+    Best is the best in the study's objective; before that come those whose scores there keep the floors. The best are
+    refitted and scored again, where the study does so; what they were before is kept as ``before_refit``.
 
     Args:
         inputs: the opened inputs.
@@ -68,25 +75,39 @@ def rank_members(
     progress.start(f"score {len(trials)} members of the front on the selection part")
     scorer = scorer_of(inputs, "selection", progress)
     dense = scorer.compare(scorer.dense)
-    members = []
-    for done, trial in enumerate(trials):
-        scores = score_candidate(inputs, bank, Candidate.from_json(trial.user_attrs["candidate"]), scorer, progress)
-        kept = meets(inputs.spec.parsed_floors, scores, dense)
-        members.append({**member(trial), "selection": _plain(scores), "keeps_floors": kept})
-        progress.update((done + 1) / len(trials))
     sign = 1.0 if objective == "divergence" else -1.0
+
+    def scored(one: dict[str, Any], corrections: Corrections) -> dict[str, Any]:
+        candidate = Candidate.from_json(one["candidate"])
+        scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections)
+        kept = meets(inputs.spec.parsed_floors, scores, dense)
+        return {**one, "selection": _plain(scores), "keeps_floors": kept}
 
     def rank(one: Mapping[str, Any]) -> tuple[bool, float, int]:
         return not one["keeps_floors"], sign * one["selection"][objective]["value"], one["trial"]
 
+    members = []
+    for done, trial in enumerate(trials):
+        members.append(scored(member(trial), {}))
+        progress.update((done + 1) / len(trials))
+    members.sort(key=rank)
+    for index, one in enumerate(members[:FINALISTS]):
+        corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
+        if corrections:
+            members[index] = {**scored(one, corrections), "before_refit": one["selection"]}
     return sorted(members, key=rank)
 
 
 def score_candidate(
-    inputs: Inputs, bank: Bank, candidate: Candidate, scorer: NliScorer, progress: Progress
+    inputs: Inputs,
+    bank: Bank,
+    candidate: Candidate,
+    scorer: NliScorer,
+    progress: Progress,
+    corrections: Corrections = MappingProxyType({}),
 ) -> dict[str, Score]:
-    """Return a candidate's scores on a scorer's data."""
-    with compressed(inputs.model, candidate, bank):
+    """Return a candidate's scores on a scorer's data, refitted by the corrections if there are any."""
+    with refitted(inputs.model, candidate, bank, corrections):
         return scorer.score(inputs.model, progress.check)
 
 
@@ -95,10 +116,12 @@ def meets(floors: Sequence[Floor], scores: Mapping[str, Score], dense: Mapping[s
     return all(f.shortfall(scores[f.metric].value, dense[f.metric].value) <= 0 for f in floors)
 
 
-def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> dict[str, Any]:
+def report_on(
+    inputs: Inputs, bank: Bank, candidate: Candidate, corrections: Corrections, progress: Progress
+) -> dict[str, Any]:
     """Score a candidate and the dense model on the report part, with the paired difference of their accuracies."""
     scorer = scorer_of(inputs, "report", progress)
-    with compressed(inputs.model, candidate, bank):
+    with refitted(inputs.model, candidate, bank, corrections):
         logits = predict(inputs.model, scorer.batches, progress.check)
     correct = (logits.argmax(-1) == scorer.labels).double() - (scorer.dense.argmax(-1) == scorer.labels).double()
     scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
@@ -109,6 +132,7 @@ def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progre
         "compressed": _plain(scores),
         "accuracy_difference": describe_score(mean_score(correct.to(torch.float64))),
         "accuracy_ratio": relative,
+        "refitted": len(corrections),
         "majority": float(scorer.labels.bincount().max()) / len(scorer.labels),
     }
 

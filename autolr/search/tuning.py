@@ -56,6 +56,6 @@ def _measured_share(inputs: Inputs, bank: Bank, candidate: Candidate, progress: 
     member = {"trial": 0, "origin": "knapsack", "candidate": candidate.to_json(), "costs": costs, "scores": {}}
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "solution"
-        export(inputs, bank, member, None, directory, "hf", progress)
+        export(inputs, bank, member, {}, None, directory, "hf", progress)
         ratio: float = time_checkpoint(inputs, directory, progress)["ratio"]
     return ratio

@@ -15,8 +15,8 @@ from autolr.progress import Progress
 from autolr.search.inputs import Inputs
 
 PRECISION = 0.01
-PROCESSES = 3
-SECONDS = 15.0
+PROCESSES = 5
+SECONDS = 8.0
 
 
 def latency_budgets(inputs: Inputs) -> list[Budget]:
@@ -34,8 +34,8 @@ def meets_latency(inputs: Inputs, ratio: float, milliseconds: float) -> bool:
 def time_checkpoint(inputs: Inputs, checkpoint: Path, progress: Progress) -> dict[str, Any]:
     """Time an exported checkpoint against the dense model in new processes, as ``autolr bench`` does.
 
-    One process knows its ratio to a per cent and still differs from the next by several: where its memory happens to
-    lie is part of what it measures. So there are some, and their median counts.
+    One process knows its ratio to a per cent and still differs from the next by several: what else the machine does
+    meanwhile slows many small operations more than few large ones. So there are some, and their median counts.
 
     Returns:
         ``ratio`` and ``ms``, medians over the processes; ``ratio_range``, the lowest and the highest ratio;

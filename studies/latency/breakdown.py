@@ -22,6 +22,7 @@ KINDS = {
     "aten::addmm": "matrix products",
     "aten::mm": "matrix products",
     "aten::_scaled_dot_product_flash_attention_for_cpu": "attention",
+    "mkldnn::_linear_pointwise": "products with their activation",
     "aten::gelu": "GELU",
     "aten::native_layer_norm": "layer normalisation",
     "aten::copy_": "bias and other copies",

@@ -13,7 +13,9 @@ from common import Lines, spec
 
 from autolr.allocate import allocate
 from autolr.bank import Bank
+from autolr.search import verification
 from autolr.search.export import export
+from autolr.search.finalists import corrections_of
 from autolr.search.inputs import open_inputs
 from autolr.search.preparation import limits_of, make_menus, scorer_of
 from autolr.search.selection import score_candidate
@@ -34,16 +36,19 @@ def main(folder: Path, profile: str) -> None:
         inputs = open_inputs(spec(profile, f"{budget}x-latency"), Lines(), file)
         first = first or file.read_text()
         bank = Bank(folder / "bank", inputs.model, inputs.units.units, inputs.calibration_key)
+        verification.PROCESSES = 3  # while tuning
         inputs = tune(inputs, bank, file, Lines())
+        verification.PROCESSES = 5
         candidate = allocate(make_menus(inputs, bank, Lines()), limits_of(inputs)).candidate
         directory = folder / f"export-{profile}-{budget}"
         costs = {"ratio": {}, "absolute": {}, "conditions": asdict(inputs.costs.dense.conditions)}
         one = {"trial": 0, "origin": "knapsack", "candidate": candidate.to_json(), "costs": costs, "scores": {}}
-        export(inputs, bank, one, None, directory, "hf", Lines())
+        corrections = corrections_of(inputs, bank, candidate, Lines())
+        export(inputs, bank, one, corrections, None, directory, "hf", Lines())
         clock = time_checkpoint(inputs, directory, Lines())
         flops = inputs.costs.cost(candidate).flops / inputs.costs.dense.flops
         scorer = scorer_of(inputs, "report", Lines())
-        found = score_candidate(inputs, bank, candidate, scorer, Lines())
+        found = score_candidate(inputs, bank, candidate, scorer, Lines(), corrections)
         dense = scorer.compare(scorer.dense)["accuracy"].value
         quality = {
             "accuracy": found["accuracy"].value,

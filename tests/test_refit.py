@@ -1,0 +1,218 @@
+"""A refit against its definition: sequential least squares, written without blocks, stages or hooks that stop."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nli_fixture import write_inputs
+from safetensors.torch import load_file
+from test_compress import prepared, random_candidate, snapshot
+from tiny import batches, sequences
+
+from autolr import refit as refit_module
+from autolr import rewrites
+from autolr.compress import compressed
+from autolr.config import make_spec
+from autolr.errors import UsageError
+from autolr.layers import LowRankLinear
+from autolr.progress import Silent
+from autolr.refit import RIDGE, refit, refitted
+from autolr.search import finalists
+from autolr.search.folder import StudyFolder
+from autolr.search.run import open_study, run_search
+from autolr.types import Candidate, Choice
+
+DATA = batches(sequences(24), 8)
+READS_ONE = {"bert": 0, "roberta": 0, "gpt2": -1, "llama": -1}
+
+
+def divergence(model, dense_logits):
+    found = []
+    for batch, dense in zip(DATA, dense_logits, strict=True):
+        p, q = dense.double().log_softmax(-1), model(**batch).logits.double().log_softmax(-1)
+        found.append((p.exp() * (p - q)).sum(-1))
+    return float(torch.cat(found).mean())
+
+
+def seen(model, names, batch):
+    """Each layer's input and output in one whole pass."""
+    found = {}
+
+    def note(name):
+        return lambda _module, args, output: found.update({name: (args[0], output)})
+
+    hooks = [model.get_submodule(name).register_forward_hook(note(name)) for name in names]
+    model(**batch)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def by_definition(model, candidate, source, one_position):
+    """Every layer alone, in the order of the pass, from whole passes and NumPy's least squares."""
+    names = [name for name, _ in candidate.choices]
+    order = list(seen(model, names, DATA[0]))
+    targets = [seen(model, names, batch) for batch in DATA]
+    found = {}
+    with compressed(model, candidate, source):
+        for name in order:
+            layer = model.get_submodule(name)
+            last = source.units[name].block == source.units[name].n_blocks - 1
+            reads_one = last and not any(part in name for part in ("key", "value", "k_proj", "v_proj", "c_attn"))
+            zs, ys = [], []
+            for batch, target in zip(DATA, targets, strict=True):
+                x = seen(model, [name], batch)[name][0]
+                live = batch["attention_mask"].bool()
+                if reads_one:
+                    place = (
+                        live.int().argmax(1) if one_position == 0 else live.shape[1] - 1 - live.flip(1).int().argmax(1)
+                    )
+                    live = torch.zeros_like(live)
+                    live[torch.arange(len(live)), place] = True
+                extra = layer(x) - layer.left(layer.right(x))
+                zs.append(torch.nn.functional.pad(layer.right(x), (0, 1), value=1.0)[live])
+                ys.append((target[name][1] - extra)[live])
+            z, y = torch.cat(zs).double().numpy(), torch.cat(ys).double().numpy()
+            old = torch.cat([layer.left.weight, layer.left.bias[:, None]], 1).double().numpy()
+            weight = RIDGE * ((z[:, :-1] ** 2).sum() / layer.rank if layer.rank else len(z))
+            tall = np.vstack([z, np.sqrt(weight) * np.eye(z.shape[1])])
+            solution = np.linalg.lstsq(tall, np.vstack([y, np.sqrt(weight) * old.T]), rcond=None)[0].T
+            found[name] = solution
+            layer.left.weight.copy_(torch.tensor(solution[:, :-1]))
+            layer.left.bias.copy_(torch.tensor(solution[:, -1]))
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", READS_ONE)
+def test_a_refit_is_sequential_least_squares(family) -> None:
+    model, source = prepared(family)
+    candidate = random_candidate(source)
+    before, dense_logits = snapshot(model), [model(**batch).logits for batch in DATA]
+    found = refit(model, candidate, source, DATA)
+    assert snapshot(model) == before
+    wanted = by_definition(model, candidate, source, READS_ONE[family])
+    assert found.keys() == wanted.keys() == dict(candidate.choices).keys()
+    for name, correction in found.items():
+        got = torch.cat([correction.left, correction.bias[:, None]], 1).double()
+        torch.testing.assert_close(got, torch.tensor(wanted[name]), rtol=1e-2, atol=1e-3, msg=name)
+    with compressed(model, candidate, source):
+        plain = divergence(model, dense_logits)
+    with refitted(model, candidate, source, found):
+        assert divergence(model, dense_logits) < plain
+    assert snapshot(model) == before
+
+
+@torch.no_grad()
+def test_what_is_left_dense_stays_and_a_rank_of_zero_has_its_mean() -> None:
+    model, source = prepared("bert")
+    names = list(source.units)
+    candidate = Candidate.of({names[3]: Choice("svd", 0), names[8]: Choice("svd", 4)})
+    found = refit(model, candidate, source, DATA)
+    assert set(found) == {names[3], names[8]}
+    outputs = torch.cat([seen(model, names, batch)[names[3]][1][batch["attention_mask"].bool()] for batch in DATA])
+    shrunk = 1 / (1 + RIDGE)  # towards the bias that the decomposition came with, which is nearly the same
+    with compressed(model, candidate, source):
+        old = model.get_submodule(names[3]).left.bias
+    torch.testing.assert_close(
+        found[names[3]].bias, shrunk * outputs.mean(0) + (1 - shrunk) * old, rtol=1e-4, atol=1e-5
+    )
+    assert refit(model, Candidate(), source, DATA) == {}
+
+
+@torch.no_grad()
+def test_a_rewritten_model_has_the_same_refit() -> None:
+    model, source = prepared("bert")
+    candidate = random_candidate(source, seed=2)
+    plain = refit(model, candidate, source, DATA)
+    for name in rewrites.REWRITES:
+        assert rewrites.apply(model, name)
+    fast = refit(model, candidate, source, DATA)
+    for name, correction in plain.items():
+        torch.testing.assert_close(fast[name].left, correction.left, rtol=1e-3, atol=1e-3, msg=name)
+        torch.testing.assert_close(fast[name].bias, correction.bias, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_blocks_that_share_their_weights_are_left_alone() -> None:
+    model, source = prepared("albert")
+    candidate = Candidate.of({name: Choice("svd", 2) for name in source.units})
+    assert refit(model, candidate, source, DATA) == {}
+
+
+def test_no_data_is_refused() -> None:
+    model, source = prepared("bert")
+    with pytest.raises(UsageError, match="at least one batch"):
+        refit(model, random_candidate(source), source, [])
+
+
+def test_dead_inputs_leave_finite_factors() -> None:
+    model, source = prepared("bert")
+    name = next(iter(source.units))
+    candidate = Candidate.of({name: Choice("svd", 6)})
+    same = [{"input_ids": torch.full((2, 5), 7), "attention_mask": torch.ones(2, 5, dtype=torch.long)}]
+    found = refit(model, candidate, source, same)  # two distinct tokens at most, seven unknowns
+    assert torch.isfinite(found[name].left).all()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> tuple[StudyFolder, dict]:
+    options = write_inputs(tmp_path / "inputs")
+    data = {name.removeprefix("--"): value for name, value in options.items() if name != "--model"}
+    plain = {
+        "model": options["--model"],
+        "data": data | {"search_examples": 40, "selection_examples": 40},
+        "budgets": ["0.5x-flops"],
+        "trials": 6,
+        "search": {"methods": ["kfac"], "multiple": 2},
+    }
+    return StudyFolder(tmp_path / "study"), plain
+
+
+def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, plain = study
+    result = run_search(make_spec(plain, "test"), folder, Silent())
+    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
+    assert result["report"]["refitted"] == len(winner["candidate"])
+    assert winner["selection"] != winner["before_refit"]
+    card = (folder.path / result["checkpoint"] / "README.md").read_text()
+    assert f"{len(winner['candidate'])} of them refitted by least squares" in card
+    opened = open_study(folder, Silent())
+    candidate = Candidate.from_json(winner["candidate"])
+    monkeypatch.setattr(finalists, "refit", lambda *_: pytest.fail("it was kept"))
+    kept = finalists.corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    from autolr.checkpoint.load import load_checkpoint
+
+    loaded = load_checkpoint(folder.path / result["checkpoint"])
+    for name, correction in kept.items():
+        layer = loaded.get_submodule(name)
+        assert isinstance(layer, LowRankLinear)
+        assert torch.equal(layer.left.weight, correction.left)
+        assert torch.equal(layer.bias, correction.bias)
+
+
+def test_damaged_corrections_are_computed_again(study, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, plain = study
+    result = run_search(make_spec(plain, "test"), folder, Silent())
+    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
+    candidate = Candidate.from_json(winner["candidate"])
+    file = folder.bank / "refit" / f"{candidate.digest}.safetensors"
+    before, calls = {name: tensor.clone() for name, tensor in load_file(file).items()}, []
+    file.write_bytes(file.read_bytes()[:-7] + b"damaged")
+    real = refit_module.refit
+    monkeypatch.setattr(finalists, "refit", lambda *args: calls.append(1) or real(*args))
+    opened = open_study(folder, Silent())
+    finalists.corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    assert calls == [1]
+    after = load_file(file)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_study_may_do_without(study) -> None:
+    folder, plain = study
+    plain["search"]["refit"] = False
+    result = run_search(make_spec(plain, "test"), folder, Silent())
+    assert result["report"]["refitted"] == 0
+    assert all("before_refit" not in member for member in result["members"])
+    assert not (folder.bank / "refit").exists()
