@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from autolr.errors import UsageError, nearest
 from autolr.types import QUANTITIES, Cost
@@ -203,6 +203,7 @@ class SearchSpec(Strict):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "afm", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
+    warm_start: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -272,9 +273,16 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 
 def make_spec(plain: Any, origin: str) -> StudySpec:
-    """Build a specification from plain values.
+    """Build a specification from plain values; see :func:`parse_plain`."""
+    spec: StudySpec = parse_plain(TypeAdapter(StudySpec), plain, origin)
+    return spec
+
+
+def parse_plain(adapter: Any, plain: Any, origin: str) -> Any:
+    """Validate plain values strictly.
 
     Args:
+        adapter: pydantic's, of the type wanted.
         plain: nested mappings, collected from options or read from YAML (where it may turn out to be anything).
         origin: what they came from, for the message.
 
@@ -283,7 +291,7 @@ def make_spec(plain: Any, origin: str) -> StudySpec:
     """
     try:
         # Lists in YAML stand for tuples here; strict mode would refuse them in Python mode.
-        return StudySpec.model_validate_json(json.dumps(plain))
+        return adapter.validate_json(json.dumps(plain))
     except ValidationError as error:
         raise UsageError(f"{origin}: {readable(error)}") from error
     except (TypeError, ValueError) as error:  # YAML knows dates and sets, JSON does not

@@ -16,6 +16,9 @@ def export(
     to: Annotated[Path, typer.Option("--out", help="The checkpoint's directory.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Export this trial; none: the winner.")] = None,
     budget: Annotated[list[str] | None, typer.Option("--budget", help="Export the best within it; repeatable.")] = None,
+    solve: Annotated[
+        bool, typer.Option("--solve", help="Solve for --budget under the chosen trial's multipliers; no trial has it.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
     json: o.Json = False,
 ) -> None:
@@ -25,20 +28,27 @@ def export(
     from autolr.search.folder import StudyFolder
     from autolr.search.run import open_study
     from autolr.search.summary import find_trial
+    from autolr.search.transfer import solve_at
     from autolr.types import Candidate
 
     if form not in ("hf", "dense"):
         raise UsageError(f"unknown --format {form!r}; must be hf or dense")
-    if trial is not None and budget:
+    if trial is not None and budget and not solve:
         raise UsageError("give --trial or --budget, not both")
+    if solve and not budget:
+        raise UsageError("--solve needs the --budget to solve for")
     folder = StudyFolder.existing(study)
-    chosen = find_trial(folder, trial, budget)
+    chosen = find_trial(folder, trial, None if solve else budget)
     result = folder.result()
-    report = result["report"] if result is not None and result["winner"] == chosen["trial"] else None
+    won = result is not None and result["winner"] == chosen["trial"] and not solve
+    report = result["report"] if result is not None and won else None
     kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
     with progress() as listener:
         opened = open_study(folder, listener)
         inputs, bank = opened.inputs, opened.bank
+        if solve:
+            params = folder.load_study().trials[chosen["trial"]].params
+            chosen = solve_at(inputs, bank, chosen, params, budget or [], listener)
         corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
         difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
     if json:

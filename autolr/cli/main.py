@@ -2,7 +2,7 @@
 
 import typer
 
-from autolr.cli import checkpoints, results, searching, serving, timing
+from autolr.cli import checkpoints, comparing, explaining, results, searching, serving, timing
 
 app = typer.Typer(
     name="autolr",
@@ -20,9 +20,11 @@ for command in (
     results.status,
     results.front,
     results.select,
+    explaining.sensitivity,
     checkpoints.export,
     checkpoints.evaluate,
     timing.bench,
+    comparing.compare,
     serving.dashboard,
 ):
     name = {"evaluate": "eval"}.get(command.__name__, command.__name__)

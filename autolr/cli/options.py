@@ -32,13 +32,18 @@ Trials = Annotated[int, typer.Option(min=1, help="Trials to complete, the dense 
 TimeLimit = Annotated[str | None, typer.Option(help="End the search after 90s, 30m, 2h; it can be resumed.")]
 Study = Annotated[Path | None, typer.Option(help="The study's folder; none: studies/<model>-<budget>.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
-Space = Annotated[str, typer.Option(help="Search space: importance, per-layer, or a YAML file.")]
+Space = Annotated[
+    str, typer.Option(help="Search space: importance, grouped, per-layer, a published scheme, or a YAML file.")
+]
 Sampler = Annotated[str, typer.Option(help="botorch, gp, tpe, nsga2 or random.")]
 Objective = Annotated[
     str, typer.Option(help="The search signal: divergence, accuracy or agreement with the dense model.")
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Methods to choose from; repeatable.")]
 Multiple = Annotated[int, typer.Option(min=1, help="Ranks are multiples of it.")]
+WarmStart = Annotated[
+    Path | None, typer.Option(help="Begin with the best points of this study: another budget, seed or sibling model.")
+]
 Refit = Annotated[
     bool, typer.Option(help="Refit the finalists' layers to the dense model by least squares on calibration pairs.")
 ]
@@ -147,6 +152,7 @@ def collect(
     method: list[str] | None,
     multiple: int,
     refit: bool,
+    warm_start: Path | None,
     include: list[str] | None,
     exclude: list[str] | None,
     calibration_examples: int,
@@ -168,6 +174,8 @@ def collect(
     Raises:
         UsageError: an option's value is malformed.
     """
+    from autolr.search.spaces.configs import load_space_config
+
     plain: dict[str, Any] = {
         "model": _absolute(model),
         "task": task,
@@ -193,9 +201,10 @@ def collect(
             "space": _absolute(space) if space.endswith((".yaml", ".yml")) else space,
             "sampler": sampler,
             "objective": objective,
-            "methods": list(method or DEFAULT_METHODS),
+            "methods": list(method or load_space_config(space).methods or DEFAULT_METHODS),
             "multiple": multiple,
             "refit": refit,
+            "warm_start": None if warm_start is None else str(warm_start.resolve()),
             "include": include or [],
             "exclude": exclude or [],
         },

@@ -45,10 +45,12 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
     """Return the front at the end of a search, with the scores its winner was chosen by."""
     members = result["members"]
     first = members[0]["selection"]["divergence"]["n"]
+    n_refitted = sum("before_refit" in one for one in members)
+    refitted = f"the best {n_refitted} were refitted before; " if n_refitted else ""
     table = _member_table(
         "The front of the search, scored again" if result["reached"] else "No candidate met all; the nearest",
-        f"Scores on {first} selection pairs, which the search did not see: there a member may fall behind another; the "
-        f"winner (*) is the best in {spec.search.objective} there",
+        f"Scores on {first} selection pairs, which the search did not see: there a member may fall behind another; "
+        f"{refitted}the winner (*) is the best in {spec.search.objective} there",
         members,
     )
     for one in members:
@@ -122,7 +124,8 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"compressed {percent(small)} % (standard errors); difference "
         f"{100 * report['accuracy_difference']['value']:+.1f} ± {100 * report['accuracy_difference']['stderr']:.1f} "
         f"points; "
-        f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained."
+        f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained"
+        + (f"; {report['refitted']} layers were refitted by least squares." if report.get("refitted") else ".")
     )
     if dense["value"] <= report["majority"] + 2 * dense["stderr"]:
         yield (
@@ -134,16 +137,15 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
             f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
             f"the compressed model is not distinguishably better. Raise the budget."
         )
-    chosen = winner["selection"][spec.search.objective]["value"]
-    searched, reported = (
-        winner["scores"][spec.search.objective]["value"],
-        report["compressed"][spec.search.objective]["value"],
-    )
-    yield (
-        f"{spec.search.objective.capitalize()} of the winner: search part {searched:.4g}, selection part {chosen:.4g}, "
-        f"report part {reported:.4g}."
-    )
-    yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+    objective = spec.search.objective
+    seen = [("search part", winner["scores"]), ("selection part", winner.get("before_refit", winner["selection"]))]
+    seen += [("refitted, selection part", winner["selection"])] if "before_refit" in winner else []
+    parts = [
+        f"{name} {scores[objective]['value']:.4g}" for name, scores in [*seen, ("report part", report["compressed"])]
+    ]
+    yield f"{objective.capitalize()} of the winner: {', '.join(parts)}."
+    if result["checkpoint"] is not None:
+        yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
 
 
 def _latency_sentence(clock: Plain, conditions: Plain) -> str:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -23,6 +24,7 @@ from autolr.search.notes import note_study, note_trial, store_dense_cost
 from autolr.search.objective import Objective, constraints, describe
 from autolr.search.preparation import Prepared
 from autolr.search.sampler import make_sampler
+from autolr.search.transfer import warm_points
 from autolr.types import Candidate, Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -58,6 +60,7 @@ class Driver:
     _seen: dict[str, int] = field(init=False, default_factory=dict)
     _failed: set[str] = field(init=False, default_factory=set)
     _decoded: dict[str, Candidate] = field(init=False, default_factory=dict)
+    _n_seeds: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         quiet_optuna()
@@ -99,13 +102,13 @@ class Driver:
         """
         started = time.monotonic()
         spec = self.inputs.spec
-        self.progress.start(f"search: {spec.trials} trials")
+        self.progress.start(f"search: {self.wanted} trials")
         failures = 0
-        while (done := self.completed()) < spec.trials:
-            self.progress.update(done / spec.trials)
+        while (done := self.completed()) < self.wanted:
+            self.progress.update(done / self.wanted)
             if spec.time_limit is not None and time.monotonic() - started > spec.time_limit:
                 raise Stopped(
-                    f"the time limit of {spec.time_limit:g} s has passed after {done} of {spec.trials} trials"
+                    f"the time limit of {spec.time_limit:g} s has passed after {done} of {self.wanted} trials"
                 )
             self.progress.check()
             failures = 0 if self._step(self._next_trial()) else failures + 1
@@ -114,6 +117,12 @@ class Driver:
                     f"{failures} trials in a row failed; see the reasons in autolr status {self.folder.path}"
                 )
         self.progress.update(1.0)
+
+    @property
+    def wanted(self) -> int:
+        """How many trials the finished study has: the first candidates alone, where there is nothing to search."""
+        trials = self.inputs.spec.trials
+        return trials if self.prepared.space.distributions() else min(trials, self._n_seeds)
 
     def completed(self) -> int:
         """Return how many trials are complete."""
@@ -208,9 +217,12 @@ class Driver:
             new = candidate.digest not in digests
             digests.add(candidate.digest)
             if new and name not in present and room > 0:
-                attributes = {"origin": name} | ({} if params else {"candidate": candidate.to_json()})
+                attributes: dict[str, Any] = {"origin": name}
+                if not params:  # not of this space, or a space of a single point
+                    attributes["candidate"] = candidate.to_json()
                 self.study.enqueue_trial(params, user_attrs=attributes)
                 room -= 1
+        self._n_seeds = len(digests)
 
     def _seeds(self) -> Iterator[tuple[str, dict[str, Any], Candidate]]:
         spec, space = self.inputs.spec, self.prepared.space
@@ -218,5 +230,7 @@ class Driver:
             (name, {}, candidate) for name, candidate in self.prepared.fixed.items()
         ]
         seeds = space.seeds(spec.seed, spec.trials)
+        if spec.search.warm_start is not None:
+            seeds = warm_points(Path(spec.search.warm_start), space.distributions()) | seeds
         decoded = [(name, params, self._decode(params)) for name, params in seeds.items()]
         yield from [*fixed[:1], *decoded[:1], *fixed[1:], *decoded[1:]]

@@ -18,8 +18,8 @@ from autolr.progress import Progress
 from autolr.score import predict
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import Inputs, label_ids, open_inputs
-from autolr.search.preparation import SCALE_EXAMPLES, stored_menus
 from autolr.search.pricing import lowest_costs
+from autolr.search.scales import SCALE_EXAMPLES, stored_menus
 from autolr.types import Unit
 
 _STATS_BYTES = 8

@@ -21,8 +21,8 @@ from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.pricing import budget_limits, check_reachable, price
-from autolr.search.space import load_space_config
-from autolr.types import Method
+from autolr.search.spaces.configs import load_space_config
+from autolr.types import Candidate, Method
 from autolr.units import Units, check_finite, find_units
 
 
@@ -60,6 +60,16 @@ class Inputs:
         """The budgets as quantity -> largest allowed amount; the strictest where a quantity is named twice."""
         return budget_limits(self.spec.parsed_budgets, self.costs)
 
+    @property
+    def relative_limits(self) -> dict[str, float]:
+        """Quantity -> the largest change that compression may leave (negative: what it must save)."""
+        return {quantity: limit - self.costs.base.get(quantity) for quantity, limit in self.limits.items()}
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate meets every budget."""
+        cost = self.costs.cost(candidate)
+        return all(cost.get(quantity) <= limit for quantity, limit in self.limits.items())
+
     @cached_property
     def calibration_key(self) -> str:
         """Identifies what calibration statistics depend on: the whole model and the calibration data."""
@@ -77,7 +87,7 @@ class Inputs:
             "tokenizer": _tokenizer_digest(self.tokenizer),
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"method {method.name}": method.version for method in self.methods},
-            "space": space.model_dump(mode="json"),
+            "space": space.model_dump(mode="json", exclude_defaults=True),
             "seq_len": self.costs.dense.conditions.seq_len,
         }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autolr.bank import Bank
@@ -18,7 +19,7 @@ from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
 from autolr.search.sampler import check_sampler
 from autolr.search.selection import Result, rank_members, report_on, store_result
-from autolr.search.space import load_space_config
+from autolr.search.spaces.configs import load_space_config
 from autolr.search.tuning import tune
 from autolr.search.verification import latency_budgets, time_checkpoint
 from autolr.types import Candidate
@@ -42,13 +43,14 @@ class Opened:
     bank: Bank
 
 
-def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> SelectedResult:
+def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool = True) -> SelectedResult:
     """Begin or go on with a study until its trials are complete, then select, report and export the winner.
 
     Args:
         spec: what to do; for an existing study it may differ in ``trials`` and ``time_limit`` alone.
         folder: where the study is or will be.
         progress: told what is under way.
+        checkpoint: export the winner; a budget in time needs it.
 
     Returns:
         The content of result.json.
@@ -62,6 +64,8 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
     get_methods(spec.search.methods)
     load_space_config(spec.search.space)
     check_sampler(spec.search.sampler)
+    if spec.search.warm_start is not None:
+        StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     with folder.locked():
         known = folder.spec_file.is_file()
         if known:
@@ -80,13 +84,15 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Sele
         driver = Driver(inputs, prepared, folder, progress)
         write_front(folder, driver.study, spec)  # the one before may have been killed between telling and writing
         finished = folder.result()
-        if finished is not None and driver.completed() >= spec.trials and finished["trials"] == driver.completed():
+        if finished is not None and driver.completed() >= driver.wanted and finished["trials"] == driver.completed():
             return finished
         driver.run()
-        return _conclude(driver, spec, folder, progress)
+        return _conclude(driver, spec, folder, progress, checkpoint)
 
 
-def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress) -> SelectedResult:
+def _conclude(
+    driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool
+) -> SelectedResult:
     inputs, bank = driver.inputs, driver.prepared.bank
     trials = front_trials(driver.study)
     trials = trials or nearest_trials(driver.study)
@@ -102,11 +108,12 @@ def _conclude(driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Pr
     # Floors are judged on the selection part, after the refit: what the search saw of them was before it.
     affordable = all(chosen["constraints"][budget] <= 0 for budget in spec.budgets)
     reached = affordable and chosen["keeps_floors"] and (clock is None or clock["within"])
-    directory = folder.path / "front" / str(chosen["trial"])
-    export(inputs, bank, chosen, corrections, report, directory, "hf", progress)
+    if checkpoint:
+        directory = folder.path / "front" / str(chosen["trial"])
+        export(inputs, bank, chosen, corrections, report, directory, "hf", progress)
     members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
     result = Result(chosen["trial"], reached, members, report)
-    store_result(folder, result, driver.completed(), f"front/{result.winner}")
+    store_result(folder, result, driver.completed(), f"front/{result.winner}" if checkpoint else None)
     stored = folder.result()
     assert stored is not None
     return stored

@@ -137,8 +137,8 @@ def report_on(
     }
 
 
-def store_result(folder: StudyFolder, result: Result, trials: int, checkpoint: str) -> None:
-    """Write result.json: the result, how many trials it rests on, where the winner's checkpoint is."""
+def store_result(folder: StudyFolder, result: Result, trials: int, checkpoint: str | None) -> None:
+    """Write result.json: the result, how many trials it rests on, where the winner's checkpoint is, if there is one."""
     content = {**result.to_json(), "trials": trials, "checkpoint": checkpoint}
     write_atomically(folder.result_file, json.dumps(content, indent=1) + "\n")
 

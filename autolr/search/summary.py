@@ -42,7 +42,7 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
         "study": str(folder.path),
         "trials": counts,
         "wanted": spec.trials,
-        "finished": result is not None and result["trials"] == counts["complete"] >= spec.trials,
+        "finished": result is not None and result["trials"] == counts["complete"] and not counts["waiting"],
         "budgets": list(spec.budgets),
         "floors": list(spec.floors),
         "front": [m["trial"] for m in front["members"]],

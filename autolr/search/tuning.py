@@ -14,8 +14,8 @@ from autolr.bank import Bank
 from autolr.progress import Progress
 from autolr.search.export import export
 from autolr.search.inputs import Inputs
-from autolr.search.preparation import limits_of, make_menus
 from autolr.search.pricing import check_reachable, read_times, store_times
+from autolr.search.scales import make_menus
 from autolr.search.verification import time_checkpoint
 from autolr.types import Candidate
 
@@ -39,7 +39,7 @@ def tune(inputs: Inputs, bank: Bank, file: Path, progress: Progress) -> Inputs:
         return inputs
     menus = make_menus(inputs, bank, progress)
     for _ in range(_ROUNDS):
-        candidate = allocate(menus, limits_of(inputs)).candidate
+        candidate = allocate(menus, inputs.relative_limits).candidate
         factor = _measured_share(inputs, bank, candidate, progress) / table.share(candidate)
         table = table.scaled(factor)
         inputs = replace(inputs, costs=inputs.costs.with_latency(table))

@@ -1,7 +1,7 @@
 """Exports under latency budgets from 0.25x to 0.8x: timed in a process of their own, accuracy on snli_test.
 
-Each is the knapsack's solution with the predictions tuned at its budget, as a study begins; no trials.
-Writes exports.json. ``python studies/latency/exports.py FOLDER [PROFILE]`` where FOLDER holds a study's bank/.
+Each is the knapsack's solution, refitted; no trials, and the predictions tuned once, by the study at 0.5x in FOLDER.
+Writes exports.json. ``python studies/latency/exports.py FOLDER [PROFILE]``, FOLDER being that of search.py.
 """
 
 import json
@@ -13,13 +13,12 @@ from common import Lines, spec
 
 from autolr.allocate import allocate
 from autolr.bank import Bank
-from autolr.search import verification
 from autolr.search.export import export
 from autolr.search.finalists import corrections_of
 from autolr.search.inputs import open_inputs
-from autolr.search.preparation import limits_of, make_menus, scorer_of
+from autolr.search.preparation import scorer_of
+from autolr.search.scales import make_menus
 from autolr.search.selection import score_candidate
-from autolr.search.tuning import tune
 from autolr.search.verification import time_checkpoint
 
 OUT = Path(__file__).parent / "exports.json"
@@ -28,18 +27,11 @@ BUDGETS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 
 def main(folder: Path, profile: str) -> None:
     rows = []
-    first = None
+    study = folder / f"{profile}-0.5x-latency"
     for budget in BUDGETS:
-        file = folder / f"latency-{profile}-{budget}.json"
-        if first is not None and not file.exists():  # the same measurements, not yet tuned at this budget
-            file.write_text(json.dumps(json.loads(first) | {"tuned": False}))
-        inputs = open_inputs(spec(profile, f"{budget}x-latency"), Lines(), file)
-        first = first or file.read_text()
-        bank = Bank(folder / "bank", inputs.model, inputs.units.units, inputs.calibration_key)
-        verification.PROCESSES = 3  # while tuning
-        inputs = tune(inputs, bank, file, Lines())
-        verification.PROCESSES = 5
-        candidate = allocate(make_menus(inputs, bank, Lines()), limits_of(inputs)).candidate
+        inputs = open_inputs(spec(profile, f"{budget}x-latency"), Lines(), study / "latency.json")
+        bank = Bank(study / "bank", inputs.model, inputs.units.units, inputs.calibration_key)
+        candidate = allocate(make_menus(inputs, bank, Lines()), inputs.relative_limits).candidate
         directory = folder / f"export-{profile}-{budget}"
         costs = {"ratio": {}, "absolute": {}, "conditions": asdict(inputs.costs.dense.conditions)}
         one = {"trial": 0, "origin": "knapsack", "candidate": candidate.to_json(), "costs": costs, "scores": {}}

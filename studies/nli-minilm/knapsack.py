@@ -11,12 +11,16 @@ from pathlib import Path
 from common import Lines, spec
 
 from autolr.allocate import allocate
+from autolr.search.finalists import corrections_of
 from autolr.search.inputs import open_inputs
-from autolr.search.preparation import build_bank, make_menus, scorer_of
-from autolr.search.seeds import uniform_candidate
+from autolr.search.preparation import build_bank, scorer_of
+from autolr.search.scales import make_menus
 from autolr.search.selection import score_candidate
+from autolr.search.spaces.grouped import uniform_candidate
+from autolr.types import Candidate
 
 BUDGETS = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1)
+REFITTED = ("knapsack, all methods", "uniform kfac", "uniform drone", "uniform svd")
 METHODS = ("kfac", "svd", "fwsvd", "asvd", "drone", "afm", "losparse")
 
 
@@ -38,11 +42,17 @@ def main(folder: Path) -> None:
             "knapsack, all methods": allocate(menus, change).candidate,
             "knapsack, kfac": allocate(kfac_menus, change).candidate,
         }
-        limits = {"flops": share * inputs.costs.dense.flops}
+        limit = share * inputs.costs.dense.flops
+
+        def fits(candidate: Candidate, limit: float = limit) -> bool:
+            return inputs.costs.cost(candidate).flops <= limit
+
         for method in METHODS:
-            candidates[f"uniform {method}"] = uniform_candidate(inputs.units.units, method, 1, inputs.costs, limits)
+            candidates[f"uniform {method}"] = uniform_candidate(inputs.units.by_name(), method, 1, fits)
+        candidates |= {f"{name}, refitted": candidates[name] for name in REFITTED}
         for name, candidate in candidates.items():
-            scores = score_candidate(inputs, bank, candidate, scorer, progress)
+            corrections = corrections_of(inputs, bank, candidate, progress) if name.endswith("refitted") else {}
+            scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections)
             ratio = inputs.costs.cost(candidate).ratios(inputs.costs.dense)["flops"]
             row = {
                 "budget": share,

@@ -1,0 +1,33 @@
+"""``autolr compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autolr.cli import options as o
+from autolr.cli.terminal import out, print_json, progress, reported
+
+
+@reported
+def compare(
+    file: Annotated[Path, typer.Argument(help="YAML: model, data, budgets, entries, seeds, trials.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the studies and the summary; it can be gone on with.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw a plot, .svg or .png (needs autolr[plots]).")] = None,
+    json: o.Json = False,
+) -> None:
+    """Compare spaces, methods and samplers at equal budgets, evaluations and seeds: one table."""
+    from autolr.report.comparison import comparison_table, plot_comparison
+    from autolr.search.comparing import compare as run
+    from autolr.search.comparing import read_comparison
+
+    comparison = read_comparison(file)
+    with progress() as listener:
+        summary = run(comparison, to, listener)
+    if plot is not None:
+        plot_comparison(summary, plot)
+    if json:
+        print_json(summary)
+    else:
+        out.print(comparison_table(summary))
+        out.print(f"written: {to / 'comparison.json'}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,34 @@
+"""``autolr sensitivity``."""
+
+from typing import Annotated
+
+import typer
+
+from autolr.cli import options as o
+from autolr.cli.terminal import out, print_json, progress, reported
+
+
+@reported
+def sensitivity(
+    study: o.StudyArgument,
+    trial: Annotated[int | None, typer.Option(min=0, help="Explain this trial; none: the winner.")] = None,
+    json: o.Json = False,
+) -> None:
+    """Say why each layer has its rank: its error curve, its multiplier, what one more step of rank would buy."""
+    from autolr.report.sensitivity import importance_lines, sensitivity_table
+    from autolr.search.folder import StudyFolder
+    from autolr.search.run import open_study
+    from autolr.search.sensitivity import explain
+    from autolr.search.summary import find_trial
+
+    folder = StudyFolder.existing(study)
+    number = find_trial(folder, trial, None)["trial"]
+    with progress() as listener:
+        opened = open_study(folder, listener)
+        found = explain(opened.inputs, opened.bank, folder.load_study(), number)
+    if json:
+        print_json(found)
+    else:
+        out.print(sensitivity_table(found))
+        for line in importance_lines(found):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)

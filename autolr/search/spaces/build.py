@@ -1,0 +1,83 @@
+"""The search space that a study's specification names."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from autolr.allocate import Menu
+from autolr.bank import Bank
+from autolr.compress import compressed
+from autolr.progress import Progress
+from autolr.search.folder import write_atomically
+from autolr.search.inputs import Inputs
+from autolr.search.scales import SCALE_EXAMPLES, sample_scorer
+from autolr.search.spaces import Space
+from autolr.search.spaces.configs import GroupedConfig, ImportanceConfig, RuleConfig, load_space_config
+from autolr.search.spaces.grouped import GroupedSpace
+from autolr.search.spaces.importance import ImportanceSpace
+from autolr.search.spaces.per_layer import PerLayerSpace
+from autolr.search.spaces.rules import RULES, Layers, RuleSpace
+from autolr.types import Candidate, Choice
+
+
+def build_space(inputs: Inputs, bank: Bank, menus: Sequence[Menu], progress: Progress) -> Space:
+    """Return the search space.
+
+    Args:
+        inputs: the opened inputs.
+        bank: decompositions, complete.
+        menus: every unit's options with predicted losses.
+        progress: told what is under way: the rules measure layers.
+
+    Raises:
+        BudgetError: a rule cannot reach the budgets.
+    """
+    config = load_space_config(inputs.spec.search.space)
+    units, multiple = inputs.units.by_name(), inputs.spec.search.multiple
+    methods = [method.name for method in inputs.methods]
+    if isinstance(config, GroupedConfig):
+        return GroupedSpace(config, units, methods, multiple, inputs.fits)
+    if isinstance(config, RuleConfig):
+        return RuleSpace(config.rule, _candidate_by_rule(config.rule, inputs, bank, progress))
+    default = load_space_config("importance")
+    assert isinstance(default, ImportanceConfig)
+    importance = ImportanceSpace(
+        config if isinstance(config, ImportanceConfig) else default,
+        menus,
+        units,
+        methods,
+        inputs.relative_limits,
+        {quantity: float(inputs.costs.base.get(quantity)) for quantity in inputs.limits},
+        inputs.spec.parsed_budgets[0].quantity,
+    )
+    if isinstance(config, ImportanceConfig):
+        return importance
+    seeds = importance.seeds(inputs.spec.seed, inputs.spec.trials)
+    return PerLayerSpace(units, methods, multiple, {name: importance.decode(point) for name, point in seeds.items()})
+
+
+def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress) -> Candidate:
+    """Return what a rule allocates, from the bank's folder where it was measured before."""
+    method, units = inputs.methods[0], inputs.units.by_name()
+    described = [inputs.calibration_key, rule, method.name, method.version, inputs.spec.search.multiple]
+    described += [inputs.limits, SCALE_EXAMPLES, inputs.spec.seed]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    file = bank.directory / "rules" / f"{key}.json"
+    if file.is_file():
+        return Candidate.from_json(json.loads(file.read_text(encoding="utf-8")))
+    progress.start(f"measure layers one at a time for {rule}")
+    scorer = sample_scorer(inputs)
+
+    def alone(name: str, choice: Choice) -> Mapping[str, float]:
+        progress.check()
+        with compressed(inputs.model, Candidate.of({name: choice}), bank):
+            return {score: found.value for score, found in scorer.score(inputs.model).items()}
+
+    def loss(name: str, rank: int) -> float:
+        return float(bank.decomposition(name, method.name).tails()[rank]) * bank.summary(name).n_tokens
+
+    layers = Layers(units, method.name, inputs.spec.search.multiple, alone, loss, inputs.fits)
+    candidate = RULES[rule](layers)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(candidate.to_json()) + "\n")
+    return candidate

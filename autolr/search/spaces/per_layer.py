@@ -1,0 +1,63 @@
+"""The space ``per-layer``: a method and a rank for each layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from autolr.types import Candidate, Choice, Unit
+
+
+@dataclass(frozen=True)
+class PerLayerSpace:
+    """A method and a rank for each layer.
+
+    Attributes:
+        units: by name.
+        methods: in the study's order.
+        multiple: ranks are multiples of it.
+        start: candidates to begin with, by origin.
+    """
+
+    units: Mapping[str, Unit]
+    methods: Sequence[str]
+    multiple: int
+    start: Mapping[str, Candidate]
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return the parameters by name."""
+        found: dict[str, BaseDistribution] = {}
+        for name, unit in self.units.items():
+            if len(self.methods) > 1:
+                found[f"method/{name}"] = CategoricalDistribution(list(self.methods))
+            found[f"rank/{name}"] = IntDistribution(0, self._top(unit), step=self.multiple)
+        return found
+
+    def decode(self, params: Mapping[str, Any]) -> Candidate:
+        """Read the choices off; a rank at or above break-even is dense."""
+        choices = {}
+        for name, unit in self.units.items():
+            rank = int(params[f"rank/{name}"])
+            if rank < unit.break_even:
+                choices[name] = Choice(params.get(f"method/{name}", self.methods[0]), rank)
+        return Candidate.of(choices)
+
+    def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
+        """Return the starting candidates that this space can express (it has no kept rows)."""
+        found = {}
+        for origin, candidate in self.start.items():
+            choices = candidate.as_dict()
+            if any(choice.rows for choice in choices.values()):
+                continue
+            params: dict[str, Any] = {}
+            for name, unit in self.units.items():
+                choice = choices.get(name)
+                if len(self.methods) > 1:
+                    params[f"method/{name}"] = choice.method if choice else self.methods[0]
+                params[f"rank/{name}"] = choice.rank if choice else self._top(unit)
+            found[origin] = params
+        return found
+
+    def _top(self, unit: Unit) -> int:
+        return -(-unit.break_even // self.multiple) * self.multiple

@@ -1,0 +1,131 @@
+"""``autolr compare``: what it runs, what it sums up, that it goes on where it stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from nli_fixture import write_inputs
+from typer.testing import CliRunner
+
+from autolr.cli.main import app
+from autolr.errors import UsageError
+from autolr.progress import Silent
+from autolr.search import comparing
+from autolr.search.comparing import compare, read_comparison
+
+ENTRIES = [
+    {"name": "autolr", "methods": ["kfac", "svd"]},
+    {"name": "uniform SVD", "space": "uniform", "methods": ["svd"], "refit": False},
+    {"name": "laser", "space": "laser", "sampler": "random"},
+]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    options = write_inputs(tmp_path_factory.mktemp("inputs"))
+    data = {name.removeprefix("--"): value for name, value in options.items() if name != "--model"}
+    return {
+        "model": options["--model"],
+        "data": data | {"search_examples": 40, "selection_examples": 40},
+        "budgets": ["0.6x-flops", "0.4x-flops"],
+        "seeds": [0, 1],
+        "trials": 5,
+        "multiple": 1,
+        "entries": ENTRIES,
+    }
+
+
+def written(plain: dict, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+@pytest.fixture(scope="module")
+def summary(plain: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("compared")
+    return folder / "out", compare(read_comparison(written(plain, folder / "c.yaml")), folder / "out", Silent())
+
+
+def test_every_entry_is_run_at_every_budget_and_seed(summary) -> None:
+    out, found = summary
+    assert len(found["rows"]) == 3 * 2 * 2
+    for row in found["rows"]:
+        assert row["reached"]
+        assert row["ratio"] <= float(row["budget"].partition("x")[0])
+        assert len(row["history"]) == row["trials"] == (5 if row["entry"] == "autolr" else row["trials"])
+        best = [value for _, value in row["history"] if value is not None]
+        assert best == sorted(best, reverse=True)
+    assert json.loads((out / "comparison.json").read_text()) == found
+    for seed in (0, 1):  # one bank for all the entries of a seed
+        assert {p.name for p in (out / f"bank-{seed}").iterdir()} >= {"kfac", "svd", "statistics"}
+    assert not list(out.glob("*/*/*/bank"))
+    assert not list(out.glob("*/*/*/front"))
+
+
+def test_the_table_is_the_mean_over_the_seeds(summary) -> None:
+    _, found = summary
+    for name, by_budget in found["table"].items():
+        for budget, cell in by_budget.items():
+            rows = [r for r in found["rows"] if (r["entry"], r["budget"]) == (name, budget)]
+            values = [r["accuracy_ratio"] for r in rows]
+            assert cell["accuracy_ratio"][0] == pytest.approx(sum(values) / 2)
+            assert cell["accuracy_ratio"][1] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    curves = found["hypervolume"]
+    assert max(curve[-1] for curve in curves.values()) == 1.0
+    for curve in curves.values():
+        assert curve == sorted(curve)
+
+
+def test_it_goes_on_where_it_stopped(summary, plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, found = summary
+    monkeypatch.setattr("autolr.search.driver.Driver.run", lambda _: pytest.fail("it was finished"))
+    assert compare(read_comparison(written(plain, tmp_path / "c.yaml")), out, Silent()) == found
+
+
+def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain: dict, tmp_path: Path) -> None:
+    changed = plain | {"budgets": ["0.02x-flops", "0.6x-flops"], "seeds": [0], "entries": ENTRIES[1:2]}
+    found = compare(read_comparison(written(changed, tmp_path / "c.yaml")), tmp_path / "out", Silent())
+    assert "not reachable" in found["rows"][0]["reason"]
+    assert found["table"]["uniform SVD"]["0.02x-flops"] is None
+    assert found["table"]["uniform SVD"]["0.6x-flops"]["seeds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"entries": [ENTRIES[0], ENTRIES[0]]}, "'autolr' is given twice"),
+        ({"budgets": ["0.5x-flops", "0.5x-params"]}, "must be of one quantity"),
+        ({"budgets": ["12ms-latency"]}, "relative to the dense model"),
+        ({"entries": [{"name": "a", "space": "grupped"}]}, "did you mean grouped"),
+        ({"seed": 1}, "seed"),
+        ({"trials": 0}, "trials"),
+    ],
+)
+def test_bad_comparisons_are_refused(plain: dict, tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_comparison(written(plain | change, tmp_path / "c.yaml"))
+
+
+def test_paths_are_relative_to_the_file(plain: dict, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("kind: grouped\nby: model\n")
+    entries = [{"name": "mine", "space": "mine.yaml", "methods": ["svd"]}]
+    found = read_comparison(written(plain | {"entries": entries}, tmp_path / "c.yaml"))
+    assert found.entries[0].space == str(tmp_path / "mine.yaml")
+
+
+def test_the_command_prints_a_table_and_draws_a_plot(summary, plain: dict, tmp_path: Path) -> None:
+    out, _ = summary
+    file = written(plain, tmp_path / "c.yaml")
+    done = CliRunner().invoke(app, ["compare", str(file), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "uniform SVD" in done.output
+    assert "0.4x-flops" in done.output
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.svg"
+    assert CliRunner().invoke(app, ["compare", str(file), "--out", str(out), "--plot", str(plot)]).exit_code == 0
+    assert plot.read_text().startswith("<?xml")
+
+
+def test_names_become_folders() -> None:
+    assert comparing.slug("a/b c") == "a-b-c"

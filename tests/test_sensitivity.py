@@ -1,0 +1,76 @@
+"""The account of a trial, against the curves and costs it is made of."""
+
+from pathlib import Path
+
+import pytest
+from nli_fixture import write_inputs
+from typer.testing import CliRunner
+
+from autolr.cli.main import app
+from autolr.config import make_spec
+from autolr.errors import UsageError
+from autolr.progress import Silent
+from autolr.search.folder import StudyFolder
+from autolr.search.run import open_study, run_search
+from autolr.search.scales import make_menus
+from autolr.search.sensitivity import explain
+from autolr.search.spaces.importance import multiplier
+from autolr.types import Candidate, Choice
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    options = write_inputs(tmp_path_factory.mktemp("inputs"))
+    data = {name.removeprefix("--"): value for name, value in options.items() if name != "--model"}
+    plain = {
+        "model": options["--model"],
+        "data": data | {"search_examples": 40, "selection_examples": 40},
+        "budgets": ["0.6x-flops"],
+        "trials": 14,
+        "search": {"methods": ["kfac", "svd"], "multiple": 2},
+    }
+    folder = StudyFolder(tmp_path_factory.mktemp("studies") / "one")
+    run_search(make_spec(plain, "test"), folder, Silent())
+    return folder
+
+
+def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
+    opened, loaded = open_study(study, Silent()), study.load_study()
+    number = study.result()["winner"]
+    found = explain(opened.inputs, opened.bank, loaded, number)
+    menus = {menu.unit: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
+    chosen = Candidate.from_json(loaded.trials[number].user_attrs["candidate"]).as_dict()
+    assert [one["unit"] for one in found["layers"]] == list(menus)
+    assert any(one["next_step"] is not None for one in found["layers"])
+    for one in found["layers"]:
+        menu, choice = menus[one["unit"]], chosen.get(one["unit"])
+        index = menu.choices.index(choice)
+        assert one["loss"] == pytest.approx(float(menu.loss[index]))
+        unit = opened.inputs.units.by_name()[one["unit"]]
+        params = loaded.trials[number].params
+        factor = multiplier(unit, params) * (params.get(f"method/{choice.method}", 1.0) if choice else 1.0)
+        assert one["multiplier"] == pytest.approx(factor)
+        losses = [loss for _, loss in one["curve"]]
+        assert losses == sorted(losses, reverse=True)
+        if one["next_step"] is not None:
+            larger = menu.choices.index(Choice(choice.method, choice.rank + 2, choice.rows))
+            step = (menu.cost["flops"][larger] - menu.cost["flops"][index]) / 1e6
+            saved = factor * (menu.loss[index] - menu.loss[larger])
+            assert one["next_step"] == pytest.approx(saved / step)
+    assert set(found["importances"]) <= set(loaded.trials[-1].params)
+    assert sum(found["importances"].values()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_trial_that_is_not_there_is_refused(study: StudyFolder) -> None:
+    opened = open_study(study, Silent())
+    with pytest.raises(UsageError, match="trial 99 is not a finished trial"):
+        explain(opened.inputs, opened.bank, study.load_study(), 99)
+
+
+def test_the_command_prints_a_line_for_each_layer(study: StudyFolder) -> None:
+    done = CliRunner().invoke(app, ["sensitivity", str(study.path)])
+    assert done.exit_code == 0, done.output
+    assert "step up" in done.output
+    assert "what mattered in the search" in done.output
+    assert CliRunner().invoke(app, ["sensitivity", str(study.path), "--trial", "99"]).exit_code == 2
+    assert isinstance(study.path, Path)
