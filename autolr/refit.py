@@ -32,7 +32,11 @@ from autolr.layers import LowRankLinear
 from autolr.types import Candidate, Unit
 
 RIDGE = 0.01
-"""λ as a share of the mean square of an entry of z (0.01 to 0.1 were measured to be alike)."""
+"""λ as a share of Σ z² over the tokens, mean over the entries of z (0.01 to 0.1 were measured to be alike)."""
+TOKENS_PER_UNKNOWN = 4
+"""A layer that sees fewer live tokens for each of its rank + 1 unknowns is left as it was."""
+VERSION = 1
+"""Of what a refit computes: corrections kept on disk belong to one."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def refit(
         progress: told the share of the work done, in [0, 1].
 
     Returns:
-        Unit name -> correction. Empty where nothing in the blocks is compressed, or where a pass runs a block more than
-        once (blocks that share their weights).
+        Unit name -> correction. Empty where nothing in the blocks is compressed, where a pass runs a block more than
+        once (blocks that share their weights), or where something stands between two blocks.
 
     Raises:
         UsageError: there are no batches.
@@ -92,6 +96,8 @@ def refit(
         dense_x = small_x = stacks.hidden
         found: dict[str, Correction] = {}
         for done, (name, calls) in enumerate(stacks.calls.items()):
+            if not torch.allclose(dense_x[0], stacks.true_x[name], rtol=1e-3, atol=1e-3):
+                return {}
             block = model.get_submodule(name)
             small = shared_copy(block)
             inside = {unit.name.removeprefix(f"{name}."): unit for unit in of_block.get(name, [])}
@@ -168,10 +174,12 @@ class _Stacks:
     Attributes:
         hidden: the first block's hidden states of each batch.
         calls: block name -> its call on each batch, in the order of the pass.
+        true_x: block name -> what it is fed in the first batch.
     """
 
     hidden: list[Tensor]
     calls: dict[str, list[_Call]]
+    true_x: dict[str, Tensor]
 
 
 def _stack_inputs(model: nn.Module, of_block: Mapping[str, Sequence[Unit]], batches: Sequence[Batch]) -> _Stacks | None:
@@ -183,11 +191,13 @@ def _stack_inputs(model: nn.Module, of_block: Mapping[str, Sequence[Unit]], batc
     stack: Any = model.get_submodule(prefix)
     names = [f"{prefix}.{index}" for index in range(1 + max(int(name.rpartition(".")[2]) for name in of_block))]
     hidden: list[Tensor] = []
+    true_x: dict[str, Tensor] = {}
     calls: dict[str, list[_Call]] = {name: [] for name in names}
 
     def record(name: str) -> Callable[..., None]:
         def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["hidden_states"]
+            true_x.setdefault(name, x)
             if name == names[0]:
                 hidden.append(x)
             rest = {key: _without_cache(value) for key, value in kwargs.items() if key != "hidden_states"}
@@ -201,7 +211,7 @@ def _stack_inputs(model: nn.Module, of_block: Mapping[str, Sequence[Unit]], batc
             hooks.callback(stack[index].register_forward_pre_hook(record(name), with_kwargs=True).remove)
         for batch in batches:
             model(**{key: value for key, value in batch.items() if key != "labels"})
-    return _Stacks(hidden, calls) if all(len(found) == len(batches) for found in calls.values()) else None
+    return _Stacks(hidden, calls, true_x) if all(len(found) == len(batches) for found in calls.values()) else None
 
 
 def _without_cache(value: Any) -> Any:
@@ -263,9 +273,11 @@ class _Blocks:
         found = {}
         for inner, total in sums.items():
             layer = self.small.get_submodule(inner)
+            if total.n_tokens < TOKENS_PER_UNKNOWN * (layer.rank + 1):
+                continue
             found[inner] = total.solve(layer)
             if not (torch.isfinite(found[inner].left).all() and torch.isfinite(found[inner].bias).all()):
-                raise AutolrError(f"the refit of {inside[inner].name} is not finite; search with --no-refit")
+                raise AutolrError(f"the refit of {inside[inner].name} is not finite")
         return found
 
 
@@ -295,10 +307,12 @@ class _Sums:
     """Σ (z, 1)(z, 1)ᵀ and Σ y (z, 1)ᵀ over tokens, float64."""
 
     def __init__(self) -> None:
+        self.n_tokens = 0
         self.gram: Any = 0
         self.cross: Any = 0
 
     def add(self, z: Float[Tensor, "tokens rank_plus_1"], y: Float[Tensor, "tokens out"]) -> None:
+        self.n_tokens += len(z)
         self.gram = self.gram + (z.mT @ z).double()
         self.cross = self.cross + (y.mT @ z).double()
 

@@ -100,6 +100,7 @@ def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain:
         ({"entries": [{"name": "a", "space": "grupped"}]}, "did you mean grouped"),
         ({"seed": 1}, "seed"),
         ({"trials": 0}, "trials"),
+        ({"seeds": [0, 0]}, "seeds: one is given twice"),
     ],
 )
 def test_bad_comparisons_are_refused(plain: dict, tmp_path: Path, change: dict, message: str) -> None:

@@ -18,7 +18,7 @@ from autolr.errors import UsageError
 from autolr.layers import LowRankLinear
 from autolr.progress import Silent
 from autolr.refit import RIDGE, refit, refitted
-from autolr.search import finalists
+from autolr.search import finalists, selection
 from autolr.search.folder import StudyFolder
 from autolr.search.run import open_study, run_search
 from autolr.types import Candidate, Choice
@@ -84,7 +84,14 @@ def by_definition(model, candidate, source, one_position):
     return found
 
 
+@pytest.fixture
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers be refitted on as few tokens as these tests have."""
+    monkeypatch.setattr(refit_module, "TOKENS_PER_UNKNOWN", 0)
+
+
 @torch.no_grad()
+@pytest.mark.usefixtures("few_tokens")
 @pytest.mark.parametrize("family", READS_ONE)
 def test_a_refit_is_sequential_least_squares(family) -> None:
     model, source = prepared(family)
@@ -122,6 +129,7 @@ def test_what_is_left_dense_stays_and_a_rank_of_zero_has_its_mean() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("few_tokens")
 def test_a_rewritten_model_has_the_same_refit() -> None:
     model, source = prepared("bert")
     candidate = random_candidate(source, seed=2)
@@ -146,6 +154,25 @@ def test_no_data_is_refused() -> None:
         refit(model, random_candidate(source), source, [])
 
 
+def test_layers_that_see_too_few_tokens_stay() -> None:
+    model, source = prepared("bert")
+    names = list(source.units)
+    candidate = Candidate.of({names[0]: Choice("svd", 12), names[3]: Choice("svd", 1)})
+    found = refit(model, candidate, source, DATA[:1])  # fewer than 4 · 13 tokens, more than 4 · 2
+    assert set(found) == {names[3]}
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_something_between_two_blocks_is_noticed() -> None:
+    model, source = prepared("bert")
+    candidate = random_candidate(source)
+    assert refit(model, candidate, source, DATA)
+    second = model.bert.encoder.layer[1]
+    second.register_forward_pre_hook(lambda _module, args: (args[0] + 1.0, *args[1:]))
+    assert refit(model, candidate, source, DATA) == {}
+
+
+@pytest.mark.usefixtures("few_tokens")
 def test_dead_inputs_leave_finite_factors() -> None:
     model, source = prepared("bert")
     name = next(iter(source.units))
@@ -171,6 +198,7 @@ def study(tmp_path: Path) -> tuple[StudyFolder, dict]:
 
 def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, plain = study
+    monkeypatch.setattr(selection, "scores_better", lambda *_: True)
     result = run_search(make_spec(plain, "test"), folder, Silent())
     winner = next(m for m in result["members"] if m["trial"] == result["winner"])
     assert result["report"]["refitted"] == len(winner["candidate"])

@@ -1,5 +1,7 @@
 """Rewrites change nothing that is computed: logits with padding, by every attention implementation, after reloading."""
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,27 @@ def test_the_names_of_parameters_stay_and_it_can_be_undone() -> None:
     assert type(model.bert.encoder.layer[1]) is cls
     assert rewrites.applied(model) == []
     assert torch.equal(logits_of(model), before)
+
+
+def test_a_rewritten_model_pickles_and_keeps_its_classes_names() -> None:
+    model = model_of("bert")
+    names = [type(module).__name__ for module in model.modules()]
+    for name in rewrites.REWRITES:
+        rewrites.apply(model, name)
+    assert [type(module).__name__ for module in model.modules()] == names
+    pickled = pickle.loads(pickle.dumps(model))  # noqa: S301  our own, a moment ago
+    for other in (pickled, copy.deepcopy(model)):
+        assert rewrites.applied(other) == list(rewrites.REWRITES)
+        assert torch.equal(logits_of(other), logits_of(model))
+
+
+def test_gradients_reach_the_one_parameter_that_is_trained() -> None:
+    for part in ("left.bias", "left.weight", "right.weight"):
+        module = fused(feed_forward("gelu", LowRankLinear(24, 40, 5))).requires_grad_(False)
+        parameter = module.dense.get_parameter(part).requires_grad_(True)
+        module(torch.randn(3, 24)).sum().backward()
+        assert parameter.grad is not None, part
+        assert parameter.grad.abs().sum() > 0, part
 
 
 def test_one_rewrite_can_be_undone_and_the_other_stay() -> None:

@@ -26,7 +26,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         "model": options["--model"],
         "data": data | {"search_examples": 40, "selection_examples": 40},
         "budgets": ["0.6x-flops"],
-        "trials": 14,
+        "trials": 24,
         "search": {"methods": ["kfac", "svd"], "multiple": 2},
     }
     folder = StudyFolder(tmp_path_factory.mktemp("studies") / "one")

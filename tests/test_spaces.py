@@ -138,6 +138,11 @@ def test_svd_llm_v2_removes_in_proportion_to_one_over_the_logarithm() -> None:
     np.testing.assert_allclose(removed / removed.sum(), wanted / wanted.sum(), atol=0.05)
 
 
+def test_svd_llm_v2_reaches_low_budgets_with_unequal_layers() -> None:
+    losses = {name: 10.0 ** (2 + 3 * unit.block) for name, unit in UNITS.items()}
+    assert fits(0.03)(svd_llm_v2(layers(0.03, EVEN, losses)))
+
+
 def test_shares_of_one_are_dense() -> None:
     assert from_shares(UNITS, dict.fromkeys(UNITS, 1.0), dict.fromkeys(UNITS, "svd"), 1) == Candidate()
 

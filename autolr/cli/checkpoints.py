@@ -49,7 +49,11 @@ def export(
         if solve:
             params = folder.load_study().trials[chosen["trial"]].params
             chosen = solve_at(inputs, bank, chosen, params, budget or [], listener)
-        corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
+        known = {} if result is None or solve else {one["trial"]: one for one in result["members"]}
+        scored = known.get(chosen["trial"])  # on the selection part, where the refit was found to be better or not
+        refit = scored is None or "before_refit" in scored
+        candidate = Candidate.from_json(chosen["candidate"])
+        corrections = corrections_of(inputs, bank, candidate, listener) if refit else {}
         difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
     if json:
         print_json({"trial": chosen["trial"], "out": str(to), "format": form, "max_logit_difference": difference})

@@ -27,7 +27,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     if summary["hypervolume"]:
         table.add_column("area", justify="right")
     for name, by_budget in summary["table"].items():
-        shown = [_cell(by_budget[budget]) for budget in conditions["budgets"]]
+        shown = [_cell(by_budget[budget], len(conditions["seeds"])) for budget in conditions["budgets"]]
         if summary["hypervolume"]:
             curve = summary["hypervolume"].get(name)
             shown.append(f"{curve[-1]:.3f}" if curve else "-")
@@ -35,11 +35,13 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cell(found: Mapping[str, Any] | None) -> str:
+def _cell(found: Mapping[str, Any] | None, seeds: int) -> str:
     if found is None:
         return "-"
     mean, deviation = found["accuracy_ratio"]
     text = f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    if found["seeds"] < seeds:
+        text = f"{text} ({found['seeds']} of {seeds})"
     return text if found["reached"] == found["seeds"] else f"{text} (over)"
 
 

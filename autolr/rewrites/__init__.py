@@ -6,6 +6,7 @@ These files depend on torch alone: a copy of them travels with every checkpoint.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -17,6 +18,7 @@ _MIXINS: dict[str, tuple[type[nn.Module], Callable[[nn.Module], list[nn.Module]]
     FusedActivation.rewrite: (FusedActivation, fusable_modules),
 }
 REWRITES = tuple(_MIXINS)
+_classes: dict[tuple[str, type[nn.Module]], type[nn.Module]] = {}
 
 
 def apply(model: nn.Module, name: str) -> bool:
@@ -37,10 +39,26 @@ def apply(model: nn.Module, name: str) -> bool:
     mixin, fitting = _MIXINS[name]
     modules = fitting(model)
     for module in modules:
-        cls = type(module)
         if not isinstance(module, mixin):
-            module.__class__ = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
+            module.__class__ = _mixed(name, type(module))
     return bool(modules)
+
+
+def _mixed(name: str, cls: type[nn.Module]) -> type[nn.Module]:
+    """Return a class with the mixin before it; of the same name, which device maps go by, and one that pickles."""
+
+    def __reduce__(self: nn.Module) -> tuple[Any, ...]:  # noqa: N807
+        return _rebuilt, (name, cls), self.__dict__
+
+    if (name, cls) not in _classes:
+        members = {"__reduce__": __reduce__, "__module__": cls.__module__}
+        _classes[name, cls] = type(cls.__name__, (_MIXINS[name][0], cls), members)
+    return _classes[name, cls]
+
+
+def _rebuilt(name: str, cls: type[nn.Module]) -> nn.Module:
+    mixed = _mixed(name, cls)
+    return mixed.__new__(mixed)
 
 
 def undo(model: nn.Module, names: tuple[str, ...] = REWRITES) -> None:

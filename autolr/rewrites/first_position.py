@@ -80,6 +80,7 @@ def first_position_block(model: nn.Module) -> str | None:
     block = stack[-1]
     attend = getattr(getattr(block, "attention", None), "self", None)
     wanted = ("query", "key", "value", "attention_head_size", "scaling")
-    fits = all(hasattr(attend, part) for part in wanted) and hasattr(block, "feed_forward_chunk")
+    plain = {name for name, _ in getattr(block, "attention", block).named_children()} == {"self", "output"}
+    fits = plain and all(hasattr(attend, part) for part in wanted) and hasattr(block, "feed_forward_chunk")
     known = hasattr(sys.modules[type(attend).__module__], "ALL_ATTENTION_FUNCTIONS")
     return f"{name}.{len(stack) - 1}" if fits and known and not getattr(block, "is_decoder", False) else None

@@ -21,6 +21,7 @@ _EPILOGUES: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
     ("swish", ""): functional.silu,
 }
 _PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)  # absent: never fuse
 _known: WeakKeyDictionary[nn.Module, tuple[str, str] | None] = WeakKeyDictionary()
 
 
@@ -40,7 +41,8 @@ class FusedActivation(nn.Module):
         dense: Any = self.dense
         low_rank = getattr(dense, "kind", None) == "low-rank" and not _hooked(dense)
         last = dense.left if low_rank else dense
-        if not _fits(last, hidden_states):
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in (hidden_states, *dense.parameters()))
+        if trained or not _fits(last, hidden_states):
             output: Tensor = self.intermediate_act_fn(dense(hidden_states))
             return output
         name, algorithm = epilogue(self.intermediate_act_fn) or ("none", "")
@@ -90,10 +92,9 @@ def _fits(layer: Any, x: Tensor) -> bool:
         and layer.weight.dtype is torch.float32
         and layer.weight.device.type == "cpu"
         and min(layer.weight.shape) > 0
-        and not (torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()
+        and not _dispatch_modes()
     )
 
 

@@ -22,7 +22,7 @@ from autolr.progress import Progress
 from autolr.search.folder import StudyFolder, write_atomically
 from autolr.search.front import feasible, finished
 from autolr.search.run import run_search
-from autolr.search.spaces.configs import load_space_config
+from autolr.search.spaces.configs import load_space_config, presets
 
 
 class Entry(Strict):
@@ -69,6 +69,9 @@ class Comparison(Strict):
         names = [slug(entry.name) for entry in self.entries]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"entries: the name {twice[0]!r} is given twice")
+        for name in ("budgets", "seeds"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: one is given twice")
         quantities = {Budget.parse(text).quantity for text in self.budgets}
         if len(quantities) > 1:
             raise ValueError(f"budgets must be of one quantity, got {', '.join(sorted(quantities))}")
@@ -108,8 +111,12 @@ def read_comparison(file: Path) -> Comparison:
         path = None if text is None else file.parent / Path(text).expanduser()
         return str(path.resolve()) if path is not None and path.exists() else text
 
-    data = {name: beside(getattr(comparison.data, name)) for name in ("train", "validation", "test")}
-    entries = [entry.model_copy(update={"space": beside(entry.space)}) for entry in comparison.entries]
+    parts = () if comparison.data.dataset else ("train", "validation", "test")  # of a data set they name splits
+    data = {name: beside(getattr(comparison.data, name)) for name in parts}
+    entries = [
+        entry if entry.space in presets() else entry.model_copy(update={"space": beside(entry.space)})
+        for entry in comparison.entries
+    ]
     for entry in entries:
         load_space_config(entry.space)
     changes = {

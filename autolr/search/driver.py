@@ -28,6 +28,8 @@ from autolr.search.transfer import warm_points
 from autolr.types import Candidate, Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5
+WARM = "warm start"
+"""The study's attribute with the points it took from another."""
 N_STARTUP = 8
 """Trials with parameters before the sampler builds a model; the knapsack's seeds count."""
 
@@ -231,6 +233,9 @@ class Driver:
         ]
         seeds = space.seeds(spec.seed, spec.trials)
         if spec.search.warm_start is not None:
-            seeds = warm_points(Path(spec.search.warm_start), space.distributions()) | seeds
+            if WARM not in self.study.user_attrs:  # once: the other study may go on, or be deleted
+                points = warm_points(Path(spec.search.warm_start), space.distributions())
+                self.study.set_user_attr(WARM, points)
+            seeds = self.study.user_attrs[WARM] | seeds
         decoded = [(name, params, self._decode(params)) for name, params in seeds.items()]
         yield from [*fixed[:1], *decoded[:1], *fixed[1:], *decoded[1:]]

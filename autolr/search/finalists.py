@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from autolr.bank import Bank, tensor_digest
 from autolr.data.batches import pair_batches
 from autolr.progress import Progress
-from autolr.refit import RIDGE, Correction, Corrections, refit
+from autolr.refit import VERSION, Correction, Corrections, refit
 from autolr.search.inputs import Inputs
 from autolr.types import Candidate
 
@@ -50,7 +50,7 @@ def corrections_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: P
 
 def _key(inputs: Inputs, candidate: Candidate) -> str:
     versions = {method.name: method.version for method in inputs.methods}
-    described = [inputs.calibration_key, candidate.to_json(), versions, REFIT_EXAMPLES, RIDGE, inputs.spec.seed]
+    described = [inputs.calibration_key, candidate.to_json(), versions, REFIT_EXAMPLES, VERSION, inputs.spec.seed]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 

@@ -26,7 +26,7 @@ from autolr.progress import Progress
 from autolr.rewrites import REWRITES, applied
 from autolr.search.folder import write_atomically
 from autolr.search.rewriting import reapply, rewrite
-from autolr.types import Choice, Unit
+from autolr.types import Choice, Cost, Unit
 
 LATENCY_MARGIN = 0.04
 """Share of a latency budget that candidates leave free: what a measurement of the same checkpoint differs from the next
@@ -74,17 +74,30 @@ def price(
         f"predicted, each from the others, within {100 * float(np.median(table.errors)):.1f} % (median; worst "
         f"{100 * float(table.errors.max()):.1f} %)"
     )
-    if latency_file is not None and not stored:
+    if latency_file is not None:
         store_times(latency_file, key, applied(model), table, tuned=False)
     return costs.with_latency(table)
 
 
 def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable) -> str:
     """Return a digest of all that times are measured under."""
-    described = [asdict(costs.dense.conditions), sorted(costs.rows.items()), [asdict(u) for u in units], REWRITES]
+    described: list[Any] = [
+        asdict(costs.dense.conditions),
+        sorted(costs.rows.items()),
+        [asdict(u) for u in units],
+        REWRITES,
+    ]
     versions = [version(name) for name in ("torch", "transformers")]
-    target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
-    return hashlib.sha256(json.dumps([described, versions, target, type(model).__name__]).encode()).hexdigest()
+    target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else _processor()
+    described += [versions, target, torch.get_num_threads(), type(model).__name__]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _processor() -> str:
+    """Return the processor's name; on Linux the platform module knows the architecture at most."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line for line in lines if line.startswith("model name")), platform.processor())
 
 
 def store_times(file: Path, key: str, rewrites: Sequence[str], table: LatencyTable, tuned: bool) -> None:
@@ -106,14 +119,27 @@ def read_times(file: Path | None) -> dict[str, Any]:
     """Return what :func:`store_times` kept; empty if there is nothing."""
     if file is None or not file.is_file():
         return {}
-    stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return stored
+    try:
+        stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return stored if stored.keys() >= {"key", "rewrites", "tuned", "table"} else {}
+
+
+def check_priced(budget: Budget, dense: Cost) -> None:
+    """Raise where a budget is of a quantity that was not measured: a time, in a study without one."""
+    if budget.quantity not in dense.quantities:
+        raise UsageError(
+            f"budget {budget.text}: this study did not measure {budget.quantity}; known are "
+            f"{', '.join(dense.quantities)}"
+        )
 
 
 def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:
     """Return quantity -> largest amount a candidate is given; of a time a little less than is allowed."""
     limits: dict[str, float] = {}
     for budget in budgets:
+        check_priced(budget, costs.dense)
         limit = budget.limit(costs.dense) * (1 - LATENCY_MARGIN if budget.quantity == "latency" else 1)
         limits[budget.quantity] = min(limit, limits.get(budget.quantity, float("inf")))
     return limits
@@ -131,11 +157,12 @@ def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
     Raises:
         BudgetError: with the floor and the nearest budget that can be reached.
     """
-    lowest = lowest_costs(costs)
+    lowest, limits = lowest_costs(costs), budget_limits(budgets, costs)
     for budget in budgets:
         floor, dense = lowest[budget.quantity], costs.dense.get(budget.quantity)
-        if floor > budget.limit(costs.dense):
-            nearest = -(-floor * 1000 // dense) / 1000
+        if floor > limits[budget.quantity]:
+            share = floor / dense / (1 - LATENCY_MARGIN if budget.quantity == "latency" else 1)
+            nearest = -(-share * 1000 // 1) / 1000
             raise BudgetError(
                 f"budget {budget.text} is not reachable: with all {len(costs.units)} compressible layers at "
                 f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "

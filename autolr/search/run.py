@@ -64,7 +64,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     get_methods(spec.search.methods)
     load_space_config(spec.search.space)
     check_sampler(spec.search.sampler)
-    if spec.search.warm_start is not None:
+    if spec.search.warm_start is not None and not folder.spec_file.is_file():
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     with folder.locked():
         known = folder.spec_file.is_file()
@@ -101,11 +101,11 @@ def _conclude(
     if latency_budgets(inputs):
         chosen, clock = _first_in_time(inputs, bank, ranking, folder, progress)
     candidate = Candidate.from_json(chosen["candidate"])
-    corrections = corrections_of(inputs, bank, candidate, progress)
+    corrections = corrections_of(inputs, bank, candidate, progress) if "before_refit" in chosen else {}
     report = report_on(inputs, bank, candidate, corrections, progress)
     if clock is not None:
         report["latency"] = clock
-    # Floors are judged on the selection part, after the refit: what the search saw of them was before it.
+    # Floors are judged on the selection part, as exported: what the search saw of a refitted one was before the refit.
     affordable = all(chosen["constraints"][budget] <= 0 for budget in spec.budgets)
     reached = affordable and chosen["keeps_floors"] and (clock is None or clock["within"])
     if checkpoint:
@@ -139,7 +139,8 @@ def _first_in_time(
         one = hopeful[0] if hopeful else min(left, key=lambda m: m["costs"]["absolute"]["latency"])
         left.remove(one)
         directory = folder.path / "front" / str(one["trial"])
-        corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
+        candidate = Candidate.from_json(one["candidate"])
+        corrections = corrections_of(inputs, bank, candidate, progress) if "before_refit" in one else {}
         export(inputs, bank, one, corrections, None, directory, "hf", progress)
         one["latency"] = clock = time_checkpoint(inputs, directory, progress)
         tried.append((one, clock))

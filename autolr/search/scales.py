@@ -78,7 +78,9 @@ def _scales_file(bank: Bank, key: str) -> Path:
 def _scales_key(inputs: Inputs, curves: Sequence[Curve]) -> str:
     versions = {method.name: method.version for method in inputs.methods}
     described = [[curve.unit, curve.method, versions[curve.method], len(curve.choices)] for curve in curves]
-    return hashlib.sha256(json.dumps([inputs.calibration_key, SCALE_EXAMPLES, described]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]).encode()
+    ).hexdigest()
 
 
 def _stored_scales(path: Path, key: str) -> dict[tuple[str, str], float] | None:

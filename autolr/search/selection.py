@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from autolr.bank import Bank
 from autolr.config import Floor
+from autolr.errors import AutolrError, Stopped
 from autolr.progress import Progress
 from autolr.refit import Corrections, refitted
 from autolr.score import NliScorer, predict
@@ -63,7 +64,8 @@ def rank_members(
     """Score the trials on the selection part and return them best first, in the form of front.json.
 
     Best is the best in the study's objective; before that come those whose scores there keep the floors. The best are
-    refitted and scored again, where the study does so; what they were before is kept as ``before_refit``.
+    refitted, where the study does so, and are taken so if that is better here; what they scored before is then kept as
+    ``before_refit``.
 
     Args:
         inputs: the opened inputs.
@@ -92,10 +94,22 @@ def rank_members(
         progress.update((done + 1) / len(trials))
     members.sort(key=rank)
     for index, one in enumerate(members[:FINALISTS]):
-        corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
-        if corrections:
-            members[index] = {**scored(one, corrections), "before_refit": one["selection"]}
+        try:
+            corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
+            after = {**scored(one, corrections), "before_refit": one["selection"]}
+        except Stopped:
+            raise
+        except AutolrError as error:
+            progress.note(f"trial {one['trial']} stays without refit: {error}")
+            continue
+        if corrections and scores_better(rank(after), rank(one)):
+            members[index] = after
     return sorted(members, key=rank)
+
+
+def scores_better(after: tuple[bool, float, int], before: tuple[bool, float, int]) -> bool:
+    """Tell whether a member ranks before what it was: by floors, then by the study's objective."""
+    return after < before
 
 
 def score_candidate(

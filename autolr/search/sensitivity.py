@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
+from math import nan
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from autolr.allocate import Menu
 from autolr.bank import Bank
@@ -20,7 +22,8 @@ from autolr.types import Candidate, Choice, Unit
 
 CURVE_SHARES = (0.125, 0.25, 0.5, 0.75)
 """Shares of the break-even rank at which a layer's curve is shown."""
-_LEAST_TRIALS = 8
+_LEAST_TRIALS = 20
+_QUANTILE = 0.25  # of the trials that count as good; the default tenth is two trials of a small study
 
 
 def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dict[str, Any]:
@@ -104,8 +107,13 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     if len(searched) < _LEAST_TRIALS:
         return {}
     sign = 1.0 if study.directions[0] == StudyDirection.MINIMIZE else -1.0
-    evaluator = PedAnovaImportanceEvaluator()
+
+    def value(trial: FrozenTrial) -> float:
+        """NaN is left out: the dense and the uniform trial have no parameters."""
+        return sign * trial.values[0] if trial.params else nan
+
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=_QUANTILE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is experimental, and that low values are what counts
-        found = get_param_importances(study, evaluator=evaluator, target=lambda trial: sign * trial.values[0])
+        found = get_param_importances(study, evaluator=evaluator, target=value)
     return {name: round(float(value), 4) for name, value in found.items()}

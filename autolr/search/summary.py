@@ -11,6 +11,7 @@ from autolr.errors import BudgetError, UsageError
 from autolr.search.folder import StudyFolder
 from autolr.search.front import finished, member
 from autolr.search.notes import stored_dense_cost
+from autolr.search.pricing import check_priced
 from autolr.types import Cost
 
 _STATES = {
@@ -136,4 +137,5 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
 
 
 def _excess(one: dict[str, Any], budget: Budget, dense: Cost) -> float:
+    check_priced(budget, dense)
     return float(one["costs"]["absolute"][budget.quantity] / budget.limit(dense) - 1.0)

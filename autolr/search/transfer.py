@@ -11,6 +11,7 @@ from optuna.study import StudyDirection
 from autolr.bank import Bank
 from autolr.errors import UsageError
 from autolr.progress import Progress
+from autolr.search.encoding import Encoding
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished
 from autolr.search.inputs import Inputs
@@ -45,7 +46,9 @@ def warm_points(source: Path, space: Mapping[str, BaseDistribution]) -> dict[str
             f"({', '.join(sorted(space)[:4])}, ...); use the same --space and --method"
         )
     fitting.sort(key=lambda trial: (not feasible(trial), sign * trial.values[0], trial.number))
-    points = [{name: _within(trial.params[name], part) for name, part in space.items()} for trial in fitting]
+    encoding = Encoding(space)
+    inside = [{name: _within(trial.params[name], part) for name, part in space.items()} for trial in fitting]
+    points = [encoding.decode(point) for point in encoding.snap(encoding.encode(inside))]
     distinct = [point for index, point in enumerate(points) if point not in points[:index]]
     return {f"warm {index}": point for index, point in enumerate(distinct[:WARM_STARTS])}
 
@@ -83,6 +86,8 @@ def solve_at(
     """
     spec = inputs.spec.model_copy(update={"budgets": tuple(budgets)})
     there = replace(inputs, spec=spec)
+    if not params:
+        raise UsageError(f"trial {member['trial']} has no multipliers to solve with; choose another with --trial")
     check_reachable(spec.parsed_budgets, there.costs)
     space = build_space(there, bank, make_menus(there, bank, progress), progress)
     if not isinstance(space, ImportanceSpace):

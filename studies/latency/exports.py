@@ -1,9 +1,9 @@
 """Exports under latency budgets from 0.25x to 0.8x: timed in processes of their own, accuracy on snli_test.
 
-Each is the knapsack's solution, refitted; no trials. The predictions were tuned by the study at 0.5x; where a checkpoint
-misses its budget (below 0.3x: is more than 2 % off its prediction) they are scaled by it, and the knapsack is solved and
-timed again, as a study does at its own budget.
-Writes exports.json. ``python studies/latency/exports.py FOLDER [PROFILE [BUDGET ...]]``, FOLDER being that of search.py.
+Each is the knapsack's solution, refitted; no trials. The predictions were tuned by the study at 0.5x. Where one
+misses its budget (below 0.3x: is more than 2 % off its prediction) they are scaled by it, and the knapsack is solved
+and timed again, as a study does at its own budget.
+Writes exports.json. ``python studies/latency/exports.py FOLDER [PROFILE [BUDGET ...]]``, FOLDER as for search.py.
 """
 
 import json

@@ -24,6 +24,7 @@ Loss = Callable[[str, int], float]
 
 STRS_SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 AIMET_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_MOST_REMOVED = 64.0  # mean share, before it is cut off at 1: then no layer keeps anything
 LASER_SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -110,16 +111,16 @@ def laser(layers: Layers) -> Candidate:
 def svd_llm_v2(layers: Layers) -> Candidate:
     """Heterogeneous compression ratios of SVD-LLM v2 (Wang et al. 2025, arXiv 2503.12340).
 
-    Among the layers of one role the removed share is in proportion to 1 / log(truncation loss) and its mean is the same
-    for all roles; that mean is the least that meets the budget. The printed formula does not say what it is where the
-    loss is below e: here it counts as e.
+    Among the layers of one role the removed share is in proportion to 1 / log(truncation loss), and its mean, before
+    shares are cut off at 1, the same for all roles: the least that meets the budget. The printed formula does not say
+    what it is where the loss is below e: here it counts as e.
     """
 
-    def at(kept: float) -> Candidate:
-        shares: dict[str, float] = {}
+    def at(scale: float) -> Candidate:
+        kept, shares = scale - _MOST_REMOVED + 1.0, dict[str, float]()
         for role in {unit.role for unit in layers.units.values()}:
             names = [name for name, unit in layers.units.items() if unit.role == role]
-            choices = layers.candidate(dict.fromkeys(names, kept)).as_dict()
+            choices = layers.candidate(dict.fromkeys(names, max(kept, 0.0))).as_dict()
             losses = [layers.loss(name, choices[name].rank) if name in choices else 0.0 for name in names]
             weights = [1.0 / log(max(loss, e)) for loss in losses]
             for name, weight in zip(names, weights, strict=True):
@@ -127,7 +128,7 @@ def svd_llm_v2(layers: Layers) -> Candidate:
                 shares[name] = min(max(1.0 - removed, 0.0), 1.0)
         return layers.candidate(shares)
 
-    return largest_that_fits(at, 1.0, layers.fits)
+    return largest_that_fits(at, _MOST_REMOVED, layers.fits)
 
 
 RULES: dict[str, Callable[[Layers], Candidate]] = {
