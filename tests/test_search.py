@@ -254,7 +254,7 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
     from transformers import AutoModelForSequenceClassification
 
     from autolr.refit import refitted
-    from autolr.search.finalists import corrections_of
+    from autolr.search.finalists import kept_corrections
     from autolr.search.run import open_study
     from autolr.types import Candidate
 
@@ -264,7 +264,7 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
     reloaded = AutoModelForSequenceClassification.from_pretrained(finished / result["checkpoint"])
     batch = opened.inputs.batches("report")[0]
     candidate = Candidate.from_json(winner["candidate"])
-    corrections = corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    corrections = kept_corrections(opened.inputs, opened.bank, winner, Silent())
     with refitted(opened.inputs.model, candidate, opened.bank, corrections), torch.no_grad():
         expected = opened.inputs.model(**batch).logits
     with torch.no_grad():

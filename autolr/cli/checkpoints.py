@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.search.export import export as write
-    from autolr.search.finalists import corrections_of
+    from autolr.search.finalists import corrections_of, kept_corrections
     from autolr.search.folder import StudyFolder
     from autolr.search.run import open_study
     from autolr.search.summary import find_trial
@@ -51,9 +51,10 @@ def export(
             chosen = solve_at(inputs, bank, chosen, params, budget or [], listener)
         known = {} if result is None or solve else {one["trial"]: one for one in result["members"]}
         scored = known.get(chosen["trial"])  # on the selection part, where the refit was found to be better or not
-        refit = scored is None or "before_refit" in scored
-        candidate = Candidate.from_json(chosen["candidate"])
-        corrections = corrections_of(inputs, bank, candidate, listener) if refit else {}
+        if scored is not None:
+            corrections = kept_corrections(inputs, bank, scored, listener)
+        else:
+            corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
         difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
     if json:
         print_json({"trial": chosen["trial"], "out": str(to), "format": form, "max_logit_difference": difference})

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -46,6 +47,20 @@ def corrections_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: P
     corrections = refit(inputs.model, candidate, bank, batches, step)
     _write(path, key, corrections)
     return corrections
+
+
+def kept_corrections(inputs: Inputs, bank: Bank, member: Mapping[str, Any], progress: Progress) -> Corrections:
+    """Return the corrections of a member that was scored on the selection part; none where they were not better there.
+
+    Args:
+        inputs: the opened inputs.
+        bank: decompositions.
+        member: in the form of result.json.
+        progress: told what is under way.
+    """
+    if "before_refit" not in member:
+        return {}
+    return corrections_of(inputs, bank, Candidate.from_json(member["candidate"]), progress)
 
 
 def _key(inputs: Inputs, candidate: Candidate) -> str:

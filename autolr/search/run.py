@@ -12,7 +12,7 @@ from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.driver import Driver
 from autolr.search.export import export
-from autolr.search.finalists import corrections_of
+from autolr.search.finalists import kept_corrections
 from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials, nearest_trials, write_front
 from autolr.search.inputs import Inputs, open_inputs
@@ -101,7 +101,7 @@ def _conclude(
     if latency_budgets(inputs):
         chosen, clock = _first_in_time(inputs, bank, ranking, folder, progress)
     candidate = Candidate.from_json(chosen["candidate"])
-    corrections = corrections_of(inputs, bank, candidate, progress) if "before_refit" in chosen else {}
+    corrections = kept_corrections(inputs, bank, chosen, progress)
     report = report_on(inputs, bank, candidate, corrections, progress)
     if clock is not None:
         report["latency"] = clock
@@ -139,8 +139,7 @@ def _first_in_time(
         one = hopeful[0] if hopeful else min(left, key=lambda m: m["costs"]["absolute"]["latency"])
         left.remove(one)
         directory = folder.path / "front" / str(one["trial"])
-        candidate = Candidate.from_json(one["candidate"])
-        corrections = corrections_of(inputs, bank, candidate, progress) if "before_refit" in one else {}
+        corrections = kept_corrections(inputs, bank, one, progress)
         export(inputs, bank, one, corrections, None, directory, "hf", progress)
         one["latency"] = clock = time_checkpoint(inputs, directory, progress)
         tried.append((one, clock))

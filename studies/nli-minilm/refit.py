@@ -1,0 +1,54 @@
+"""What the refit is worth: the knapsack's solution and uniform compression, as truncated and refitted, without search.
+
+Writes refit.json and prints the table. ``python studies/nli-minilm/refit.py FOLDER``
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from common import Lines, spec
+
+from autolr.allocate import allocate
+from autolr.search.finalists import corrections_of
+from autolr.search.inputs import open_inputs
+from autolr.search.preparation import build_bank, scorer_of
+from autolr.search.scales import make_menus
+from autolr.search.selection import score_candidate
+from autolr.search.spaces.grouped import uniform_candidate
+from autolr.types import Candidate
+
+OUT = Path(__file__).parent / "refit.json"
+BUDGETS = (0.2, 0.15, 0.35, 0.25, 0.5, 0.1)
+
+
+def main(folder: Path) -> None:
+    progress = Lines()
+    inputs = open_inputs(spec(), progress)
+    bank = build_bank(inputs, folder / "bank", progress)
+    menus = make_menus(inputs, bank, progress)
+    scorer = scorer_of(inputs, "report", progress)
+    dense = scorer.compare(scorer.dense)["accuracy"]
+    rows = []
+    for share in BUDGETS:
+        limit = share * inputs.costs.dense.flops
+
+        def fits(candidate: Candidate, limit: float = limit) -> bool:
+            return inputs.costs.cost(candidate).flops <= limit
+
+        candidates = {"knapsack": allocate(menus, {"flops": limit - inputs.costs.dense.flops}).candidate}
+        for method in ("kfac", "afm"):
+            candidates[f"uniform {method}"] = uniform_candidate(inputs.units.by_name(), method, 1, fits)
+        for name, candidate in candidates.items():
+            for corrections in ({}, corrections_of(inputs, bank, candidate, progress)):
+                scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections)
+                row = {"budget": share, "name": name, "refitted": len(corrections)}
+                row |= {"relative": scores["accuracy"].value / dense.value}
+                row |= {key: [score.value, score.stderr, score.n] for key, score in scores.items()}
+                rows.append(row)
+                print({k: v if not isinstance(v, float) else round(v, 4) for k, v in row.items()}, flush=True)
+        OUT.write_text(json.dumps({"dense": [dense.value, dense.stderr, dense.n], "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
