@@ -19,7 +19,7 @@ from autolr.search.spaces.grouped import uniform_candidate
 from autolr.types import Candidate
 
 OUT = Path(__file__).parent / "refit.json"
-BUDGETS = (0.2, 0.15, 0.35, 0.25, 0.5, 0.1)
+BUDGETS = (0.2, 0.15, 0.35)
 
 
 def main(folder: Path) -> None:
