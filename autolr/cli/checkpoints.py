@@ -57,10 +57,19 @@ def export(
             corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
         difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
     if json:
-        print_json({"trial": chosen["trial"], "out": str(to), "format": form, "max_logit_difference": difference})
+        print_json(
+            {
+                "trial": None if solve else chosen["trial"],
+                "ratio": chosen["costs"]["ratio"],
+                "out": str(to),
+                "format": form,
+                "max_logit_difference": difference,
+            }
+        )
     else:
         out.print(
-            f"trial {chosen['trial']} is at {to}; logits of the reloaded checkpoint differ by {difference:g}",
+            f"{'the solution' if solve else 'trial ' + str(chosen['trial'])} ({chosen['costs']['ratio']['flops']:.3f}x "
+            f"flops) is at {to}; logits of the reloaded checkpoint differ by {difference:g}",
             highlight=False,
             markup=False,
             soft_wrap=True,

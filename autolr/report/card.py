@@ -101,12 +101,14 @@ def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objecti
     table = ["| score | value | standard error | examples |", "|---|---|---|---|"]
     if report is None:
         rows = [("", name, score) for name, score in member["scores"].items()]
-        before = " and before the refit" if refitted else ""
+        before = "; they are from before the refit" if refitted else ""
         head = f"Scores on the search data, by whose {objective} the search chose, so they flatter{before}:"
     else:
         rows = [("compressed ", name, score) for name, score in report["compressed"].items()]
         rows += [("dense ", "accuracy", report["dense"]["accuracy"])]
         head = f"Scores on data that nothing was chosen on ({report['data']}):"
+    if not rows:
+        return ["No score was measured: it is the knapsack's solution, not a trial. `autolr eval` measures it."]
     for prefix, name, score in rows:
         table.append(f"| {prefix}{name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |")
     return [head, "", *table]

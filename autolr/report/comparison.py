@@ -19,13 +19,15 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         title="Accuracy, share of dense in percent",
-        caption=f"{conditions['trials']} trials each, {seeds}; on {n} report pairs, which nothing was chosen on",
+        caption=f"{conditions['trials']} trials each (a rule stops at its one candidate), {seeds}; on {n} report pairs, "
+        "which nothing was chosen on; hv: hypervolume over the budgets of what the searches found, by divergence, as a "
+        "share of the best",
     )
     table.add_column("entry", no_wrap=True)
     for budget in conditions["budgets"]:
         table.add_column(budget, justify="right", no_wrap=True)
     if summary["hypervolume"]:
-        table.add_column("area", justify="right")
+        table.add_column("hv", justify="right")
     for name, by_budget in summary["table"].items():
         shown = [_cell(by_budget[budget], len(conditions["seeds"])) for budget in conditions["budgets"]]
         if summary["hypervolume"]:
