@@ -19,7 +19,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         title="Accuracy, share of dense in percent",
-        caption=f"{conditions['trials']} trials each (a rule stops at its one candidate), {seeds}; on {n} report pairs, "
+        caption=f"{conditions['trials']} trials each (a rule stops at its one), {seeds}; on {n} report pairs, "
         "which nothing was chosen on; hv: hypervolume over the budgets of what the searches found, by divergence, as a "
         "share of the best",
     )
