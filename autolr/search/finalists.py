@@ -2,19 +2,15 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from autolr.bank import Bank, tensor_digest
+from autolr.bank import Bank
 from autolr.data.batches import pair_batches
 from autolr.progress import Progress
 from autolr.refit import VERSION, Correction, Corrections, refit
 from autolr.search.inputs import Inputs
+from autolr.search.kept import read_kept, write_kept
 from autolr.types import Candidate
 
 REFIT_EXAMPLES = 512
@@ -33,9 +29,10 @@ def corrections_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: P
     if not inputs.spec.search.refit or not candidate.choices:
         return {}
     path, key = bank.directory / "refit" / f"{candidate.digest}.safetensors", _key(inputs, candidate)
-    stored = _read(path, key)
+    stored = read_kept(path, key)
     if stored is not None:
-        return stored
+        names = {name.removesuffix("/left") for name in stored if name.endswith("/left")}
+        return {name: Correction(stored[f"{name}/left"], stored[f"{name}/bias"]) for name in names}
     run, data = inputs.spec.run, inputs.parts.calibration.take(REFIT_EXAMPLES, inputs.spec.seed)
     batches = pair_batches(inputs.tokenizer, data, run.scoring_batch_size, inputs.max_length, inputs.model.device)
     progress.start(f"refit {len(candidate.choices)} layers on {len(data)} pairs")
@@ -45,7 +42,8 @@ def corrections_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: P
         progress.update(share)
 
     corrections = refit(inputs.model, candidate, bank, batches, step)
-    _write(path, key, corrections)
+    tensors = {f"{name}/left": one.left for name, one in corrections.items()}
+    write_kept(path, key, tensors | {f"{name}/bias": one.bias for name, one in corrections.items()})
     return corrections
 
 
@@ -67,26 +65,3 @@ def _key(inputs: Inputs, candidate: Candidate) -> str:
     versions = {method.name: method.version for method in inputs.methods}
     described = [inputs.calibration_key, candidate.to_json(), versions, REFIT_EXAMPLES, VERSION, inputs.spec.seed]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
-
-
-def _read(path: Path, key: str) -> dict[str, Correction] | None:
-    """Return the corrections of a file, or None if it is absent, damaged or of something else."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError):
-        return None
-    if metadata.get("key") != key or metadata.get("checksum") != tensor_digest(tensors):
-        return None
-    names = {name.removesuffix("/left") for name in tensors if name.endswith("/left")}
-    return {name: Correction(tensors[f"{name}/left"], tensors[f"{name}/bias"]) for name in names}
-
-
-def _write(path: Path, key: str, corrections: Mapping[str, Correction]) -> None:
-    tensors = {f"{name}/left": one.left.cpu().contiguous() for name, one in corrections.items()}
-    tensors |= {f"{name}/bias": one.bias.cpu().contiguous() for name, one in corrections.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors)})
-    temporary.replace(path)

@@ -46,6 +46,9 @@ class Objective:
             AutolrError: the compressed model's output is not finite, or the work was stopped.
         """
         started = time.perf_counter()
+        if not candidate.choices:  # the dense model: its answers are known
+            scores = self.scorer.compare(self.scorer.dense)
+            return Evaluation(candidate, self.costs.cost(candidate), scores, {"compress": 0.0, "score": 0.0})
         dense = compress_(self.model, candidate, self.bank)
         try:
             compressed = time.perf_counter()

@@ -13,6 +13,7 @@ from autolr.progress import Progress
 from autolr.score import NliScorer
 from autolr.search.inputs import Inputs
 from autolr.search.scales import make_menus
+from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.grouped import uniform_candidate
@@ -48,8 +49,7 @@ def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
     """
     menus = make_menus(inputs, bank, progress)
     space = build_space(inputs, bank, menus, progress)
-    progress.start("score the dense model")
-    scorer = scorer_of(inputs, "search", progress)
+    scorer = scorer_of(inputs, bank, "search", progress)
     fixed = {"dense": Candidate()}
     method, units = inputs.methods[0].name, inputs.units.by_name()
     try:
@@ -87,18 +87,6 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
     bank.build(inputs.methods, measure, decomposing)
     _warn_of_few_tokens(inputs, bank, progress)
     return bank
-
-
-def scorer_of(inputs: Inputs, part: str, progress: Progress) -> NliScorer:
-    """Return the scorer of a part, with the dense model's logits on it."""
-    batches = inputs.batches(part)
-    done = iter(range(1, len(batches) + 1))
-
-    def tick() -> None:
-        progress.check()
-        progress.update(next(done) / len(batches))
-
-    return NliScorer.of(inputs.model, batches, tick)
 
 
 def _warn_of_few_tokens(inputs: Inputs, bank: Bank, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from autolr.search.folder import StudyFolder, write_atomically
 from autolr.search.front import member
 from autolr.search.inputs import Inputs
 from autolr.search.objective import describe_score
-from autolr.search.preparation import scorer_of
+from autolr.search.scorers import scorer_of
 from autolr.types import Candidate, Score
 
 
@@ -75,7 +75,7 @@ def rank_members(
     """
     objective = inputs.spec.search.objective
     progress.start(f"score {len(trials)} members of the front on the selection part")
-    scorer = scorer_of(inputs, "selection", progress)
+    scorer = scorer_of(inputs, bank, "selection", progress)
     dense = scorer.compare(scorer.dense)
     sign = 1.0 if objective == "divergence" else -1.0
 
@@ -134,7 +134,7 @@ def report_on(
     inputs: Inputs, bank: Bank, candidate: Candidate, corrections: Corrections, progress: Progress
 ) -> dict[str, Any]:
     """Score a candidate and the dense model on the report part, with the paired difference of their accuracies."""
-    scorer = scorer_of(inputs, "report", progress)
+    scorer = scorer_of(inputs, bank, "report", progress)
     with refitted(inputs.model, candidate, bank, corrections):
         logits = predict(inputs.model, scorer.batches, progress.check)
     correct = (logits.argmax(-1) == scorer.labels).double() - (scorer.dense.argmax(-1) == scorer.labels).double()

@@ -1,0 +1,40 @@
+"""Scorers of a study's data parts; the dense model's logits on them are computed once and kept in the bank's folder."""
+
+import hashlib
+import json
+
+from autolr.bank import Bank
+from autolr.progress import Progress
+from autolr.score import NliScorer
+from autolr.search.inputs import Inputs
+from autolr.search.kept import read_kept, write_kept
+
+
+def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> NliScorer:
+    """Return the scorer of a part, with the dense model's logits on it.
+
+    Args:
+        inputs: the opened inputs.
+        bank: the logits are kept in its folder.
+        part: ``search``, ``selection`` or ``report``.
+        progress: told what is under way.
+    """
+    batches = inputs.batches(part)
+    fingerprint, run = inputs.fingerprint, inputs.spec.run
+    described = [fingerprint["model weights"], fingerprint["tokenizer"], fingerprint[f"data {part}"], run.dtype]
+    described += [run.device, run.scoring_batch_size, inputs.max_length]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    path = bank.directory / "dense" / f"{key[:16]}.safetensors"
+    stored = read_kept(path, key)
+    if stored is not None:
+        return NliScorer(batches, stored["logits"])
+    progress.start(f"score the dense model on the {part} part")
+    done = iter(range(1, len(batches) + 1))
+
+    def tick() -> None:
+        progress.check()
+        progress.update(next(done) / len(batches))
+
+    scorer = NliScorer.of(inputs.model, batches, tick)
+    write_kept(path, key, {"logits": scorer.dense})
+    return scorer
