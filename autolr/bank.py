@@ -85,7 +85,8 @@ class Bank:
 
         Args:
             methods: which methods' decompositions to have.
-            calibrate: measures the statistics of the units it is given; called only for those that lack them.
+            calibrate: measures the statistics of the units it is given, with what ``methods`` need; called only for
+                those that lack them, or that were measured without the gradients that one of these methods needs.
             progress: told (what, done, total).
 
         Returns:
@@ -96,7 +97,7 @@ class Bank:
         """
         computed: list[tuple[str, str]] = []
         self._methods.update({method.name: method for method in methods})
-        missing = [unit for unit in self.units if self._read_stats(unit) is None]
+        missing = [unit for unit in self.units if not self._has_statistics_for(unit, methods)]
         if missing:
             for unit, stats in calibrate(missing):
                 self._write(STATISTICS, unit, self._stats_key(unit), _pack_stats(stats))
@@ -111,6 +112,16 @@ class Bank:
                 computed.append((method.name, unit.name))
             progress("decompose", (done + 1) * len(methods), total)
         return computed
+
+    def _has_statistics_for(self, unit: Unit, methods: Sequence[Method]) -> bool:
+        """Tell whether a unit's statistics are on disk, with gradients where a method still to come reads them."""
+        stats = self._read_stats(unit)
+        if stats is None or stats.fisher_in is not None:
+            return stats is not None
+        return all(
+            "gradients" not in method.needs or self._read(method.name, unit, self._key(method, unit)) is not None
+            for method in methods
+        )
 
     def complete(self, methods: Sequence[Method]) -> bool:
         """Tell whether everything these methods need is on disk, sound and of this model and calibration."""

@@ -101,6 +101,17 @@ def test_moments_without_gradients_come_back_without_gradients(case, tmp_path):
     assert stats.out_gram is None
 
 
+def test_a_method_with_gradients_can_be_added_to_a_bank_measured_without(case, tmp_path):
+    def without(units):
+        return calibrate(case.model, units, BATCHES, None)
+
+    case.bank(tmp_path).build(case.methods("svd", "drone"), without)
+    computed = case.bank(tmp_path).build(case.methods("svd", "drone", "fwsvd"), case.calibrate)
+    assert set(computed) == case.everything("fwsvd")
+    assert case.decomposed == {"svd": len(case.names), "drone": len(case.names), "fwsvd": len(case.names)}
+    assert case.bank(tmp_path).build(case.methods("fwsvd", "drone"), without) == []
+
+
 def test_factors_are_mapped_from_the_file_not_read_into_memory(case, tmp_path):
     bank = case.bank(tmp_path)
     bank.build(get_methods(["svd"]), case.calibrate)
