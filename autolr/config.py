@@ -203,6 +203,7 @@ class SearchSpec(Strict):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "afm", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
+    racing: bool = True
     warm_start: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -323,9 +323,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate with what was measured of it: its cost and its scores by name."""
+    """A candidate with what was measured of it.
+
+    Attributes:
+        candidate: what was evaluated.
+        cost: its price.
+        scores: by name; estimates of what the whole data would give where the evaluation was stopped.
+        seconds: spent on each step.
+        logits: its answers to all examples; None where the evaluation was stopped.
+        stopped_by: the trial that dominates it, so surely that the rest of the examples was spared; else None.
+        stderr: standard error of the study's objective, as far as it differs from that trial's.
+    """
 
     candidate: Candidate
     cost: Cost
     scores: Mapping[str, Score]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    logits: Float[Tensor, "examples classes"] | None = None
+    stopped_by: int | None = None
+    stderr: float = 0.0

@@ -47,6 +47,9 @@ WarmStart = Annotated[
 Refit = Annotated[
     bool, typer.Option(help="Refit the finalists' layers to the dense model by least squares on calibration pairs.")
 ]
+Racing = Annotated[
+    bool, typer.Option(help="Score a candidate on growing parts of the search data, until it is surely dominated.")
+]
 Include = Annotated[list[str] | None, typer.Option(help="Glob of layers to compress; repeatable.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Glob of layers to leave dense; repeatable.")]
 Calibration = Annotated[int, typer.Option("--calibration-examples", min=1, help="Train pairs used.")]
@@ -152,6 +155,7 @@ def collect(
     method: list[str] | None,
     multiple: int,
     refit: bool,
+    racing: bool,
     warm_start: Path | None,
     include: list[str] | None,
     exclude: list[str] | None,
@@ -204,6 +208,7 @@ def collect(
             "methods": list(method or load_space_config(space).methods or DEFAULT_METHODS),
             "multiple": multiple,
             "refit": refit,
+            "racing": racing,
             "warm_start": None if warm_start is None else str(warm_start.resolve()),
             "include": include or [],
             "exclude": exclude or [],

@@ -55,9 +55,8 @@ def pair_batches(
     Returns:
         Batches of the tokenizer's own inputs, each with ``labels`` (batch,) int64.
     """
-    encoded = tokenizer(list(data.premises), list(data.hypotheses), truncation=True, max_length=max_length)
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    order = sorted(range(len(data)), key=lambda index: (lengths[index], index))
+    encoded = _encode(tokenizer, data, max_length)
+    order = _by_length(encoded)
     batches = []
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -65,6 +64,20 @@ def pair_batches(
         padded["labels"] = torch.tensor([data.labels[row] for row in rows])
         batches.append({name: tensor.to(device) for name, tensor in padded.items()})
     return batches
+
+
+def length_order(tokenizer: Any, data: NliData, max_length: int) -> list[int]:
+    """Return the order in which :func:`pair_batches` has the pairs: by length, then as they come."""
+    return _by_length(_encode(tokenizer, data, max_length))
+
+
+def _encode(tokenizer: Any, data: NliData, max_length: int) -> Any:
+    return tokenizer(list(data.premises), list(data.hypotheses), truncation=True, max_length=max_length)
+
+
+def _by_length(encoded: Any) -> list[int]:
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    return sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
 
 
 def mean_length(batches: list[Batch]) -> float:

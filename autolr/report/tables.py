@@ -170,7 +170,8 @@ def status_lines(found: Plain) -> Iterator[str]:
     state = "finished" if found["finished"] else "not finished"
     yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
     yield (
-        f"trials: {counts['complete']} of {found['wanted']} complete, {counts['failed']} failed, "
+        f"trials: {counts['complete'] + counts['stopped']} of {found['wanted']} scored "
+        f"({counts['stopped']} until they were surely dominated), {counts['failed']} failed, "
         f"{counts['running']} running or interrupted, "
         f"{found['trial_seconds']:.0f} s of work"
     )

@@ -76,11 +76,24 @@ class NliScorer:
         Raises:
             AutolrError: the logits are not finite.
         """
+        return {name: mean_score(values) for name, values in self.values(logits).items()}
+
+    def values(self, logits: Logits, rows: Int[Tensor, " examples"] | None = None) -> dict[str, Float[Tensor, " n"]]:
+        """Return what each score is the mean of, one value for each example, float64.
+
+        Args:
+            logits: of some examples.
+            rows: which, in the batches' order; None: all.
+
+        Raises:
+            AutolrError: the logits are not finite.
+        """
         predicted = _finite(logits).argmax(-1)
+        labels, dense = (self.labels, self.dense) if rows is None else (self.labels[rows], self.dense[rows])
         return {
-            "accuracy": mean_score((predicted == self.labels).double()),
-            "agreement": mean_score((predicted == self.dense.argmax(-1)).double()),
-            "divergence": mean_score(divergence(self.dense, logits)),
+            "accuracy": (predicted == labels).double(),
+            "agreement": (predicted == dense.argmax(-1)).double(),
+            "divergence": divergence(dense, logits),
         }
 
 

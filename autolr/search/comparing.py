@@ -35,6 +35,7 @@ class Entry(Strict):
         methods: none: those the space names, else the defaults.
         objective: as ``autolr search --objective``.
         refit: whether finalists are refitted.
+        racing: whether candidates are scored on growing parts of the search data.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -43,6 +44,7 @@ class Entry(Strict):
     methods: tuple[str, ...] = ()
     objective: str = "divergence"
     refit: bool = True
+    racing: bool = True
 
 
 def _relative(text: str) -> str:

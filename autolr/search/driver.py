@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import hypot
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,16 @@ from optuna.trial import Trial, TrialState
 
 from autolr.errors import AutolrError, Stopped
 from autolr.progress import Progress
+from autolr.score.nli import Logits
 from autolr.search.adapter import SpaceSampler, quiet_optuna
 from autolr.search.folder import STUDY_NAME, StudyFolder
-from autolr.search.front import write_front
+from autolr.search.front import feasible, scored, write_front
+from autolr.search.history import ESTIMATE, STDERR
 from autolr.search.inputs import Inputs
 from autolr.search.notes import note_study, note_trial, store_dense_cost
-from autolr.search.objective import Objective, constraints, describe
+from autolr.search.objective import RATIO_DIGITS, Objective, constraints, describe
 from autolr.search.preparation import Prepared
+from autolr.search.rivals import Rivals
 from autolr.search.sampler import make_sampler
 from autolr.search.transfer import warm_points
 from autolr.types import Candidate, Evaluation, Score
@@ -69,6 +73,7 @@ class Driver:
         spec = self.inputs.spec
         self.objective = Objective(self.inputs.model, self.prepared.bank, self.inputs.costs, self.prepared.scorer)
         self.dense_scores = self.prepared.scorer.compare(self.prepared.scorer.dense)
+        self.rivals = Rivals(self.inputs, self.prepared.scorer, self.folder.path / "trials", self._rescore)
         space = self.prepared.space.distributions()
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
@@ -90,8 +95,11 @@ class Driver:
             note_study(self.study, self.inputs)
         store_dense_cost(self.study, self.inputs.costs.dense)
         self._enqueue_seeds()
-        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        for trial in scored(self.study):
             self._seen.setdefault(trial.user_attrs["digest"], trial.number)
+            if trial.state == TrialState.COMPLETE:
+                candidate = Candidate.from_json(trial.user_attrs["candidate"])
+                self.rivals.add(trial.number, candidate, trial.values[1], trial.values[0], feasible(trial))
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL]):
             self._failed.add(trial.user_attrs.get("digest", ""))
 
@@ -127,8 +135,8 @@ class Driver:
         return trials if self.prepared.space.distributions() else min(trials, self._n_seeds)
 
     def completed(self) -> int:
-        """Return how many trials are complete."""
-        return len(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+        """Return how many trials are scored: on everything, or until they were stopped."""
+        return len(scored(self.study))
 
     def _next_trial(self) -> Trial:
         """Take up a trial that a dead process left running, or ask for a new one."""
@@ -142,7 +150,7 @@ class Driver:
         proposed = time.perf_counter() - asked
         twin = self._seen.get(candidate.digest)
         try:
-            evaluation = self._known(twin) if twin is not None else self.objective.evaluate(candidate, self.progress)
+            evaluation = self._known(twin) if twin is not None else self._evaluate(candidate)
         except Stopped:
             raise
         except (AutolrError, RuntimeError) as error:
@@ -172,12 +180,26 @@ class Driver:
         digest = self._decode(params).digest
         return digest not in self._seen and digest not in self._failed
 
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
+        quantity = self.inputs.spec.parsed_budgets[0].quantity
+        ratio = round(self.inputs.costs.cost(candidate).ratios(self.inputs.costs.dense)[quantity], RATIO_DIGITS)
+        return self.objective.evaluate(candidate, self.progress, self.rivals.race(ratio))
+
+    def _rescore(self, candidate: Candidate) -> Logits:
+        logits = self.objective.evaluate(candidate, self.progress).logits
+        assert logits is not None
+        return logits
+
     def _known(self, number: int) -> Evaluation:
         """Return the stored evaluation of a trial with the same candidate."""
-        stored = self.study.get_trials(deepcopy=False)[number].user_attrs
+        twin = self.study.get_trials(deepcopy=False)[number]
+        stored = twin.user_attrs
         candidate = Candidate.from_json(stored["candidate"])
         scores = {name: Score(**score) for name, score in stored["scores"].items()}
-        return Evaluation(candidate, self.inputs.costs.cost(candidate), scores, {"compress": 0.0, "score": 0.0})
+        error = (stored[ESTIMATE] if twin.state == TrialState.PRUNED else stored)["stderr"][0]
+        seconds = {"compress": 0.0, "score": 0.0}
+        cost = self.inputs.costs.cost(candidate)
+        return Evaluation(candidate, cost, scores, seconds, stopped_by=stored.get("stopped_by"), stderr=error)
 
     def _record(self, trial: Trial, evaluation: Evaluation, proposed: float, twin: int | None) -> None:
         spec, dense = self.inputs.spec, self.inputs.costs.dense
@@ -185,8 +207,18 @@ class Driver:
         plain["seconds"]["propose"] = round(proposed, 4)
         if twin is not None:
             plain["same_as"] = twin
-        for name, value in plain.items():
-            trial.set_user_attr(name, value)
+        value = evaluation.scores[spec.search.objective].value
+        ratio = plain["costs"]["ratio"][spec.parsed_budgets[0].quantity]
+        stopped, error = evaluation.stopped_by is not None, evaluation.stderr
+        if evaluation.logits is not None:
+            self.rivals.keep(trial.number, evaluation.candidate, evaluation.logits)
+            error = self.rivals.stderr(evaluation.logits)
+        elif evaluation.stopped_by is not None and twin is None:
+            error = hypot(error, self.rivals.stderr_of(evaluation.stopped_by))
+        learned = {"values": [value, ratio], "stderr": [error, 0.0]}
+        plain |= {ESTIMATE: learned} if stopped else {STDERR: learned["stderr"]}
+        for name, content in plain.items():
+            trial.set_user_attr(name, content)
         limits = constraints(evaluation, spec.parsed_budgets, spec.parsed_floors, dense, self.dense_scores)
         known = trial.storage.get_trial(trial._trial_id).constraints
         for name, excess in limits.items():
@@ -202,9 +234,13 @@ class Driver:
                 "origin": trial.user_attrs.get("origin", spec.search.sampler),
             },
         )
-        value = evaluation.scores[spec.search.objective].value
-        ratio = plain["costs"]["ratio"][spec.parsed_budgets[0].quantity]
-        self.study.tell(trial, [value, ratio])
+        if stopped:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, [value, ratio])
+            if twin is None:
+                met = all(excess <= 0 for excess in limits.values())
+                self.rivals.add(trial.number, evaluation.candidate, ratio, value, met)
         self._seen.setdefault(evaluation.candidate.digest, trial.number)
         write_front(self.folder, self.study, spec)
 

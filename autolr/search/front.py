@@ -13,8 +13,13 @@ from autolr.search.folder import StudyFolder, write_atomically
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the complete trials."""
+    """Return the trials that were scored on everything."""
     return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+
+def scored(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials and those that a race stopped, by number."""
+    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])
 
 
 def feasible(trial: FrozenTrial) -> bool:

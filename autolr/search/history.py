@@ -17,6 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from autolr.search.encoding import Array, Encoding, Mask
 
 Space = Mapping[str, BaseDistribution]
+ESTIMATE = "estimate"
+"""A stopped trial's user attribute: {"values": estimated objectives, "stderr": their standard errors}."""
+STDERR = "stderr"
+"""A completed trial's user attribute: the standard errors of its objectives, as far as trials differ by them."""
 _PENDING = (TrialState.RUNNING, TrialState.WAITING)
 
 

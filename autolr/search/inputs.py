@@ -1,7 +1,7 @@
 """What a study is given: model, data, units, costs. What can be refused is refused here, before hours are spent."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from autolr.bank import tensor_digest
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
 from autolr.cost import CostTable
-from autolr.data.batches import Batch, ensure_padding, longest_input, mean_length, pair_batches
+from autolr.data.batches import Batch, ensure_padding, length_order, longest_input, mean_length, pair_batches
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import Parts, load_parts
 from autolr.errors import UsageError
@@ -50,10 +50,19 @@ class Inputs:
     costs: CostTable
     methods: tuple[Method, ...]
 
-    def batches(self, part: str) -> list[Batch]:
-        """Return a part's tokenized batches on the model's device."""
+    def batches(self, part: str, rows: Sequence[int] | None = None) -> list[Batch]:
+        """Return a part's tokenized batches on the model's device.
+
+        Args:
+            part: ``calibration``, ``search``, ``selection`` or ``report``.
+            rows: which of its pairs, by their rank in the order of all its batches, ascending; None: all.
+        """
+        data = getattr(self.parts, part)
+        if rows is not None:
+            order = length_order(self.tokenizer, data, self.max_length)
+            data = data.select(order[row] for row in rows)
         size = self.spec.run.scoring_batch_size
-        return pair_batches(self.tokenizer, getattr(self.parts, part), size, self.max_length, self.model.device)
+        return pair_batches(self.tokenizer, data, size, self.max_length, self.model.device)
 
     @property
     def limits(self) -> dict[str, float]:

@@ -12,8 +12,12 @@ from autolr.compress import compress_, restore_
 from autolr.config import Budget, Floor
 from autolr.cost import CostTable
 from autolr.progress import Progress
-from autolr.score import NliScorer
+from autolr.score import NliScorer, predict
+from autolr.search.racing import Outcome, Race, Rival
 from autolr.types import Candidate, Cost, Evaluation, Score
+
+RATIO_DIGITS = 6
+"""Digits after the point of a stored ratio."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,13 @@ class Objective:
     costs: CostTable
     scorer: NliScorer
 
-    def evaluate(self, candidate: Candidate, progress: Progress) -> Evaluation:
+    def evaluate(self, candidate: Candidate, progress: Progress, heat: tuple[Race, Rival] | None = None) -> Evaluation:
         """Compress in place, score, restore.
 
         Args:
             candidate: what to evaluate.
             progress: may stop the work between batches.
+            heat: the race that it runs; None: it is scored on everything.
 
         Returns:
             Costs, scores and the seconds spent on compressing and on scoring.
@@ -45,18 +50,26 @@ class Objective:
         Raises:
             AutolrError: the compressed model's output is not finite, or the work was stopped.
         """
-        started = time.perf_counter()
+        cost = self.costs.cost(candidate)
         if not candidate.choices:  # the dense model: its answers are known
-            scores = self.scorer.compare(self.scorer.dense)
-            return Evaluation(candidate, self.costs.cost(candidate), scores, {"compress": 0.0, "score": 0.0})
+            dense_logits = self.scorer.dense
+            seconds = {"compress": 0.0, "score": 0.0}
+            return Evaluation(candidate, cost, self.scorer.compare(dense_logits), seconds, dense_logits)
+        started = time.perf_counter()
         dense = compress_(self.model, candidate, self.bank)
         try:
             compressed = time.perf_counter()
-            scores = self.scorer.score(self.model, progress.check)
+            if heat is None:
+                logits = predict(self.model, self.scorer.batches, progress.check)
+                outcome = Outcome(self.scorer.compare(logits), logits, 0.0)
+            else:
+                race, rival = heat
+                outcome = race.run(self.model, rival, progress.check)
         finally:
             restore_(self.model, dense)
         seconds = {"compress": compressed - started, "score": time.perf_counter() - compressed}
-        return Evaluation(candidate, self.costs.cost(candidate), scores, seconds)
+        stopped_by = None if outcome.logits is not None or heat is None else heat[1].trial
+        return Evaluation(candidate, cost, outcome.scores, seconds, outcome.logits, stopped_by, outcome.stderr)
 
 
 def constraints(
@@ -84,12 +97,12 @@ def describe(evaluation: Evaluation, dense: Cost) -> dict[str, Any]:
         "digest": evaluation.candidate.digest,
         "costs": {
             "absolute": {quantity: cost.get(quantity) for quantity in ratios},
-            "ratio": {quantity: round(ratio, 6) for quantity, ratio in ratios.items()},
+            "ratio": {quantity: round(ratio, RATIO_DIGITS) for quantity, ratio in ratios.items()},
             "conditions": asdict(conditions),
         },
         "scores": {name: describe_score(score) for name, score in evaluation.scores.items()},
         "seconds": {name: round(value, 4) for name, value in evaluation.seconds.items()},
-    }
+    } | ({} if evaluation.stopped_by is None else {"stopped_by": evaluation.stopped_by})
 
 
 def describe_score(score: Score) -> dict[str, float]:

@@ -1,10 +1,9 @@
-"""What is computed once before the search: the bank, the error curves on one scale, the scorer, the space, seeds."""
+"""What is computed once before the search: the bank, the scorer, the space, the first candidates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autolr.allocate import Menu
 from autolr.bank import Bank
 from autolr.calibrate import calibrate, class_cotangents, pass_count
 from autolr.errors import BudgetError
@@ -12,7 +11,6 @@ from autolr.factorize.statistics import TOKENS_PER_FEATURE, too_few_tokens
 from autolr.progress import Progress
 from autolr.score import NliScorer
 from autolr.search.inputs import Inputs
-from autolr.search.scales import make_menus
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space
@@ -26,29 +24,26 @@ class Prepared:
 
     Attributes:
         bank: decompositions.
-        menus: every unit's options with predicted losses.
         scorer: of the search part.
         space: what the sampler proposes.
         fixed: candidates to evaluate first, by name: the dense model and uniform compression.
     """
 
     bank: Bank
-    menus: Sequence[Menu]
     scorer: NliScorer
     space: Space
     fixed: dict[str, Candidate]
 
 
 def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
-    """Scale the curves and build the search space; what is on disk already is reused.
+    """Build the search space and the scorer; what is on disk already is reused.
 
     Args:
         inputs: the opened inputs.
         bank: decompositions, complete.
         progress: told what is under way.
     """
-    menus = make_menus(inputs, bank, progress)
-    space = build_space(inputs, bank, menus, progress)
+    space = build_space(inputs, bank, progress)
     scorer = scorer_of(inputs, bank, "search", progress)
     fixed = {"dense": Candidate()}
     method, units = inputs.methods[0].name, inputs.units.by_name()
@@ -56,7 +51,7 @@ def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
         fixed[f"uniform {method}"] = uniform_candidate(units, method, inputs.spec.search.multiple, inputs.fits)
     except BudgetError as error:
         progress.note(f"no uniform candidate: {error}")
-    return Prepared(bank, menus, scorer, space, fixed)
+    return Prepared(bank, scorer, space, fixed)
 
 
 def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:

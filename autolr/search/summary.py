@@ -16,6 +16,7 @@ from autolr.types import Cost
 
 _STATES = {
     TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
@@ -43,7 +44,9 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
         "study": str(folder.path),
         "trials": counts,
         "wanted": spec.trials,
-        "finished": result is not None and result["trials"] == counts["complete"] and not counts["waiting"],
+        "finished": result is not None
+        and result["trials"] == counts["complete"] + counts["stopped"]
+        and not counts["waiting"],
         "budgets": list(spec.budgets),
         "floors": list(spec.floors),
         "front": [m["trial"] for m in front["members"]],

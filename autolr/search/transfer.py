@@ -16,7 +16,6 @@ from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished
 from autolr.search.inputs import Inputs
 from autolr.search.pricing import check_reachable
-from autolr.search.scales import make_menus
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.importance import ImportanceSpace
 
@@ -89,7 +88,7 @@ def solve_at(
     if not params:
         raise UsageError(f"trial {member['trial']} has no multipliers to solve with; choose another with --trial")
     check_reachable(spec.parsed_budgets, there.costs)
-    space = build_space(there, bank, make_menus(there, bank, progress), progress)
+    space = build_space(there, bank, progress)
     if not isinstance(space, ImportanceSpace):
         raise UsageError(f"--solve needs a study of the space importance, this one searched {spec.search.space}")
     candidate = space.decode({**params, "level": 1.0})

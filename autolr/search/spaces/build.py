@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from autolr.allocate import Menu
 from autolr.bank import Bank
 from autolr.compress import compressed
 from autolr.progress import Progress
 from autolr.search.folder import write_atomically
 from autolr.search.inputs import Inputs
-from autolr.search.scales import SCALE_EXAMPLES, sample_scorer
+from autolr.search.scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
 from autolr.search.spaces.configs import GroupedConfig, ImportanceConfig, RuleConfig, load_space_config
 from autolr.search.spaces.grouped import GroupedSpace
@@ -20,14 +19,13 @@ from autolr.search.spaces.rules import RULES, Layers, RuleSpace
 from autolr.types import Candidate, Choice
 
 
-def build_space(inputs: Inputs, bank: Bank, menus: Sequence[Menu], progress: Progress) -> Space:
+def build_space(inputs: Inputs, bank: Bank, progress: Progress) -> Space:
     """Return the search space.
 
     Args:
         inputs: the opened inputs.
         bank: decompositions, complete.
-        menus: every unit's options with predicted losses.
-        progress: told what is under way: the rules measure layers.
+        progress: told what is under way: the rules measure layers, and the knapsack's curves are scaled by measurement.
 
     Raises:
         BudgetError: a rule cannot reach the budgets.
@@ -43,7 +41,7 @@ def build_space(inputs: Inputs, bank: Bank, menus: Sequence[Menu], progress: Pro
     assert isinstance(default, ImportanceConfig)
     importance = ImportanceSpace(
         config if isinstance(config, ImportanceConfig) else default,
-        menus,
+        make_menus(inputs, bank, progress),
         units,
         methods,
         inputs.relative_limits,

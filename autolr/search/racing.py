@@ -1,0 +1,157 @@
+"""Racing: a candidate is scored on growing parts of the search data, until it is surely dominated or all are seen.
+
+Every candidate sees the same parts in the same order, examples that separate candidates first (see
+:mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the
+best candidate that costs no more: after each part the mean difference of the two is estimated over the examples both
+have seen, and where it is above zero with the stated confidence the rest is spared.
+
+What a stopped candidate leaves is the rival's score plus the estimated difference, with its standard error. Whether to
+stop depends on nothing but what the estimate itself is made of, so for a model that takes estimate and standard error
+as a likelihood, as the sampler's Gaussian process does, the stopping rule changes nothing (Berger and Wolpert 1988, The
+Likelihood Principle, section 4.2).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor, nn
+
+from autolr.score import NliScorer, predict
+from autolr.score.nli import Batch, Logits
+from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
+from autolr.types import Score
+
+CONFIDENCE = 0.95
+"""Probability, over all looks at one candidate, that one that is stopped is really dominated on the search data."""
+LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Shares of the examples after which a candidate may be stopped."""
+LEAST_EXAMPLES = 50
+"""A look with fewer examples is left out: the normal approximation of their mean would be too rough."""
+REFERENCES = 4
+"""Compressed candidates that see everything first; from them it is learned which examples separate candidates."""
+EVEN_SHARE = 0.3
+"""Share of the samples that is spread evenly, for examples on which the first candidates happened to agree."""
+
+SIGN = {"divergence": 1.0, "accuracy": -1.0, "agreement": -1.0}
+"""Objective -> 1 where less is better, -1 where more is."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The candidate that another one races: its trial and its logits on all examples."""
+
+    trial: int
+    logits: Logits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a race leaves.
+
+    Attributes:
+        scores: by name; for a stopped candidate estimates of what all examples would give, n those seen.
+        logits: on all examples; None for a stopped candidate.
+        stderr: of the objective's difference to the rival as a population's mean; 0 without a rival.
+    """
+
+    scores: Mapping[str, Score]
+    logits: Logits | None
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """One look: its new examples, and the probabilities of all seen so far to have been among them.
+
+    Attributes:
+        rows: the new examples, ascending.
+        batches: tokenized, in that order.
+        probabilities: (N,) of every example to be in a sample of this size.
+    """
+
+    rows: Rows
+    batches: Sequence[Batch]
+    probabilities: Array
+
+
+class Race:
+    """The parts of one study's search data.
+
+    Args:
+        scorer: of the whole search part.
+        objective: the score that candidates race by.
+        references: logits of the first candidates, at least two.
+        batches: rows, ascending -> their batches, in that order.
+        seed: of the samples.
+    """
+
+    def __init__(
+        self,
+        scorer: NliScorer,
+        objective: str,
+        references: Sequence[Logits],
+        batches: Callable[[Sequence[int]], Sequence[Batch]],
+        seed: int,
+    ) -> None:
+        self.scorer, self.objective = scorer, objective
+        known = np.stack([scorer.values(logits)[objective].numpy() for logits in references])
+        size = separation(known)
+        order, total = sampling_order(size, seed), len(size)
+        sizes = [int(share * total) for share in LOOKS]
+        ends = [0, *(n for n in sizes if n >= LEAST_EXAMPLES), total]
+        self.parts: list[Part] = []
+        for start, end in pairwise(ends):
+            rows = np.sort(order[start:end])
+            self.parts.append(Part(rows, batches(rows.tolist()), inclusion_probabilities(size, end)))
+
+    def run(self, model: nn.Module, rival: Rival, tick: Callable[[], None]) -> Outcome:
+        """Score a model until it is surely dominated by the rival, or on everything.
+
+        Raises:
+            AutolrError: the model's outputs are not finite.
+        """
+        theirs = {name: values.numpy() for name, values in self.scorer.values(rival.logits).items()}
+        rows, logits = np.empty(0, dtype=np.int64), torch.empty(0, rival.logits.shape[1])
+        for part in self.parts:
+            rows = np.concatenate([rows, part.rows])
+            logits = torch.cat([logits, predict(model, part.batches, tick)])
+            ours = {name: v.numpy() for name, v in self.scorer.values(logits, torch.from_numpy(rows)).items()}
+            probabilities = part.probabilities[rows]
+            total = len(part.probabilities)
+            gaps = {name: weighted_mean(ours[name] - theirs[name][rows], probabilities, total) for name in ours}
+            gap = gaps[self.objective]
+            if len(rows) < total and self._dominated(gap, len(rows)):
+                scores = {
+                    name: Score(
+                        float(theirs[name].mean()) + gaps[name].value,
+                        weighted_mean(ours[name], probabilities, total).wide_stderr,
+                        len(rows),
+                    )
+                    for name in ours
+                }
+                return Outcome(scores, None, gap.wide_stderr)
+        everything: Tensor = torch.empty_like(logits)
+        everything[torch.from_numpy(rows)] = logits
+        return Outcome(self.scorer.compare(everything), everything, gap.wide_stderr)
+
+    def _dominated(self, gap: Mean, n: int) -> bool:
+        """Tell whether a gap is on the worse side with the stated confidence, shared out over the looks."""
+        looks = len(self.parts) - 1
+        bound = float(student.ppf(1.0 - (1.0 - CONFIDENCE) / looks, n - 1))
+        return SIGN[self.objective] * gap.value > bound * gap.stderr
+
+
+def separation(known: Array) -> Array:
+    """Return how much each example tells candidates apart, (candidates, N) -> (N,), positive with mean 1.
+
+    The standard deviation over the candidates, which gives the estimated mean its least variance (Neyman), mixed with
+    an even share.
+    """
+    spread = known.std(axis=0)
+    if not spread.any():
+        return np.ones(known.shape[1])
+    return np.asarray(EVEN_SHARE + (1.0 - EVEN_SHARE) * spread / spread.mean())
