@@ -103,11 +103,11 @@ class StudyFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Return the content of result.json; None before the search has ended, or if it is damaged (it is derived)."""
-        return _read_json(self.result_file)
+        return read_json(self.result_file)
 
     def front(self) -> dict[str, Any] | None:
         """Return the content of front.json; None before a trial has finished, or if it is damaged (it is derived)."""
-        return _read_json(self.front_file)
+        return read_json(self.front_file)
 
     def write_trial(self, number: int, content: Mapping[str, Any]) -> None:
         """Write trials/<number>.json."""
@@ -188,7 +188,8 @@ class _FileLock(JournalFileOpenLock):
         self._file = None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the mapping in a JSON file; None if the file is absent, damaged or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 
 from autolr.bank import Bank
 from autolr.compress import compressed
 from autolr.progress import Progress
-from autolr.search.folder import write_atomically
+from autolr.score import NliScorer
+from autolr.search.folder import read_json, write_atomically
 from autolr.search.inputs import Inputs
 from autolr.search.scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
@@ -55,27 +57,34 @@ def build_space(inputs: Inputs, bank: Bank, progress: Progress) -> Space:
 
 
 def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress) -> Candidate:
-    """Return what a rule allocates, from the bank's folder where it was measured before."""
-    method, units = inputs.methods[0], inputs.units.by_name()
-    described = [inputs.calibration_key, rule, method.name, method.version, inputs.spec.search.multiple]
-    described += [inputs.limits, SCALE_EXAMPLES, inputs.spec.seed]
+    """Return what a rule allocates; what it measures does not depend on the budget and is kept in the bank's folder."""
+    method = inputs.methods[0]
+    described = [inputs.calibration_key, method.name, method.version, SCALE_EXAMPLES, inputs.spec.seed]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-    file = bank.directory / "rules" / f"{key}.json"
-    if file.is_file():
-        return Candidate.from_json(json.loads(file.read_text(encoding="utf-8")))
-    progress.start(f"measure layers one at a time for {rule}")
-    scorer = sample_scorer(inputs)
+    file = bank.directory / "alone" / f"{key}.json"
+    known: dict[str, dict[str, float]] = read_json(file) or {}
+    before = len(known)
+
+    @cache
+    def scorer() -> NliScorer:
+        progress.start(f"measure layers one at a time for {rule}")
+        return sample_scorer(inputs)
 
     def alone(name: str, choice: Choice) -> Mapping[str, float]:
-        progress.check()
-        with compressed(inputs.model, Candidate.of({name: choice}), bank):
-            return {score: found.value for score, found in scorer.score(inputs.model).items()}
+        entry = f"{name} {choice.rank}"
+        if entry not in known:
+            progress.check()
+            with compressed(inputs.model, Candidate.of({name: choice}), bank):
+                known[entry] = {score: found.value for score, found in scorer().score(inputs.model).items()}
+        return known[entry]
 
     def loss(name: str, rank: int) -> float:
         return float(bank.decomposition(name, method.name).tails()[rank]) * bank.summary(name).n_tokens
 
-    layers = Layers(units, method.name, inputs.spec.search.multiple, alone, loss, inputs.fits)
-    candidate = RULES[rule](layers)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(candidate.to_json()) + "\n")
-    return candidate
+    layers = Layers(inputs.units.by_name(), method.name, inputs.spec.search.multiple, alone, loss, inputs.fits)
+    try:
+        return RULES[rule](layers)
+    finally:
+        if len(known) > before:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(known) + "\n")
