@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition.multi_objective import logei
+from botorch.models.model_list_gp_regression import ModelListGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,6 +14,7 @@ from autolr.search import surrogate
 from autolr.search.acquisition import Acquisition, reference_point
 from autolr.search.candidates import mutate, sobol
 from autolr.search.encoding import Encoding
+from autolr.search.joint import Joint
 from autolr.search.outcomes import bounded, slack, utilities
 
 SPACE = {
@@ -129,6 +131,22 @@ def test_marginals_are_botorchs():
     np.testing.assert_allclose(deviation, posterior.variance[:, 0].sqrt(), rtol=1e-4)
 
 
+def test_the_joint_posterior_is_gpytorchs():
+    """Two processes at batches that share points, at one batch, and at batches that share none."""
+    X, y, noise = data()
+    parts = [surrogate.fit(X, y, noise), surrogate.fit(X, X[:, 1] - y)]
+    points = torch.from_numpy(np.random.default_rng(1).random((4, 6, X.shape[1])) - 0.5)
+    points[:, [0, 1, 4]] = points[:1, [0, 1, 4]]
+    for at in (points, points[0], points[:, 2:4], points[:, 2:3]):
+        with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
+            ours = Joint(parts).posterior(at)
+            theirs = ModelListGP(*(part.model for part in parts)).posterior(at)
+            np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-6)
+            np.testing.assert_allclose(
+                ours.distribution.covariance_matrix, theirs.distribution.covariance_matrix, atol=1e-6
+            )
+
+
 def acquisition(m, pending=None, seed=5):
     X, y, _ = data(24)
     objectives = [surrogate.fit(X, y), surrogate.fit(X, -X.sum(axis=1) * 1.5), surrogate.fit(X, X[:, 2] * 3)][:m]
@@ -150,6 +168,17 @@ def test_screen_ranks_as_the_acquisition_does(m):
     cheap, exact = scores.screen(candidates), scores(candidates)
     ranks = [np.argsort(np.argsort(values)) for values in (cheap, exact)]
     assert np.corrcoef(ranks)[0, 1] > 0.8
+
+
+def test_points_that_become_pending_count_as_if_they_had_been():
+    """Pending from the start or told later: the same scores."""
+    candidates = np.random.default_rng(8).random((30, 5)) - 0.5
+    _, told = acquisition(2)
+    told.pend(candidates[:2])
+    told.pend(candidates[2:3])
+    _, known = acquisition(2, pending=candidates[:3])
+    np.testing.assert_array_equal(told(candidates), known(candidates))
+    np.testing.assert_array_equal(told.screen(candidates), known.screen(candidates))
 
 
 @pytest.mark.parametrize("m", [1, 2, pytest.param(3, marks=pytest.mark.slow)])

@@ -92,19 +92,41 @@ class BoTorchSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose values for the shared parameters.
+        """Propose values for the shared parameters; see :meth:`propose`."""
+        return self.propose(study, trial, search_space, 1)[0]
+
+    def propose(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution], count: int
+    ) -> list[dict[str, Any]]:
+        """Propose values for the shared parameters, several at once.
+
+        The first proposal is the one :meth:`sample_relative` gives; each later one is chosen with those before it
+        pending (greedily, as the acquisition is used). The processes are fitted once, so that a later one costs a
+        fraction of the first. During the startup they are the sequence's points for this trial's number and the next.
+
+        Args:
+            study: what is known.
+            trial: the trial of the first proposal.
+            search_space: the parameters to propose values for.
+            count: how many proposals, at least 1.
+
+        Returns:
+            ``count`` different proposals, none of them taken or refused by ``is_new``; fewer where no more are found,
+            but always one.
 
         Raises:
-            ValueError: the study has more than three objectives.
+            ValueError: the study has more than three objectives, or ``count`` is below 1.
         """
+        if count < 1:
+            raise ValueError(f"at least one proposal must be asked for, got {count}")
         if not search_space:
-            return {}
+            return [{}]
         if len(study.directions) > 3:
             raise ValueError(f"at most three objectives are supported, the study has {len(study.directions)}")
         history = History.of(study, trial, search_space)
         model_knows = len(history.done) >= self._n_startup
-        point = self._model_point(history) if model_knows else self._startup_point(history)
-        return history.encoding.decode(point)
+        points = self._model_points(history, count) if model_knows else self._startup_points(history, count)
+        return [history.encoding.decode(point) for point in points]
 
     def sample_independent(
         self,
@@ -118,28 +140,32 @@ class BoTorchSampler(BaseSampler):
         rng = np.random.default_rng(derive_seed(self._seed, trial.number, param_name))
         return encoding.decode(encoding.spread(rng.random((1, 1)))[0])[param_name]
 
-    def _startup_point(self, history: History) -> Array:
-        """Return the sequence's point of this trial's number, or the first free one of a sequence of its own, (p,)."""
+    def _startup_points(self, history: History, count: int) -> list[Array]:
+        """Return the sequence's points of this trial's number and those after it; different ones (p,), at least one."""
         encoding, admits = history.encoding, self._admits(history)
-        own = sobol(encoding, 1, derive_seed(self._seed, "startup"), skip=history.number)
-        spares = sobol(encoding, _STARTUP_SPARES, derive_seed(self._seed, history.number, "spare"))
-        points = np.concatenate([own, spares])
-        for point, key in zip(points, encoding.keys(points), strict=True):
-            if key not in history.taken and admits(point, key):
-                return np.asarray(point)
-        return np.asarray(own[0])
+        found: list[Array] = []
+        for number in range(history.number, history.number + count):
+            own = sobol(encoding, 1, derive_seed(self._seed, "startup"), skip=number)
+            spares = sobol(encoding, _STARTUP_SPARES, derive_seed(self._seed, number, "spare"))
+            points = np.concatenate([own, spares])
+            free = (p for p, key in zip(points, encoding.keys(points), strict=True) if admits(p, key))
+            point = next(free, None if found else own[0])
+            if point is not None:
+                found.append(point)
+                admits.take(point)
+        return found
 
-    def _model_point(self, history: History) -> Array:
-        """Return the free point with the highest acquisition found, (p,)."""
+    def _model_points(self, history: History, count: int) -> list[Array]:
+        """Return the free points with the highest acquisition found, at least one (p,)."""
         seed = derive_seed(self._seed, history.number)
         observed = history.observed()
         with one_thread(), expected_warnings():
             acquisition = self._acquisition(history, observed, seed)
             front = observed[acquisition.baseline or slice(len(observed))]
-            point = search(acquisition, self._admits(history), front, self._settings, seed)
-            if point is None:  # nothing is left that is new: the best of all
-                point = search(acquisition, Admits(history.encoding), front, self._settings, seed)
-        return observed[0] if point is None else point
+            points = search(acquisition, self._admits(history), front, self._settings, seed, count)
+            if not points:  # nothing is left that is new: the best of all
+                points = search(acquisition, Admits(history.encoding), front, self._settings, seed)
+        return points or [observed[0]]
 
     def _acquisition(self, history: History, observed: Array, seed: int) -> "Acquisition":
         """Fit the processes to the completed trials, observed (n, p), and return the acquisition."""

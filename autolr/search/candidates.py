@@ -35,6 +35,8 @@ class SearchSettings:
         n_final_neighbours: neighbours of its best two in a round.
         n_final_rounds: most rounds of local search by the acquisition proper.
         max_checks: most candidates the caller is asked about.
+        n_again: how many of the points met are screened again for each later proposal of a batch, of which
+            the best 32 are judged; then there is one round of local search around the best.
     """
 
     n_sobol: int = 256
@@ -46,6 +48,7 @@ class SearchSettings:
     n_final_neighbours: int = 16
     n_final_rounds: int = 3
     max_checks: int = 256
+    n_again: int = 128
 
 
 def sobol(encoding: Encoding, count: int, seed: int, skip: int = 0) -> Array:
@@ -112,13 +115,16 @@ class Scores(Protocol):
     def __call__(self, candidates: Array) -> Array:
         """Return the acquisition."""
 
+    def pend(self, points: Array) -> None:
+        """Count points as pending from now on."""
+
 
 @dataclass
 class Admits:
     """Whether a point may be proposed: its key is not in ``taken`` and ``is_new`` says yes.
 
     ``is_new`` may have to build the candidate, so it is asked last, about the points with the highest acquisition, once
-    for a point and at most ``max_checks`` times.
+    for a point and at most ``max_checks`` times for each proposal.
     """
 
     encoding: Encoding
@@ -126,16 +132,24 @@ class Admits:
     is_new: Callable[[Array], bool] | None = None
     max_checks: int = 256
     _asked: dict[bytes, bool] = field(default_factory=dict)
+    _spent: int = 0
 
     def __call__(self, point: Array, key: bytes) -> bool:
         """Return whether the point (p,) with this key may be proposed; no longer when too many were refused."""
+        if key in self.taken:
+            return False
         if self.is_new is None:
             return True
         if key not in self._asked:
-            if len(self._asked) >= self.max_checks:
+            if len(self._asked) - self._spent >= self.max_checks:
                 return False
             self._asked[key] = self.is_new(point)
         return self._asked[key]
+
+    def take(self, point: Array) -> None:
+        """Count the point (p,) as taken, and allow as many questions again for the next proposal."""
+        self.taken = self.taken.union(self.encoding.keys(point[None]))
+        self._spent = len(self._asked)
 
 
 @dataclass
@@ -195,8 +209,13 @@ def _refine(pool: Pool, n_parents: int, n_neighbours: int, n_rounds: int, rng: n
         pool.add(mutate(encoding, parents, np.minimum(rng.integers(1, 3, size=len(parents)), len(encoding)), rng))
 
 
-def search(scores: Scores, admits: Admits, front: Array, settings: SearchSettings, seed: int) -> Array | None:
-    """Return the best point found that may be proposed, (p,), or None when there was none.
+def search(
+    scores: Scores, admits: Admits, front: Array, settings: SearchSettings, seed: int, count: int = 1
+) -> list[Array]:
+    """Return the best points found that may be proposed, different ones, fewer than asked for when there are no more.
+
+    Each is chosen with those before it pending. Only the first is searched for widely; the later ones are the best of
+    what it met and of its own local search.
 
     Args:
         scores: the screen and the acquisition.
@@ -204,14 +223,35 @@ def search(scores: Scores, admits: Admits, front: Array, settings: SearchSetting
         front: (b, p), at least one point.
         settings: how hard to look.
         seed: of everything random here.
+        count: how many.
+
+    Returns:
+        At most ``count`` points (p,), best first.
     """
     rng, encoding = np.random.default_rng(seed), admits.encoding
     wide = Pool(admits, scores.screen)
     wide.add(sobol(encoding, settings.n_sobol, seed))
     wide.add(offspring(encoding, front, settings.n_offspring, rng))
     _refine(wide, settings.n_best, settings.n_neighbours, settings.n_rounds, rng)
-    final = Pool(admits, scores)
-    final.add(wide.best(settings.n_final))
-    _refine(final, 2, settings.n_final_neighbours, settings.n_final_rounds, rng)
-    found = final.best_new()
-    return wide.best_new() if found is None else found
+    found: list[Array] = []
+    n_judged, n_parents, n_rounds = settings.n_final, 2, settings.n_final_rounds
+    while len(found) < count:
+        final = Pool(admits, scores)
+        final.add(wide.best(n_judged))
+        _refine(final, n_parents, settings.n_final_neighbours, n_rounds, rng)
+        best = final.best_new()
+        best = wide.best_new() if best is None else best
+        if best is None:
+            break
+        found.append(best)
+        if len(found) < count:
+            scores.pend(encoding.features(best[None]))
+            admits.take(best)
+            near, wide, n_judged, n_rounds = (
+                wide.best(settings.n_again),
+                Pool(admits, scores.screen),
+                min(n_judged, 32),
+                1,
+            )
+            wide.add(np.concatenate([final.best(n_judged), near]))
+    return found

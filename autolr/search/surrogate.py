@@ -177,6 +177,13 @@ class Surrogate:
         variance = np.maximum(prior - (explained**2).sum(axis=0), 1e-12)
         return self.mean + cross.T @ self.alpha, np.sqrt(variance)
 
+    def joint(self, points: Array) -> tuple[Array, Array]:
+        """Return the joint posterior's mean and covariance, (u, d) -> (u,) and (u, u)."""
+        cross = np.add(*covariance(self.X, points, self.hyper))
+        explained = solve_triangular(self.factor, cross, lower=True, check_finite=False)
+        prior = np.add(*covariance(points, points, self.hyper))
+        return self.mean + cross.T @ self.alpha, prior - explained.T @ explained
+
 
 def build(X: Array, y: Array, noise: Array, hyper: Hyperparameters) -> Surrogate:
     """Return the process with these hyperparameters, conditioned on the observations."""
