@@ -1,7 +1,8 @@
 """An Optuna sampler: Gaussian processes and log noisy expected hypervolume improvement on the grid of the parameters.
 
 Symbols:
-    n: completed trials; p: parameters; m: objectives; points (n, p): see :mod:`autolr.search.encoding`.
+    n: trials that teach (completed, or stopped with an estimate); p: parameters; m: objectives.
+    points (n, p): see :mod:`autolr.search.encoding`.
 
 Randomness is stateless: every draw is a function of (seed, trial number), and the processes are fitted afresh, from the
 prior, at every proposal. So a proposal is a function of the seed, the trial's number and what the storage holds: two
@@ -21,14 +22,15 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autolr.search.candidates import Admits, SearchSettings, search, sobol
-from autolr.search.encoding import Array, Encoding
-from autolr.search.history import History, shared_space
+from autolr.search.encoding import Array, Encoding, Mask
+from autolr.search.history import STDERR, History, shared_space
 from autolr.search.outcomes import slack, utilities
 
 if TYPE_CHECKING:
     from autolr.search.acquisition import Acquisition
 
 IsNew = Callable[[dict[str, Any]], bool]
+_EXACT = 0.1  # deviations of the utilities: values with larger standard errors do not place the hypervolume's corner
 _STARTUP_SPARES = 256  # further points tried when a startup point is already taken
 
 
@@ -38,8 +40,9 @@ class BoTorchSampler(BaseSampler):
     The first ``n_startup`` completed trials (enqueued ones count) come from a scrambled Sobol sequence. After them each
     objective, and each constraint that was ever violated, gets a Gaussian process, and the proposal is the grid point
     with the highest log noisy expected hypervolume improvement (with one objective: log noisy expected improvement)
-    over the feasible front. Running and enqueued trials count as pending. Failed and pruned ones teach nothing; their
-    points are only not proposed again.
+    over the feasible front. Running and enqueued trials count as pending. A stopped trial (pruned, in Optuna's words)
+    teaches the estimate in its user attribute :data:`~autolr.search.history.ESTIMATE`, as a noisy observation, and then
+    counts as completed. Other pruned trials and failed ones teach nothing; their points are only not proposed again.
 
     Parameters that not all completed trials share (a conditional or changing space) are drawn independently, uniformly;
     so are those of a study's first trial, whose space nobody knows yet.
@@ -51,8 +54,8 @@ class BoTorchSampler(BaseSampler):
             what they stand for, and another point is looked for. It must be a function of its argument and of the
             study's trials, or resumed studies differ. When nothing new is found the best point is proposed all the
             same.
-        noise_attr: name of a trial's user attribute that holds one standard error for each objective; their squares
-            are added to the noise that is inferred.
+        noise_attr: name of a completed trial's user attribute that may hold one standard error for each objective;
+            their squares are added to the noise that is inferred. None of them: zero.
         settings: how hard the best point is looked for.
         focus: the objective whose best value is worth most, or None where the whole front is; see
             :func:`~autolr.search.acquisition.reference_point`.
@@ -68,7 +71,7 @@ class BoTorchSampler(BaseSampler):
         n_startup: int = 16,
         is_new: IsNew | None = None,
         *,
-        noise_attr: str | None = None,
+        noise_attr: str = STDERR,
         settings: SearchSettings | None = None,
         focus: int | None = None,
         margin: float = 0.1,
@@ -175,6 +178,7 @@ class BoTorchSampler(BaseSampler):
         encoding = history.encoding
         X = encoding.features(observed)
         y, noise = utilities(history.values(), history.maximize, history.standard_errors(self._noise_attr))
+        feasible, exact = history.feasible(), (noise <= _EXACT**2).all(axis=1)
         objectives = [fit(X, y[:, j], noise[:, j]) for j in range(y.shape[1])]
         violated = [(rows, g) for rows, g in history.constraints().values() if (g > 0.0).any()]
         return Acquisition(
@@ -182,7 +186,7 @@ class BoTorchSampler(BaseSampler):
             constraints=[fit(X[rows], slack(g)) for rows, g in violated],
             observed=X,
             pending=encoding.features(history.pending),
-            reference=reference_point(y, history.feasible(), self._margin, self._focus),
+            reference=reference_point(y, _first_not_empty(feasible & exact, feasible), self._margin, self._focus),
             seed=seed,
         )
 
@@ -194,6 +198,11 @@ class BoTorchSampler(BaseSampler):
             is_new=(lambda point: ask(decode(point))) if ask else None,
             max_checks=self._settings.max_checks,
         )
+
+
+def _first_not_empty(*masks: Mask) -> Mask:
+    """Return the first mask that holds anything, or the last."""
+    return next((mask for mask in masks if mask.any()), masks[-1])
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -1,7 +1,11 @@
 """What a study's trials say to the sampler.
 
 Symbols:
-    n: finished trials in the space; p: parameters; m: objectives.
+    n: the trials in the space that teach; p: parameters; m: objectives.
+
+A completed trial teaches its values; its user attribute ``STDERR`` may hold their m standard errors. A trial that was
+stopped early (state PRUNED) teaches only if its user attribute ``ESTIMATE`` says what its values would have been:
+``{"values": [m numbers], "stderr": [m numbers]}``. Failed trials teach nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from autolr.search.encoding import Array, Encoding, Mask
 
 Space = Mapping[str, BaseDistribution]
-ESTIMATE = "estimate"
-"""A stopped trial's user attribute: {"values": estimated objectives, "stderr": their standard errors}."""
-STDERR = "stderr"
-"""A completed trial's user attribute: the standard errors of its objectives, as far as trials differ by them."""
+ESTIMATE = "estimate"  # user attribute of a stopped trial: what its values would have been, with standard errors
+STDERR = "stderr"  # user attribute of a completed trial: the standard errors of its values
 _PENDING = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -31,7 +33,7 @@ class History:
     Attributes:
         number: of the trial that is proposed.
         encoding: the space's grid.
-        done: the n completed trials.
+        done: the n trials that teach: completed ones, and stopped ones with an estimate.
         pending: (b, p) points of running and enqueued trials.
         taken: keys of every trial's point, whatever became of it.
         maximize: (m,) of bool.
@@ -53,36 +55,47 @@ class History:
         return cls(
             number=trial.number,
             encoding=encoding,
-            done=[t for t, _ in known if t.state == TrialState.COMPLETE],
+            done=[t for t, _ in known if teaches(t)],
             pending=encoding.encode([params for t, params in known if t.state in _PENDING]),
             taken=frozenset(encoding.keys(encoding.encode([params for _, params in known]))),
             maximize=np.array([direction == StudyDirection.MAXIMIZE for direction in study.directions]),
         )
 
     def observed(self) -> Array:
-        """Return the points of the completed trials, (n, p)."""
+        """Return the points of the trials that teach, (n, p)."""
         return self.encoding.encode([t.params for t in self.done])
 
     def values(self) -> Array:
-        """Return the objectives of the completed trials, (n, m)."""
-        return np.array([t.values for t in self.done], dtype=np.float64)
+        """Return their objectives, estimates where a trial was stopped, (n, m)."""
+        said = (t.values if _complete(t) else t.user_attrs[ESTIMATE]["values"] for t in self.done)
+        return np.array(list(said), dtype=np.float64)
 
-    def standard_errors(self, attribute: str | None) -> Array | None:
-        """Return what the trials' user attribute says of their values' errors, (n, m); 0 where it is missing."""
-        if attribute is None:
-            return None
-        none = [0.0] * len(self.maximize)
-        return np.array([t.user_attrs.get(attribute, none) for t in self.done], dtype=np.float64)
+    def standard_errors(self, attribute: str = STDERR) -> Array:
+        """Return the standard errors of :meth:`values`, (n, m); 0 where a completed trial's attribute is missing."""
+        zero = [0.0] * len(self.maximize)
+        said = (
+            t.user_attrs.get(attribute, zero) if _complete(t) else t.user_attrs[ESTIMATE]["stderr"] for t in self.done
+        )
+        return np.array(list(said), dtype=np.float64)
 
     def constraints(self) -> dict[str, tuple[list[int], Array]]:
-        """Return for each constraint, by name, which completed trials set it and their values, (at most n,)."""
+        """Return for each constraint, by name, which of the n trials set it and their values, (at most n,)."""
         names = sorted({name for t in self.done for name in t.constraints})
         rows = {name: [i for i, t in enumerate(self.done) if name in t.constraints] for name in names}
         return {name: (rows[name], np.array([self.done[i].constraints[name] for i in rows[name]])) for name in names}
 
     def feasible(self) -> Mask:
-        """Return which completed trials violate nothing, (n,) of bool."""
+        """Return which of the n trials violate nothing, (n,) of bool."""
         return np.array([all(value <= 0.0 for value in t.constraints.values()) for t in self.done], dtype=bool)
+
+
+def teaches(trial: FrozenTrial) -> bool:
+    """Return whether a trial says something about the objectives: it completed, or it was stopped with an estimate."""
+    return _complete(trial) or (trial.state == TrialState.PRUNED and ESTIMATE in trial.user_attrs)
+
+
+def _complete(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE
 
 
 def other_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
@@ -91,10 +104,10 @@ def other_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
 
 
 def shared_space(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-    """Return the parameters all completed trials share, sorted; before there is one, those all others share."""
+    """Return the parameters all trials that teach share, sorted; before there is one, those all others share."""
     trials = other_trials(study, trial)
-    if any(t.state == TrialState.COMPLETE for t in trials):
-        space = intersection_search_space(trials)
+    if any(teaches(t) for t in trials):
+        space = intersection_search_space([t for t in trials if teaches(t)], include_pruned=True)
     else:
         spaces = [t.distributions for t in trials if t.distributions]
         first = spaces[0] if spaces else {}

@@ -12,9 +12,45 @@ perplexity of 1e8 after a divergence counts as "just outside" and cannot flatten
 robust; it would bend the cost, which is linear in the ranks, and with it the best thing the model knows.
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from autolr.search.encoding import Array, Mask
+
+_MAX_ERROR = 1e4  # deviations of the utilities: says nothing any more, and leaves the covariance well conditioned
+
+
+@dataclass(frozen=True)
+class Fences:
+    """Where the pulling begins, and how wide what lies beyond becomes."""
+
+    low: float
+    high: float
+    scale: float
+
+    @classmethod
+    def of(cls, values: Array) -> "Fences":
+        """Return the fences of values (n,), n at least 1, of which only the finite ones count."""
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            finite = np.zeros(1)
+        low, high = (float(quartile) for quartile in np.quantile(finite, [0.25, 0.75]))
+        scale = (high - low) or float(np.abs(finite - np.median(finite)).mean()) or 1.0
+        return cls(low - 3.0 * scale, high + 3.0 * scale, scale)
+
+    def pull(self, values: Array) -> tuple[Array, Array]:
+        """Return the values pulled in, (n,), and the derivative of the map at each, (n,)."""
+        inside = np.clip(values, self.low, self.high)
+        excess = np.minimum(np.abs(values - inside), 1e300)
+        shrink = self.scale / (self.scale + excess)
+        return inside + np.sign(values - inside) * excess * shrink, shrink**2
+
+    def pull_errors(self, values: Array, stderr: Array) -> Array:
+        """Return the errors (n,) of values pulled in; an error that reaches back over the fence is not made smaller."""
+        _, slope = self.pull(values)
+        beyond = (values - stderr > self.high) | (values + stderr < self.low)
+        return np.where(beyond, slope, 1.0) * stderr
 
 
 def bounded(values: Array, keep_zero: bool = False) -> tuple[Array, Array]:
@@ -31,22 +67,17 @@ def bounded(values: Array, keep_zero: bool = False) -> tuple[Array, Array]:
         >>> bounded(np.array([0.0, 1.0, 2.0, 3.0, np.inf]))[0].tolist()
         [0.0, 1.0, 2.0, 3.0, 8.25]
     """
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        finite = np.zeros(1)
-    low, high = np.quantile(finite, [0.25, 0.75])
-    scale = float(high - low) or float(np.abs(finite - np.median(finite)).mean()) or 1.0
-    low, high = low - 3.0 * scale, high + 3.0 * scale
+    fences = Fences.of(values)
     if keep_zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    inside = np.clip(values, low, high)
-    excess = np.minimum(np.abs(values - inside), 1e300)
-    shrink = scale / (scale + excess)
-    return inside + np.sign(values - inside) * excess * shrink, shrink**2
+        fences = replace(fences, low=min(fences.low, 0.0), high=max(fences.high, 0.0))
+    return fences.pull(values)
 
 
 def utilities(values: Array, maximize: Mask, stderr: Array | None = None) -> tuple[Array, Array]:
     """Return utilities and their observation variance.
+
+    Fences, mean and deviation are those of the values whose standard error is at most the interquartile range: a vague
+    estimate, however far out, moves no other value.
 
     Args:
         values: (n, m).
@@ -56,14 +87,22 @@ def utilities(values: Array, maximize: Mask, stderr: Array | None = None) -> tup
     Returns:
         Utilities (n, m) and variances (n, m), both on the scale of the utilities; variances are 0 without ``stderr``.
     """
-    columns = [bounded(column) for column in values.T]
-    pulled = np.stack([column for column, _ in columns], axis=1)
-    slope = np.stack([derivative for _, derivative in columns], axis=1)
-    scale = pulled.std(axis=0)
-    scale[scale < 1e-12 * np.maximum(np.abs(pulled).max(axis=0), 1e-300)] = 1.0
-    sign = np.where(maximize, 1.0, -1.0)
-    noise = np.zeros_like(pulled) if stderr is None else (stderr * slope / scale) ** 2
-    return sign * (pulled - pulled.mean(axis=0)) / scale, noise
+    errors = np.zeros_like(values) if stderr is None else np.minimum(stderr, 1e300)
+    columns = [_utility(v, e, up) for v, e, up in zip(values.T, errors.T, maximize.tolist(), strict=True)]
+    return np.stack([y for y, _ in columns], axis=1), np.stack([noise for _, noise in columns], axis=1)
+
+
+def _utility(values: Array, stderr: Array, maximize: bool) -> tuple[Array, Array]:
+    """Return one objective's utilities and variances, two of (n,)."""
+    clear = stderr <= Fences.of(values).scale
+    clear = clear if clear.any() else ~clear
+    fences = Fences.of(values[clear])
+    pulled, _ = fences.pull(values)
+    center, scale = float(pulled[clear].mean()), float(pulled[clear].std())
+    if scale < 1e-12 * max(float(np.abs(pulled[clear]).max()), 1e-300):
+        scale = 1.0
+    deviation = np.minimum(fences.pull_errors(values, stderr) / scale, _MAX_ERROR)
+    return (1.0 if maximize else -1.0) * (pulled - center) / scale, deviation**2
 
 
 def slack(values: Array) -> Array:
