@@ -204,6 +204,7 @@ class SearchSpec(Strict):
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
     racing: bool = True
+    proposals: Annotated[int, Field(ge=1)] | None = None
     warm_start: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

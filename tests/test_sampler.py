@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_study_in_another_process():
 def test_only_new_candidates_are_proposed():
     """What the caller has already is not proposed, neither at the start nor by the model."""
     space = {name: optuna.distributions.IntDistribution(0, 5) for name in "ab"}
-    sampler = BoTorchSampler(0, n_startup=4, is_new=lambda p: (p["a"] + p["b"]) % 2 == 0)
+    sampler = BoTorchSampler(0, n_startup=4, is_new=lambda p, _batch: (p["a"] + p["b"]) % 2 == 0)
     study = optuna.create_study(sampler=sampler)
     study.add_trial(optuna.create_trial(value=5.0, params={"a": 1, "b": 0}, distributions=space))
     for _ in range(12):

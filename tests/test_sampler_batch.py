@@ -56,7 +56,7 @@ def test_a_startup_batch_is_what_single_startup_trials_would_be():
 def test_every_member_is_new():
     """What the caller has already is in no member, neither at the start nor by the model."""
     for n_startup in (4, 50):
-        sampler = BoTorchSampler(0, n_startup, is_new=lambda params: sum(params.values()) % 3 == 0)
+        sampler = BoTorchSampler(0, n_startup, is_new=lambda params, _batch: sum(params.values()) % 3 == 0)
         study, trial = finished(12, sampler)
         batch = sampler.propose(study, trial, SPACE, 8)
         assert len(set(keys(batch))) == 8

@@ -50,6 +50,9 @@ Refit = Annotated[
 Racing = Annotated[
     bool, typer.Option(help="Score a candidate on growing parts of the search data, until it is surely dominated.")
 ]
+Proposals = Annotated[
+    int | None, typer.Option(min=1, help="Candidates proposed at once; none: so many that proposing costs little.")
+]
 Include = Annotated[list[str] | None, typer.Option(help="Glob of layers to compress; repeatable.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Glob of layers to leave dense; repeatable.")]
 Calibration = Annotated[int, typer.Option("--calibration-examples", min=1, help="Train pairs used.")]
@@ -156,6 +159,7 @@ def collect(
     multiple: int,
     refit: bool,
     racing: bool,
+    proposals: int | None,
     warm_start: Path | None,
     include: list[str] | None,
     exclude: list[str] | None,
@@ -209,6 +213,7 @@ def collect(
             "multiple": multiple,
             "refit": refit,
             "racing": racing,
+            "proposals": proposals,
             "warm_start": None if warm_start is None else str(warm_start.resolve()),
             "include": include or [],
             "exclude": exclude or [],

@@ -17,6 +17,13 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from autolr.search.botorch_sampler import BoTorchSampler
+
+_BATCH = "batch"
+"""User attribute of the first trial of a batch: the parameters of all of them."""
+_PLACE = "place"
+"""User attribute of the others: [number of the first, place in the batch]."""
+
 
 class _InSpace(Study):
     """A study of which only trials with all the parameters of a space are seen."""
@@ -46,12 +53,21 @@ class SpaceSampler(BaseSampler):
         make: seed -> inner sampler.
         space: name -> distribution.
         seed: of the study, ≥ 0.
+        at_once: how many proposals to make when one is asked for; those after the first are enqueued. Only a sampler
+            that proposes several is asked for more than one.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], space: Mapping[str, BaseDistribution], seed: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        space: Mapping[str, BaseDistribution],
+        seed: int,
+        at_once: Callable[[], int] = lambda: 1,
+    ) -> None:
         self._make = make
         self._space = dict(space)
         self._seed = seed
+        self._at_once = at_once
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the given space."""
@@ -65,6 +81,8 @@ class SpaceSampler(BaseSampler):
         view = _InSpace.of(study, frozenset(self._space))
         inner = self._inner(trial.number)
         inner.before_trial(view, trial)
+        if isinstance(inner, BoTorchSampler):
+            return self._first_of_batch(inner, study, view, trial)
         params = inner.sample_relative(view, trial, search_space)
         for name, distribution in search_space.items():
             if name not in params:
@@ -76,6 +94,31 @@ class SpaceSampler(BaseSampler):
     ) -> Any:
         """Draw a parameter outside the space."""
         return self._inner(trial.number).sample_independent(study, trial, param_name, param_distribution)
+
+    def _first_of_batch(
+        self, inner: BoTorchSampler, study: Study, view: _InSpace, trial: FrozenTrial
+    ) -> dict[str, Any]:
+        """Propose a batch, put all but the first into the queue, and return the first.
+
+        The batch is stored with the trial in one step before anything is enqueued: when the process is killed in
+        between, the trial is taken up again with the same batch, and what is missing in the queue is added.
+        """
+        stored = study._storage.get_trial(trial._trial_id).user_attrs.get(_BATCH)
+        if stored is None:
+            stored = inner.propose(view, trial, self._space, max(1, self._at_once()))
+            if len(stored) > 1:
+                study._storage.set_trial_user_attr(trial._trial_id, _BATCH, stored)
+        queued = {t.user_attrs[_PLACE][1] for t in self._of_batch(study, trial.number)}
+        for place, params in enumerate(stored[1:], start=1):
+            if place not in queued:
+                study.enqueue_trial(params, user_attrs={_PLACE: [trial.number, place]})
+        first: dict[str, Any] = stored[0]
+        return first
+
+    @staticmethod
+    def _of_batch(study: Study, number: int) -> list[FrozenTrial]:
+        trials = study.get_trials(deepcopy=False)
+        return [t for t in trials if _PLACE in t.user_attrs and t.user_attrs[_PLACE][0] == number]
 
     def _inner(self, number: int) -> BaseSampler:
         return self._make(int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]))

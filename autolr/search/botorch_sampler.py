@@ -11,7 +11,7 @@ processes propose alike, and a study that was killed and resumed goes on exactly
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from autolr.search.outcomes import slack, utilities
 if TYPE_CHECKING:
     from autolr.search.acquisition import Acquisition
 
-IsNew = Callable[[dict[str, Any]], bool]
+IsNew = Callable[[dict[str, Any], Sequence[dict[str, Any]]], bool]
 _EXACT = 0.1  # deviations of the utilities: values with larger standard errors do not place the hypervolume's corner
 _STARTUP_SPARES = 256  # further points tried when a startup point is already taken
 
@@ -50,10 +50,10 @@ class BoTorchSampler(BaseSampler):
     Args:
         seed: of everything random.
         n_startup: completed trials before the model is used, at least 1.
-        is_new: called with a proposal's parameters (those all trials share); False means that the caller already has
-            what they stand for, and another point is looked for. It must be a function of its argument and of the
-            study's trials, or resumed studies differ. When nothing new is found the best point is proposed all the
-            same.
+        is_new: called with a proposal's parameters (those all trials share) and with the proposals already in its
+            batch; False means that the caller already has what they stand for, and another point is looked for. It must
+            be a function of its arguments and of the study's trials, or resumed studies differ. When nothing new is
+            found the best point is proposed all the same.
         noise_attr: name of a completed trial's user attribute that may hold one standard error for each objective;
             their squares are added to the noise that is inferred. None of them: zero.
         settings: how hard the best point is looked for.
@@ -195,7 +195,7 @@ class BoTorchSampler(BaseSampler):
         return Admits(
             encoding=history.encoding,
             taken=history.taken,
-            is_new=(lambda point: ask(decode(point))) if ask else None,
+            is_new=(lambda point, batch: ask(decode(point), [decode(p) for p in batch])) if ask else None,
             max_checks=self._settings.max_checks,
         )
 

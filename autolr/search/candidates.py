@@ -11,7 +11,7 @@ or two coordinates.
 Nothing is relaxed and rounded: with integer ranks the gradient of the relaxed problem was measured to be worse.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -123,16 +123,17 @@ class Scores(Protocol):
 class Admits:
     """Whether a point may be proposed: its key is not in ``taken`` and ``is_new`` says yes.
 
-    ``is_new`` may have to build the candidate, so it is asked last, about the points with the highest acquisition, once
-    for a point and at most ``max_checks`` times for each proposal.
+    ``is_new`` is told the point and those taken for the same batch before. It may have to build the candidate, so it is
+    asked last, about the points with the highest acquisition, and at most ``max_checks`` times for each proposal.
     """
 
     encoding: Encoding
     taken: frozenset[bytes] = frozenset()
-    is_new: Callable[[Array], bool] | None = None
+    is_new: Callable[[Array, Sequence[Array]], bool] | None = None
     max_checks: int = 256
     _asked: dict[bytes, bool] = field(default_factory=dict)
     _spent: int = 0
+    _batch: list[Array] = field(default_factory=list)
 
     def __call__(self, point: Array, key: bytes) -> bool:
         """Return whether the point (p,) with this key may be proposed; no longer when too many were refused."""
@@ -143,12 +144,14 @@ class Admits:
         if key not in self._asked:
             if len(self._asked) - self._spent >= self.max_checks:
                 return False
-            self._asked[key] = self.is_new(point)
+            self._asked[key] = self.is_new(point, self._batch)
         return self._asked[key]
 
     def take(self, point: Array) -> None:
         """Count the point (p,) as taken, and allow as many questions again for the next proposal."""
         self.taken = self.taken.union(self.encoding.keys(point[None]))
+        self._batch.append(point)
+        self._asked = {key: new for key, new in self._asked.items() if not new}
         self._spent = len(self._asked)
 
 

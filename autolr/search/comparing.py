@@ -36,6 +36,7 @@ class Entry(Strict):
         objective: as ``autolr search --objective``.
         refit: whether finalists are refitted.
         racing: whether candidates are scored on growing parts of the search data.
+        proposals: as ``autolr search --proposals``.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -45,6 +46,7 @@ class Entry(Strict):
     objective: str = "divergence"
     refit: bool = True
     racing: bool = True
+    proposals: Annotated[int, Field(ge=1)] | None = None
 
 
 def _relative(text: str) -> str:

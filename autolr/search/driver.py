@@ -6,7 +6,7 @@ with the parameters it already has, so no trial is lost, doubled or left over.
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
 from pathlib import Path
@@ -19,6 +19,7 @@ from autolr.errors import AutolrError, Stopped
 from autolr.progress import Progress
 from autolr.score.nli import Logits
 from autolr.search.adapter import SpaceSampler, quiet_optuna
+from autolr.search.batching import proposals_at_once
 from autolr.search.folder import STUDY_NAME, StudyFolder
 from autolr.search.front import feasible, scored, write_front
 from autolr.search.history import ESTIMATE, STDERR
@@ -67,6 +68,7 @@ class Driver:
     _failed: set[str] = field(init=False, default_factory=set)
     _decoded: dict[str, Candidate] = field(init=False, default_factory=dict)
     _n_seeds: int = field(init=False, default=0)
+    _batch: int = field(init=False, default=1)
 
     def __post_init__(self) -> None:
         quiet_optuna()
@@ -75,6 +77,7 @@ class Driver:
         self.dense_scores = self.prepared.scorer.compare(self.prepared.scorer.dense)
         self.rivals = Rivals(self.inputs, self.prepared.scorer, self.folder.path / "trials", self._rescore)
         space = self.prepared.space.distributions()
+        self._batch = proposals_at_once(self.inputs)
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
             # BoTorch's own numbers come from (seed, trial number); its startup points are one sequence over the study.
@@ -85,7 +88,7 @@ class Driver:
             study_name=STUDY_NAME,
             storage=self.folder.storage(repair=True),
             directions=[SENSE[spec.search.objective], "minimize"],
-            sampler=SpaceSampler(make, space, spec.seed),
+            sampler=SpaceSampler(make, space, spec.seed, self._at_once),
             load_if_exists=True,
         )
         if not self.study.metric_names:
@@ -134,6 +137,10 @@ class Driver:
         trials = self.inputs.spec.trials
         return trials if self.prepared.space.distributions() else min(trials, self._n_seeds)
 
+    def _at_once(self) -> int:
+        """How many candidates to propose together; no more than there are trials to come."""
+        return min(self._batch, self.wanted - self.completed())
+
     def completed(self) -> int:
         """Return how many trials are scored: on everything, or until they were stopped."""
         return len(scored(self.study))
@@ -176,9 +183,10 @@ class Driver:
             self._decoded[key] = self.prepared.space.decode(params)
         return self._decoded[key]
 
-    def _is_new(self, params: dict[str, Any]) -> bool:
+    def _is_new(self, params: dict[str, Any], batch: Sequence[dict[str, Any]]) -> bool:
         digest = self._decode(params).digest
-        return digest not in self._seen and digest not in self._failed
+        known = digest in self._seen or digest in self._failed
+        return not known and digest not in {self._decode(other).digest for other in batch}
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         quantity = self.inputs.spec.parsed_budgets[0].quantity
