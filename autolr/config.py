@@ -6,11 +6,11 @@ absolute (``12ms-latency``, ``400MB-memory``, ``2.5G-flops``). ``2x-throughput``
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -276,17 +276,18 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 def make_spec(plain: Any, origin: str) -> StudySpec:
     """Build a specification from plain values; see :func:`parse_plain`."""
-    spec: StudySpec = parse_plain(TypeAdapter(StudySpec), plain, origin)
+    spec: StudySpec = parse_plain(TypeAdapter(StudySpec), plain, origin, StudySpec)
     return spec
 
 
-def parse_plain(adapter: Any, plain: Any, origin: str) -> Any:
+def parse_plain(adapter: Any, plain: Any, origin: str, record: type[BaseModel] | None = None) -> Any:
     """Validate plain values strictly.
 
     Args:
         adapter: pydantic's, of the type wanted.
         plain: nested mappings, collected from options or read from YAML (where it may turn out to be anything).
         origin: what they came from, for the message.
+        record: the type wanted, where it is one; an unknown key is then answered with the nearest of its keys.
 
     Raises:
         UsageError: a value is malformed; the message names the field, the value seen and what is allowed.
@@ -295,7 +296,7 @@ def parse_plain(adapter: Any, plain: Any, origin: str) -> Any:
         # Lists in YAML stand for tuples here; strict mode would refuse them in Python mode.
         return adapter.validate_json(json.dumps(plain))
     except ValidationError as error:
-        raise UsageError(f"{origin}: {readable(error)}") from error
+        raise UsageError(f"{origin}: {readable(error, record)}") from error
     except (TypeError, ValueError) as error:  # YAML knows dates and sets, JSON does not
         raise UsageError(f"{origin}: only numbers, texts, lists and mappings are allowed: {error}") from error
 
@@ -326,10 +327,56 @@ def read_yaml(path: Path) -> Any:
         raise UsageError(f"{path} is not YAML: {error}") from error
 
 
-def readable(error: ValidationError) -> str:
-    """Return pydantic's findings as one line each: field, what must hold, the value seen."""
-    lines = []
-    for finding in error.errors():
-        field = ".".join(str(part) for part in finding["loc"]) or "the specification"
-        lines.append(f"{field}: {finding['msg']} (got {finding['input']!r})")
-    return "; ".join(lines)
+def readable(error: ValidationError, record: type[BaseModel] | None = None) -> str:
+    """Return pydantic's findings in one line: field, what must hold, the value seen; of unknown keys the nearest."""
+    parts, findings = [], error.errors()
+    for finding in findings:
+        if finding["type"] == "too_short" and _holds_another(finding["loc"], findings):
+            continue  # pydantic counts only the items that are valid themselves
+        *place, key = finding["loc"] or ("the specification",)
+        if finding["type"] == "extra_forbidden":
+            parts.append(_unknown_key(str(key), place, record))
+        elif finding["type"] == "missing":
+            parts.append(f"{_dotted([*place, key])} is not given")
+        elif finding["type"] == "value_error" and not finding["loc"]:  # the record's own check, which names the keys
+            parts.append(finding["msg"].removeprefix("Value error, "))
+        else:
+            parts.append(f"{_dotted([*place, key])}: {finding['msg']} (got {finding['input']!r})")
+    return "; ".join(parts)
+
+
+def _holds_another(place: tuple[int | str, ...], findings: Sequence[Any]) -> bool:
+    return any(len(one["loc"]) > len(place) and one["loc"][: len(place)] == place for one in findings)
+
+
+def _unknown_key(key: str, place: Sequence[int | str], record: type[BaseModel] | None) -> str:
+    keys = _keys_at(record, place)
+    hint = f"; {nearest(key, keys)}" if keys else ""
+    return f"unknown key {key!r} {f'in {_dotted(place)}' if place else 'at the top level'}{hint}"
+
+
+def _keys_at(record: type[BaseModel] | None, place: Sequence[int | str]) -> list[str]:
+    """Return the keys a record may have at a place of its nested form; none where that cannot be told."""
+    for step in place:
+        if isinstance(step, str) and record is not None:
+            field = record.model_fields.get(step)
+            inner = [] if field is None else [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+            record = inner[0] if len(inner) == 1 else None
+    return [] if record is None else list(record.model_fields)
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """Return the classes that an annotation such as ``tuple[Entry, ...]`` is made of."""
+    inner = get_args(annotation)
+    return [kind for part in inner for kind in _kinds(part)] if inner else [annotation] * isinstance(annotation, type)
+
+
+def _dotted(place: Sequence[int | str]) -> str:
+    """Return a place as a path.
+
+    Example:
+        >>> _dotted(["entries", 1, "name"])
+        'entries[1].name'
+    """
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return path.removeprefix(".")

@@ -98,7 +98,13 @@ def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain:
         ({"budgets": ["0.5x-flops", "0.5x-params"]}, "must be of one quantity"),
         ({"budgets": ["12ms-latency"]}, "relative to the dense model"),
         ({"entries": [{"name": "a", "space": "grupped"}]}, "did you mean grouped"),
-        ({"seed": 1}, "seed"),
+        ({"entries": [ENTRIES[0] | {"sampler": "tep"}]}, r"no sampler 'tep'; did you mean tpe\?"),
+        ({"entries": [ENTRIES[0] | {"methods": ["kfca"]}]}, r"unknown method 'kfca'; did you mean kfac\?"),
+        ({"seed": 1}, r"unknown key 'seed' at the top level; did you mean seeds\?$"),
+        ({"run": {"thread": 1}}, r"unknown key 'thread' in run; did you mean threads\?$"),
+        ({"data": {"search_example": 9}}, "unknown key 'search_example' in data; did you mean search_examples"),
+        ({"entries": [ENTRIES[0], {"name": "b", "method": []}]}, r"'method' in entries\[1\]; did you mean methods"),
+        ({"entries": [{"space": "uniform"}]}, r"entries\[0\]\.name is not given$"),
         ({"trials": 0}, "trials"),
         ({"seeds": [0, 0]}, "seeds: one is given twice"),
     ],
@@ -106,6 +112,14 @@ def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain:
 def test_bad_comparisons_are_refused(plain: dict, tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_comparison(written(plain | change, tmp_path / "c.yaml"))
+
+
+def test_an_unknown_key_ends_the_command_with_one_line(plain: dict, tmp_path: Path) -> None:
+    file = written(plain | {"trails": 9}, tmp_path / "c.yaml")
+    done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert done.stderr == f"error: {file}: unknown key 'trails' at the top level; did you mean trials or entries?\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_paths_are_relative_to_the_file(plain: dict, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from autolr.config import Budget, DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
 from autolr.errors import BudgetError
+from autolr.factorize import get_methods
 from autolr.pareto import hypervolume
 from autolr.progress import Progress
 from autolr.search.folder import StudyFolder, write_atomically
 from autolr.search.front import feasible, finished
 from autolr.search.run import run_search
+from autolr.search.sampler import check_sampler
 from autolr.search.spaces.configs import load_space_config, presets
 
 
@@ -107,9 +109,9 @@ def read_comparison(file: Path) -> Comparison:
     """Read the YAML file; paths in it are relative to it.
 
     Raises:
-        UsageError: it is missing or malformed; a space it names does not exist.
+        UsageError: it is missing or malformed; a space, sampler or method it names does not exist.
     """
-    comparison: Comparison = parse_plain(TypeAdapter(Comparison), read_yaml(file), str(file))
+    comparison: Comparison = parse_plain(TypeAdapter(Comparison), read_yaml(file), str(file), Comparison)
 
     def beside(text: str | None) -> str | None:
         path = None if text is None else file.parent / Path(text).expanduser()
@@ -123,6 +125,8 @@ def read_comparison(file: Path) -> Comparison:
     ]
     for entry in entries:
         load_space_config(entry.space)
+        check_sampler(entry.sampler)
+        get_methods(entry.methods)
     changes = {
         "model": beside(comparison.model),
         "data": comparison.data.model_copy(update=data),
