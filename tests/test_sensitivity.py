@@ -1,15 +1,18 @@
 """The account of a trial, against the curves and costs it is made of."""
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from nli_fixture import write_inputs
+from rich.console import Console
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.config import make_spec
 from autolr.errors import UsageError
 from autolr.progress import Silent
+from autolr.report.sensitivity import sensitivity_table
 from autolr.search.folder import StudyFolder
 from autolr.search.run import open_study, run_search
 from autolr.search.scales import make_menus
@@ -27,7 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         "data": data | {"search_examples": 40, "selection_examples": 40},
         "budgets": ["0.6x-flops"],
         "trials": 24,
-        "search": {"methods": ["kfac", "svd"], "multiple": 2},
+        "search": {"methods": ["kfac", "svd"], "multiple": 2, "sampler": "random", "refit": False},
     }
     folder = StudyFolder(tmp_path_factory.mktemp("studies") / "one")
     run_search(make_spec(plain, "test"), folder, Silent())
@@ -59,6 +62,37 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
             assert one["next_step"] == pytest.approx(saved / step)
     assert set(found["importances"]) <= set(loaded.trials[-1].params)
     assert sum(found["importances"].values()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFolder) -> None:
+    opened = open_study(study, Silent())
+    found = explain(opened.inputs, opened.bank, study.load_study(), 0)  # the dense model
+    menus = {menu.unit: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
+    for one in found["layers"]:
+        menu = menus[one["unit"]]
+        assert (one["method"], one["rank"], one["loss"], one["next_step"]) == (None, None, 0.0, None)
+        largest = max(cost for cost in menu.cost["flops"] if cost < 0)
+        losses = [loss for loss, cost in zip(menu.loss, menu.cost["flops"], strict=True) if cost == largest]
+        assert one["last_step"] == pytest.approx(min(losses) / (-largest / 1e6))
+    shown = CliRunner().invoke(app, ["sensitivity", str(study.path), "--trial", "0"]).stdout
+    line = next(line for line in shown.splitlines() if line.lstrip().startswith(found["layers"][0]["unit"]))
+    assert line.split()[1:3] == ["dense", "full"]
+    assert f"{found['layers'][0]['last_step']:.2g}" in line
+    assert "break even: the rank at which low rank costs as much as dense" in " ".join(shown.split())
+
+
+def test_no_number_is_cut_off_in_a_narrow_terminal() -> None:
+    layer = {"unit": "bert.encoder.layer.11.attention.self.query", "method": "losparse", "rank": 1280, "rows": 16}
+    layer |= {"break_even": 1536, "loss": 0.000123, "curve": [[0.125, 0.0456]], "multiplier": 1.25}
+    found = {"trial": 3, "layers": [layer | {"next_step": 1.2e-05, "last_step": 3.4e-05}]}
+    for width, shown in ((80, 0), (160, 1)):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(sensitivity_table(found, width))
+        text = console.export_text()
+        for number in ("losparse", "1280+16", "1536", "0.00012", "1.25", "1.2e-05", "3.4e-05"):
+            assert text.count(number) == 1
+        assert text.count("0.046") == shown
+        assert "…" not in text
 
 
 def test_a_trial_that_is_not_there_is_refused(study: StudyFolder) -> None:

@@ -29,6 +29,6 @@ def sensitivity(
     if json:
         print_json(found)
     else:
-        out.print(sensitivity_table(found))
+        out.print(sensitivity_table(found, out.width))
         for line in importance_lines(found):
             out.print(line, highlight=False, markup=False, soft_wrap=True)

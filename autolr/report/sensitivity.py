@@ -9,28 +9,47 @@ from rich.table import Table
 MOST_PARAMETERS = 8
 
 
-def sensitivity_table(found: Mapping[str, Any]) -> Table:
-    """Return one line for each layer."""
-    shares = [share for share, _ in found["layers"][0]["curve"]]
+WHOLE_WIDTH = 140
+"""Columns that the whole table takes; in fewer the curves are left out, so that no number is cut off."""
+
+
+def sensitivity_table(found: Mapping[str, Any], width: int = WHOLE_WIDTH) -> Table:
+    """Return one line for each layer.
+
+    Args:
+        found: the account of a trial.
+        width: columns of the terminal.
+    """
+    whole = width >= WHOLE_WIDTH
+    shares = [share for share, _ in found["layers"][0]["curve"]] if whole else []
+    at = (
+        "at its rank, and at these shares of the break-even rank" if whole else "at its rank (more columns show others)"
+    )
     table = Table(
         box=SIMPLE_HEAD,
         title=f"Trial {found['trial']}, layer by layer",
-        caption="loss: predicted nats of cutting this layer alone, before the multiplier; step: nats that a million "
-        "FLOPs more would save and less would cost, after it",
+        caption="break even: the rank at which low rank costs as much as dense. loss: predicted nats of cutting this "
+        f"layer alone, before the multiplier: {at}. step up, down: nats that a million FLOPs more would save and less "
+        "would cost, after the multiplier; a dense layer's step down is to its largest low rank",
+        title_justify="left",
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("layer", overflow="fold")
     table.add_column("method", no_wrap=True)
-    for name in ("rank", "of", "loss", *(f"at {share:g}" for share in shares), "multiplier", "step up", "step down"):
+    losses = [f"loss\nat {share:g}x" for share in shares]
+    for name in ("rank", "break\neven", "loss", *losses, "multi-\nplier", "step\nup", "step\ndown"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in found["layers"]:
-        rank = "dense" if one["rank"] is None else f"{one['rank']}" + (f"+{one['rows']}" if one["rows"] else "")
+        rank = "full" if one["rank"] is None else f"{one['rank']}" + (f"+{one['rows']}" if one["rows"] else "")
         table.add_row(
             one["unit"],
-            one["method"] or "",
+            one["method"] or "dense",
             rank,
             str(one["break_even"]),
             _number(one["loss"]),
-            *(_number(loss) for _, loss in one["curve"]),
+            *(_number(loss) for _, loss in one["curve"] if whole),
             f"{one['multiplier']:.2f}",
             _number(one["next_step"]),
             _number(one["last_step"]),

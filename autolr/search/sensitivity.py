@@ -40,7 +40,8 @@ def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dic
         predicted to cost); ``curve``, the loss at shares of the break-even rank; ``multiplier``, the trial's own
         factor on the curve; ``next_step`` and ``last_step``, the loss that one step of rank more would save and one
         less would add, per million FLOPs, after the multiplier: where the ranks are settled they are alike in all
-        layers. ``importances``, of the search's parameters for the objective, by PED-ANOVA; empty in small studies.
+        layers; less than dense is the largest rank that saves, by the method of the least loss there.
+        ``importances``, of the search's parameters for the objective, by PED-ANOVA; empty in small studies.
 
     Raises:
         UsageError: the study has no such trial, or its scales are not on disk.
@@ -63,16 +64,24 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
     method = choice.method if choice else None
     losses = {option: float(loss) for option, loss in zip(menu.choices, menu.loss, strict=True)}
     flops = {option: float(cost) for option, cost in zip(menu.choices, menu.cost["flops"], strict=True)}
-    factor = multiplier(unit, params) * (params.get(f"method/{method}", 1.0) if method else 1.0)
+
+    def scale(option: Choice | None) -> float:
+        return multiplier(unit, params) * float(params.get(f"method/{option.method}", 1.0) if option else 1.0)
+
     best = _best_by_rank(menu)
 
     def slope(other: Choice | None) -> float | None:
         if other not in losses or choice not in losses or flops[other] == flops[choice]:
             return None
+        factor = scale(choice or other)  # dense has no method, and no loss to scale
         return factor * (losses[choice] - losses[other]) / ((flops[other] - flops[choice]) / 1e6)
 
-    up = down = None
-    if choice is not None:
+    up = None
+    if choice is None:
+        smaller = [option for option in losses if option is not None and flops[option] < flops[None]]
+        below = max(smaller, key=lambda o: (flops[o], -scale(o) * losses[o]), default=None)
+        down = slope(below)
+    else:
         larger = Choice(choice.method, choice.rank + multiple, choice.rows)
         up = slope(larger if larger in losses else None)
         down = slope(Choice(choice.method, choice.rank - multiple, choice.rows)) if choice.rank >= multiple else None
@@ -84,7 +93,7 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
         "break_even": unit.break_even,
         "loss": losses.get(choice),
         "curve": [[share, _nearest(best, share * unit.break_even)] for share in CURVE_SHARES],
-        "multiplier": factor,
+        "multiplier": scale(choice),
         "next_step": up,
         "last_step": down,
     }
