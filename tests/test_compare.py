@@ -1,16 +1,19 @@
 """``autolr compare``: what it runs, what it sums up, that it goes on where it stopped."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import yaml
 from nli_fixture import write_inputs
+from rich.console import Console
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
+from autolr.report.comparison import comparison_lines, comparison_table
 from autolr.search import comparing
 from autolr.search.comparing import compare, read_comparison
 
@@ -130,16 +133,51 @@ def test_paths_are_relative_to_the_file(plain: dict, tmp_path: Path) -> None:
 
 
 def test_the_command_prints_a_table_and_draws_a_plot(summary, plain: dict, tmp_path: Path) -> None:
-    out, _ = summary
-    file = written(plain, tmp_path / "c.yaml")
-    done = CliRunner().invoke(app, ["compare", str(file), "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "uniform SVD" in done.output
-    assert "0.4x-flops" in done.output
     pytest.importorskip("matplotlib")
-    plot = tmp_path / "plot.svg"
-    assert CliRunner().invoke(app, ["compare", str(file), "--out", str(out), "--plot", str(plot)]).exit_code == 0
+    out, _ = summary
+    file, plot = written(plain, tmp_path / "c.yaml"), tmp_path / "plot.svg"
+    done = CliRunner().invoke(app, ["compare", str(file), "--out", str(out), "--plot", str(plot)])
+    assert done.exit_code == 0, done.output
+    assert "uniform SVD" in done.stdout
+    assert "0.4x-flops" in done.stdout
+    assert "hypervolume over the budgets" in done.stdout
     assert plot.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_shows_accuracy_ratio_and_divergence_in_any_width(summary, width: int) -> None:
+    _, found = summary
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(comparison_table(found))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    for budget in ("0.6x-flops", "0.4x-flops"):
+        first = next(number for number, line in enumerate(lines) if line.lstrip().startswith(budget))
+        for line, entry in zip(lines[first:], ENTRIES, strict=False):
+            cell = found["table"][entry["name"]][budget]
+            assert entry["name"] in line
+            assert f"{100 * cell['accuracy_ratio'][0]:.1f} ± {100 * cell['accuracy_ratio'][1]:.1f} " in line
+            assert f" {cell['ratio'][0]:.3f} " in line
+            assert f" {cell['divergence'][0]:.3g} ± " in line
+
+
+def test_cells_at_chance_and_over_the_budget_are_marked(summary) -> None:
+    _, found = summary
+    name, budget = "laser", "0.4x-flops"
+    rows = [
+        row | ({"majority": row["accuracy"]["value"]} if (row["entry"], row["budget"]) == (name, budget) else {})
+        for row in found["rows"]
+    ]
+    searched = found["table"]["autolr"]
+    over = found["table"] | {"autolr": searched | {budget: searched[budget] | {"reached": 1}}}
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(comparison_table(found | {"rows": rows, "table": over}))
+    marked = [line.split() for line in console.export_text().splitlines() if line.rstrip().endswith(("?", "!"))]
+    assert [(line[-1], name in line) for line in marked] == [("!", False), ("?", True)]
+    lines = list(comparison_lines(found | {"rows": [row | {"reached": False} for row in rows]}))
+    assert lines[0].startswith("? for some seed not distinguishably above chance")
+    assert lines[1] == "! for some seed over the budget"
+    assert not [line for line in comparison_lines(found) if line.startswith(("?", "!"))]
 
 
 def test_names_become_folders() -> None:

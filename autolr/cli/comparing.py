@@ -17,7 +17,7 @@ def compare(
     json: o.Json = False,
 ) -> None:
     """Compare spaces, methods and samplers at equal budgets, evaluations and seeds: one table."""
-    from autolr.report.comparison import comparison_table, plot_comparison
+    from autolr.report.comparison import comparison_lines, comparison_table, plot_comparison
     from autolr.search.comparing import compare as run
     from autolr.search.comparing import read_comparison
 
@@ -30,4 +30,6 @@ def compare(
         print_json(summary)
     else:
         out.print(comparison_table(summary))
+        for line in comparison_lines(summary):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
         out.print(f"written: {to / 'comparison.json'}", highlight=False, markup=False, soft_wrap=True)

@@ -1,50 +1,79 @@
 """The table and the plot of ``autolr compare``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from autolr.config import Budget
 from autolr.errors import UsageError
+from autolr.report.chance import at_chance
 
 
 def comparison_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table: an entry a line, a budget a column, accuracy on the report part as a share of dense."""
+    """Return the table: by budget, an entry a line, scores on the report part; it fits a terminal of 80 columns."""
     conditions, rows = summary["conditions"], summary["rows"]
     counts = [row["accuracy"]["n"] for row in rows if "accuracy" in row]
-    n = max(counts, default=0)
     seeds = "1 seed" if len(conditions["seeds"]) == 1 else f"{len(conditions['seeds'])} seeds: mean ± deviation"
+    quantity = Budget.parse(conditions["budgets"][0]).quantity
     table = Table(
         box=SIMPLE_HEAD,
-        title="Accuracy, share of dense in percent",
-        caption=f"{conditions['trials']} trials each (a rule stops at its one), {seeds}; on {n} report pairs, "
-        "which nothing was chosen on; hv: hypervolume over the budgets of what the searches found, by divergence, as a "
-        "share of the best",
+        title=f"Each winner on {max(counts, default=0)} report pairs, which nothing was chosen on",
+        caption=f"{conditions['trials']} trials each (a rule stops at its one), {seeds}. kept %: accuracy, share of "
+        f"dense; {quantity}: reached, ratio to dense; nats: divergence from dense",
+        title_justify="left",
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
-    table.add_column("entry", no_wrap=True)
+    table.add_column("budget", no_wrap=True)
+    table.add_column("entry", overflow="fold")
+    for name in ("kept %", quantity, "nats"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for budget in conditions["budgets"]:
-        table.add_column(budget, justify="right", no_wrap=True)
-    if summary["hypervolume"]:
-        table.add_column("hv", justify="right")
-    for name, by_budget in summary["table"].items():
-        shown = [_cell(by_budget[budget], len(conditions["seeds"])) for budget in conditions["budgets"]]
-        if summary["hypervolume"]:
-            curve = summary["hypervolume"].get(name)
-            shown.append(f"{curve[-1]:.3f}" if curve else "-")
-        table.add_row(name, *shown)
+        for position, (name, by_budget) in enumerate(summary["table"].items()):
+            of_cell = [row for row in rows if (row["entry"], row["budget"]) == (name, budget) and "accuracy" in row]
+            cells = _cells(by_budget[budget], of_cell, len(conditions["seeds"]))
+            table.add_row("" if position else budget, name, *cells)
+        table.add_section()
     return table
 
 
-def _cell(found: Mapping[str, Any] | None, seeds: int) -> str:
+def comparison_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Return what stands below the table: what its marks mean, and the hypervolumes."""
+    rows = [row for row in summary["rows"] if "accuracy" in row]
+    if any(_guesses(row) for row in rows):
+        share = 100 * max(row["majority"] for row in rows if "majority" in row)
+        yield f"{_CHANCE} for some seed not distinguishably above chance, the commonest label's {share:.1f} %"
+    if any(not row["reached"] for row in rows):
+        yield f"{_OVER} for some seed over the budget"
+    if summary["hypervolume"]:
+        shown = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in summary["hypervolume"].items() if curve)
+        yield f"hypervolume over the budgets of what the searches found, by divergence, share of the best: {shown}"
+
+
+_CHANCE, _OVER = "?", "!"
+"""Marks in the last column of the table."""
+
+
+def _cells(found: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], seeds: int) -> tuple[str, str, str, str]:
     if found is None:
-        return "-"
-    mean, deviation = found["accuracy_ratio"]
-    text = f"{100 * mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+        return "-", "-", "-", "not reachable"
+    marks = [_CHANCE] * any(_guesses(row) for row in rows) + [_OVER] * (found["reached"] < found["seeds"])
     if found["seeds"] < seeds:
-        text = f"{text} ({found['seeds']} of {seeds})"
-    return text if found["reached"] == found["seeds"] else f"{text} (over)"
+        marks.append(f"{found['seeds']} of {seeds} seeds")
+    (share, spread), ratio = found["accuracy_ratio"], found["ratio"][0]
+    kept = f"{100 * share:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    nats, deviation = found["divergence"]
+    divergence = f"{nats:.3g}" + ("" if deviation is None else f" ± {deviation:.1g}")
+    return kept, f"{ratio:.3f}", divergence, " ".join(marks)
+
+
+def _guesses(row: Mapping[str, Any]) -> bool:
+    return "majority" in row and at_chance(row["accuracy"], row["majority"])
 
 
 def plot_comparison(summary: Mapping[str, Any], file: Path) -> None:
