@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autolr.config import StudySpec
+from autolr.report.chance import at_chance
 
 Plain = Mapping[str, Any]
 
@@ -127,12 +128,12 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained"
         + (f"; {report['refitted']} layers were refitted by least squares." if report.get("refitted") else ".")
     )
-    if dense["value"] <= report["majority"] + 2 * dense["stderr"]:
+    if at_chance(dense, report["majority"]):
         yield (
             f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
             f"the dense model is not distinguishably better. Check the labels and --label-names."
         )
-    elif small["value"] <= report["majority"] + 2 * small["stderr"]:
+    elif at_chance(small, report["majority"]):
         yield (
             f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
             f"the compressed model is not distinguishably better. Raise the budget."
@@ -181,6 +182,27 @@ def status_lines(found: Plain) -> Iterator[str]:
         yield f"failed: trial {failure['trial']}: {failure['reason']}"
     if not found["finished"]:
         yield f"go on with: autolr resume {found['study']}"
+
+
+def evaluation_line(found: Plain) -> str:
+    """Return what ``autolr eval`` found.
+
+    Example:
+        >>> evaluation_line({"accuracy": 0.8125, "stderr": 0.01, "n": 1500})
+        'accuracy 81.2 ± 1.0 % (standard error) on 1500 pairs'
+    """
+    shown = percent({"value": found["accuracy"], "stderr": found["stderr"]})
+    return f"accuracy {shown} % (standard error) on {found['n']} pairs"
+
+
+def chance_warning(found: Plain) -> str | None:
+    """Return the warning of ``autolr eval`` where the checkpoint only guesses, else None."""
+    if not at_chance({"value": found["accuracy"], "stderr": found["stderr"]}, found["majority"]):
+        return None
+    return (
+        f"always answering the commonest label is right on {100 * found['majority']:.1f} % of them, and the "
+        f"checkpoint is not distinguishably better; check the labels and --label-names, or take a larger budget"
+    )
 
 
 def estimate_table(found: Plain) -> Iterator[Table | str]:

@@ -17,7 +17,7 @@ from autolr.search.inputs import check_classifier, checked_device, label_ids, lo
 def evaluate_checkpoint(
     spec: StudySpec, load: Callable[[dict[str, int]], NliData], progress: Progress
 ) -> dict[str, Any]:
-    """Return a checkpoint's accuracy with its standard error and number of pairs.
+    """Return a checkpoint's accuracy with its standard error, number of pairs and the share of the commonest label.
 
     Args:
         spec: names the checkpoint as its model, and the device, dtype and batch size.
@@ -49,4 +49,11 @@ def evaluate_checkpoint(
     logits = predict(model, batches, tick)
     labels = torch.cat([batch["labels"].cpu() for batch in batches])
     score = mean_score((logits.argmax(-1) == labels).double())
-    return {"accuracy": score.value, "stderr": score.stderr, "n": score.n, "data": data.name, "checkpoint": spec.model}
+    return {
+        "accuracy": score.value,
+        "stderr": score.stderr,
+        "n": score.n,
+        "majority": float(labels.bincount().max()) / len(labels),
+        "data": data.name,
+        "checkpoint": spec.model,
+    }
