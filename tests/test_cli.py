@@ -2,15 +2,17 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from nli_fixture import arguments, write_inputs, write_pairs
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from autolr.cli import app
+from autolr.cli import app, terminal
 
 FAST = [
     "--method",
@@ -100,7 +102,8 @@ def test_export_and_eval(study: Path, inputs: dict[str, str], tmp_path: Path, fo
     assert "standard error" in card
     assert "AutoModelForSequenceClassification" in card
     found = json.loads(run("eval", str(out), "--task", "nli", "--data", inputs["--test"], "--json").stdout)
-    assert {"accuracy", "stderr", "n"} <= found.keys()
+    assert {"accuracy", "stderr", "n", "majority"} <= found.keys()
+    assert f"# {Path(inputs['--model']).name}, compressed by autolr" in card
     result = json.loads((study / "result.json").read_text())
     assert found["accuracy"] == pytest.approx(result["report"]["compressed"]["accuracy"]["value"])
     assert found["n"] == 60
@@ -113,6 +116,56 @@ def test_export_by_trial_and_by_budget(study: Path, tmp_path: Path) -> None:
     assert by_budget.exit_code == 0, by_budget.output
     dense = run("export", str(study), "--trial", "0", "--out", str(tmp_path / "c"), "--json")
     assert json.loads(dense.stdout)["max_logit_difference"] == 0.0
+
+
+def test_export_replaces_an_older_checkpoint_only_by_force(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    assert run("export", str(study), "--trial", "1", "--out", str(out)).exit_code == 0
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    refused = run("export", str(study), "--trial", "2", "--out", str(out))
+    assert refused.exit_code == 2
+    assert "holds a checkpoint already; choose another --out, or replace it by --force" in refused.stderr
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert run("export", str(study), "--trial", "2", "--out", str(out), "--force").exit_code == 0
+    assert "Trial 2 " in (out / "README.md").read_text()
+    (tmp_path / "notes.txt").write_text("mine")
+    for force in ([], ["--force"]):  # which does not let other files be lost
+        foreign = run("export", str(study), "--out", str(tmp_path), *force)
+        assert foreign.exit_code == 2
+        assert "holds files that are not part of a checkpoint" in foreign.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_eval_prints_percent_and_warns_of_a_model_that_guesses(inputs: dict[str, str]) -> None:
+    result = run("eval", inputs["--model"], "--data", inputs["--test"])  # random weights
+    assert re.search(r"^accuracy \d\d\.\d ± \d\.\d % \(standard error\) on 60 pairs$", result.stdout, re.M)
+    assert "always answering the commonest label is right on 33.3 % of them" in result.stderr
+
+
+def test_a_model_that_is_not_there_is_answered_with_checkpoints_alone(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    given = ["search", *arguments(inputs | {"--model": "./nosuch"}), "--budget", "0.5x-flops", "--study", "s"]
+    result = run(*given)
+    assert result.exit_code == 2
+    assert f"there is no directory ./nosuch; {tmp_path} holds no checkpoint" in result.stderr
+    (tmp_path / "mine").symlink_to(inputs["--model"])
+    assert "there is no directory ./nosuch; known: mine" in run(*given).stderr
+
+
+def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "err", Console(stderr=True))
+    with terminal.progress() as listener:
+        for text in ("few tokens", "few tokens", "another"):
+            listener.note(text)
+    assert capsys.readouterr().err == "note: few tokens\nnote: another\n\n"
+
+
+def test_help_says_what_the_default_length_is() -> None:
+    shown = " ".join(run("search", "--help").stdout.split())
+    assert "the mean length of the search data, rounded up to a multiple of 8" in shown
 
 
 def test_resume_with_more_trials(study: Path) -> None:
@@ -239,20 +292,23 @@ def test_nan_weights(inputs: dict[str, str], tmp_path: Path) -> None:
     assert "bert.encoder.layer.0.output.dense.weight has 1 NaN" in result.stderr.replace("\n", " ")
 
 
-def test_too_few_calibration_tokens_are_said_and_shrunk(inputs: dict[str, str], tmp_path: Path) -> None:
-    result = run(
-        "search",
-        *arguments(inputs),
-        *FAST,
-        "--calibration-examples",
-        "4",
-        "--budget",
-        "0.5x-flops",
-        "--study",
-        str(tmp_path / "few"),
+def test_too_few_calibration_tokens_are_said_with_what_is_enough(inputs: dict[str, str], tmp_path: Path) -> None:
+    write_pairs(tmp_path / "train.jsonl", 300, 700)
+
+    def search(examples: str, train: Path) -> str:
+        given = [*replaced(inputs, "--train", train), *FAST, "--budget", "0.5x-flops", "--trials", "2", "--no-refit"]
+        result = run("search", *given, "--calibration-examples", examples, "--study", str(tmp_path / f"of-{examples}"))
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    said = re.search(
+        r"12 of 12 layers have fewer than 4 calibration tokens for each .*; --calibration-examples (\d+) would do "
+        r"\(now 4\)\n",
+        search("4", tmp_path / "train.jsonl"),
     )
-    assert result.exit_code == 0, result.output
-    assert "fewer than 4 calibration tokens" in result.stderr.replace("\n", " ")
+    assert said is not None
+    assert "calibration tokens" not in search(said[1], tmp_path / "train.jsonl")
+    assert re.search(r"; about \d+ pairs would do; the train data has 120\n", search("500", Path(inputs["--train"])))
 
 
 def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path: Path) -> None:

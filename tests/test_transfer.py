@@ -82,6 +82,7 @@ def test_export_solves_for_a_budget_that_no_trial_has(first: StudyFolder, tmp_pa
     ratio = float(next(line for line in card.splitlines() if line.startswith("| flops")).split("|")[3])
     assert 0.3 < ratio <= 0.35
     assert json.loads((out / "config.json").read_text())["quantization_config"]["layers"]
+    out = tmp_path / "other"
     assert CliRunner().invoke(app, ["export", str(first.path), "--solve", "--out", str(out)]).exit_code == 2
     timed = [*flags[:3], "0.5x-latency", "--solve", "--out", str(out)]
     assert "did not measure latency" in CliRunner().invoke(app, timed).output

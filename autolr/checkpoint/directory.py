@@ -44,6 +44,21 @@ def check_replaceable(directory: Path) -> None:
         )
 
 
+def check_vacant(directory: Path, force: bool) -> None:
+    """Make sure that a directory named by a user is not yet in use.
+
+    Args:
+        directory: to write.
+        force: allow what :func:`check_replaceable` allows, an older checkpoint.
+
+    Raises:
+        UsageError: something is there.
+    """
+    check_replaceable(directory)
+    if not force and directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} holds a checkpoint already; choose another --out, or replace it by --force")
+
+
 @contextmanager
 def replaced_directory(directory: Path) -> Iterator[Path]:
     """Yield a new directory to fill, which takes the place of ``directory`` when the block ends without an error.

@@ -110,9 +110,15 @@ def _check_source(source: str | Path) -> None:
     elif path.exists():
         raise UsageError(f"{source} is a file; name the directory that holds it")
     elif isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
-        siblings = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-        hint = f"; {nearest(path.name, siblings)}" if siblings else f"; {path.parent} does not exist either"
-        raise UsageError(f"there is no directory {source}{hint}")
+        raise UsageError(f"there is no directory {source}; {_nearest_checkpoint(path)}")
+
+
+def _nearest_checkpoint(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{folder} does not exist either"
+    names = [p.name for p in folder.iterdir() if p.is_dir() and is_checkpoint(p)]
+    return nearest(path.name, names) if names else f"{folder.resolve()} holds no checkpoint: name a model's directory"
 
 
 def _refuse_directory(path: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
 from autolr.cli import options as o
-from autolr.cli.terminal import out, print_json, progress, reported
+from autolr.cli.terminal import err, out, print_json, progress, reported
 from autolr.errors import UsageError
 
 
@@ -20,9 +21,12 @@ def export(
         bool, typer.Option("--solve", help="Solve for --budget under the chosen trial's multipliers; no trial has it.")
     ] = False,
     form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
+    force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint at --out.")] = False,
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
+    from autolr.checkpoint.directory import check_vacant
+    from autolr.search.export import check_not_dense
     from autolr.search.export import export as write
     from autolr.search.finalists import corrections_of, kept_corrections
     from autolr.search.folder import StudyFolder
@@ -38,6 +42,8 @@ def export(
     if solve and not budget:
         raise UsageError("--solve needs the --budget to solve for")
     folder = StudyFolder.existing(study)
+    check_not_dense(to, folder.spec().model)
+    check_vacant(to, force)
     chosen = find_trial(folder, trial, None if solve else budget)
     result = folder.result()
     won = result is not None and result["winner"] == chosen["trial"] and not solve
@@ -96,6 +102,7 @@ def evaluate(
     """Measure a checkpoint's accuracy, with its standard error."""
     from autolr.config import make_spec
     from autolr.data import Columns, load_nli
+    from autolr.report.tables import chance_warning, evaluation_line
     from autolr.search.evaluate import evaluate_checkpoint
 
     run = {
@@ -117,7 +124,6 @@ def evaluate(
     if json:
         print_json(found)
     else:
-        out.print(
-            f"accuracy {found['accuracy']:.4f} ± {found['stderr']:.4f} (standard error) on {found['n']} pairs",
-            highlight=False,
-        )
+        out.print(evaluation_line(found), highlight=False)
+    if (warning := chance_warning(found)) is not None:
+        err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)

@@ -52,8 +52,7 @@ def export(
         AutolrError: the reloaded model's logits differ.
         UsageError: the directory cannot be written.
     """
-    if inputs.spec.model and directory.resolve() == Path(inputs.spec.model).resolve():
-        raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
+    check_not_dense(directory, inputs.spec.model)
     progress.start(f"export trial {member['trial']} to {directory} and load it again")
     candidate = Candidate.from_json(member["candidate"])
     source = inputs.spec.model or "the embedded example"
@@ -76,6 +75,16 @@ def export(
         )
     progress.update(1.0)
     return difference
+
+
+def check_not_dense(directory: Path, model: str | None) -> None:
+    """Raise where the dense model itself would be written over.
+
+    Raises:
+        UsageError: the directory is the model's.
+    """
+    if model and directory.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
 
 
 def _checks(batches: Sequence[Batch]) -> list[dict[str, Any]]:
