@@ -63,7 +63,13 @@ SelectionN = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Batch that costs are stated for.")]
-SeqLen = Annotated[int | None, typer.Option(min=1, help="Length that costs are stated for; none: the data's mean.")]
+SeqLen = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens that costs hold for; none: the mean length of the search data, rounded up to a multiple of 8.",
+    ),
+]
 ScoringBatch = Annotated[int, typer.Option("--scoring-batch-size", min=1, help="Batch that models are scored in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; none: torch's own choice.")]
 Lengths = Annotated[

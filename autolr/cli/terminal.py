@@ -79,6 +79,7 @@ class TerminalProgress:
         self._task: TaskID | None = None
         self._stop: str | None = None
         self._phase, self._said, self._began = "", 0.0, 0.0
+        self._noted: set[str] = set()
 
     def start(self, phase: str) -> None:
         """Begin a phase of work."""
@@ -101,7 +102,10 @@ class TerminalProgress:
             err.print(f"{self._phase}: {share:.0%}, about {left:.0f} s left", highlight=False, markup=False)
 
     def note(self, text: str) -> None:
-        """Say something a user should read."""
+        """Say something a user should read, once: the studies of a comparison have much in common."""
+        if text in self._noted:
+            return
+        self._noted.add(text)
         self._bars.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def check(self) -> None:

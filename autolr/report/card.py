@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autolr import __version__
@@ -42,7 +43,7 @@ def model_card(
     """Return the text of a checkpoint's README.md.
 
     Args:
-        source: the dense model.
+        source: the dense model: a directory, of which the title shows the last name, or a hub id.
         member: the trial, in the form of front.json.
         report: the scores on the report part, or None.
         form: hf or dense.
@@ -51,7 +52,10 @@ def model_card(
         refitted: how many layers were refitted.
     """
     lines = ["---", "library_name: transformers", "tags: [autolr, low-rank, compressed]", "---", ""]
-    lines += [f"# {source}, compressed by autolr {__version__}", ""]
+    lines += [
+        f"# {Path(source).name if Path(source).is_absolute() else source}, compressed by autolr {__version__}",
+        "",
+    ]
     methods = Counter(choice["method"] for choice in member["candidate"].values())
     summary = ", ".join(f"{count} by {method}" for method, count in sorted(methods.items())) or "none"
     after = f"{refitted} of them refitted by least squares on calibration data. " if refitted else ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from autolr.bank import Bank
@@ -85,14 +86,28 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
 
 
 def _warn_of_few_tokens(inputs: Inputs, bank: Bank, progress: Progress) -> None:
-    short = []
-    for unit in inputs.units.units:
-        tokens = bank.summary(unit.name).n_tokens
-        if too_few_tokens(unit.in_features, tokens):
-            short.append(f"{unit.name} ({tokens} tokens, {unit.in_features} features)")
-    if short:
-        shown = ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
+    lacking = [
+        TOKENS_PER_FEATURE * unit.in_features / max(tokens, 1)
+        for unit in inputs.units.units
+        if too_few_tokens(unit.in_features, tokens := bank.summary(unit.name).n_tokens)
+    ]
+    if lacking:
+        used, asked = len(inputs.parts.calibration), inputs.spec.data.calibration_examples
+        enough = rounded_up(used * max(lacking))
+        remedy = f"--calibration-examples {enough} would do" if enough > asked else f"about {enough} pairs would do"
+        remedy += f"; the train data has {used}" if used < asked else f" (now {used})"
         progress.note(
-            f"{len(short)} of {len(inputs.units.units)} layers have fewer than {TOKENS_PER_FEATURE} calibration tokens "
-            f"for each input feature; their statistics are shrunk: {shown}. More --calibration-examples help"
+            f"{len(lacking)} of {len(inputs.units.units)} layers have fewer than {TOKENS_PER_FEATURE} calibration "
+            f"tokens for each input feature, so their statistics are shrunk; {remedy}"
         )
+
+
+def rounded_up(number: float) -> int:
+    """Return a number rounded up to two digits.
+
+    Example:
+        >>> rounded_up(1203.4), rounded_up(37.2), rounded_up(3.0)
+        (1300, 38, 3)
+    """
+    step = 10 ** max(len(str(ceil(number))) - 2, 0)
+    return ceil(number / step) * step
