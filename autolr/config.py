@@ -16,7 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from autolr.errors import UsageError, nearest
-from autolr.types import QUANTITIES, Cost
+from autolr.records import QUANTITIES, Cost
 
 _BUDGET = re.compile(
     r"(?P<sign>-?)(?P<number>\d+(?:\.\d+)?|\.\d+)(?P<unit>x|%|[mu]?s|[kKMGT]?B?)-(?P<quantity>[a-z-]+)"

@@ -75,6 +75,19 @@ def test_importing_the_package_imports_no_heavy_library():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_what_only_reads_a_study_does_not_wait_for_torch():
+    """``status``, ``front`` and ``select`` answer while a search of another process has the machine."""
+    modules = [
+        "autolr.cli",
+        "autolr.report.tables",
+        "autolr.search.folder",
+        "autolr.search.summary",
+    ]  # as cli/results.py
+    heavy = ["torch", "transformers", "botorch", "datasets", "optuna_dashboard", "sklearn"]
+    done = python(f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "autolr.")])
 def test_every_module_can_be_imported_first(name):

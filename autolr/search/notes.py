@@ -9,10 +9,9 @@ import optuna
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 
+from autolr.search.dense_cost import DENSE_COST
 from autolr.search.inputs import Inputs
-from autolr.types import Conditions, Cost
-
-_DENSE = "dense_cost"
+from autolr.types import Cost
 
 
 def note_study(study: optuna.Study, inputs: Inputs) -> None:
@@ -36,16 +35,10 @@ def note_study(study: optuna.Study, inputs: Inputs) -> None:
 
 
 def store_dense_cost(study: optuna.Study, dense: Cost) -> None:
-    """Keep what ratios refer to, once."""
-    if _DENSE not in study.user_attrs:
+    """Keep what ratios refer to, once; see :mod:`autolr.search.dense_cost`."""
+    if DENSE_COST not in study.user_attrs:
         amounts = {quantity: dense.get(quantity) for quantity in dense.quantities}
-        study.set_user_attr(_DENSE, {"amounts": amounts, "conditions": asdict(dense.conditions)})
-
-
-def stored_dense_cost(study: optuna.Study) -> Cost:
-    """Return what :func:`store_dense_cost` kept."""
-    stored = study.user_attrs[_DENSE]
-    return Cost.from_amounts(stored["amounts"], Conditions.from_plain(stored["conditions"]))
+        study.set_user_attr(DENSE_COST, {"amounts": amounts, "conditions": asdict(dense.conditions)})
 
 
 def note_trial(trial: Trial, plain: Mapping[str, Any], limits: Mapping[str, float]) -> None:

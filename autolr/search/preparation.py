@@ -109,5 +109,5 @@ def rounded_up(number: float) -> int:
         >>> rounded_up(1203.4), rounded_up(37.2), rounded_up(3.0)
         (1300, 38, 3)
     """
-    step = 10 ** max(len(str(ceil(number))) - 2, 0)
+    step = int(10 ** max(len(str(ceil(number))) - 2, 0))
     return ceil(number / step) * step

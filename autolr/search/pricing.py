@@ -24,9 +24,10 @@ from autolr.cost.timing import measure_latency
 from autolr.errors import BudgetError, UsageError
 from autolr.progress import Progress
 from autolr.rewrites import REWRITES, applied
+from autolr.search.dense_cost import check_priced
 from autolr.search.folder import write_atomically
 from autolr.search.rewriting import reapply, rewrite
-from autolr.types import Choice, Cost, Unit
+from autolr.types import Choice, Unit
 
 LATENCY_MARGIN = 0.04
 """Share of a latency budget that candidates leave free: what a measurement of the same checkpoint differs from the next
@@ -124,15 +125,6 @@ def read_times(file: Path | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return stored if stored.keys() >= {"key", "rewrites", "tuned", "table"} else {}
-
-
-def check_priced(budget: Budget, dense: Cost) -> None:
-    """Raise where a budget is of a quantity that was not measured: a time, in a study without one."""
-    if budget.quantity not in dense.quantities:
-        raise UsageError(
-            f"budget {budget.text}: this study did not measure {budget.quantity}; known are "
-            f"{', '.join(dense.quantities)}"
-        )
 
 
 def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:

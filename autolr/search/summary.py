@@ -8,11 +8,10 @@ from optuna.trial import TrialState
 
 from autolr.config import Budget
 from autolr.errors import BudgetError, UsageError
+from autolr.records import Cost
+from autolr.search.dense_cost import check_priced, stored_dense_cost
 from autolr.search.folder import StudyFolder
 from autolr.search.front import finished, member
-from autolr.search.notes import stored_dense_cost
-from autolr.search.pricing import check_priced
-from autolr.types import Cost
 
 _STATES = {
     TrialState.COMPLETE: "complete",

@@ -1,0 +1,177 @@
+"""The records that hold no tensor: what can be compressed, a choice, a price, a score. They are read without torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One weight matrix that can be compressed.
+
+    Attributes:
+        name: dotted path of the module in the model.
+        role: path inside its block, with inner indices as ``*``: equal for the same layer of different blocks.
+        block: index of the repeated block that holds it, from 0; -1 outside every block.
+        n_blocks: how many blocks there are.
+        out_features: rows of ``W``.
+        in_features: columns of ``W``.
+        transposed: the module stores ``W`` as (in, out), as GPT-2's ``Conv1D`` does.
+    """
+
+    name: str
+    role: str
+    block: int
+    n_blocks: int
+    out_features: int
+    in_features: int
+    transposed: bool = False
+
+    @property
+    def depth(self) -> float:
+        """Relative depth in [0, 1]: 0 is the first block, 1 the last (and every layer outside the blocks)."""
+        return 1.0 if self.block < 0 else self.block / max(self.n_blocks - 1, 1)
+
+    @property
+    def break_even(self) -> int:
+        """Smallest rank at which a low-rank layer is no longer cheaper than the dense one."""
+        return break_even_rank(self.out_features, self.in_features)
+
+
+def break_even_rank(out_features: int, in_features: int) -> int:
+    """Return the smallest rank with ``rank * (out + in) >= out * in``.
+
+    Example:
+        >>> break_even_rank(384, 384), break_even_rank(1536, 384), break_even_rank(3, 2)
+        (192, 308, 2)
+    """
+    return -(-out_features * in_features // (out_features + in_features))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """What is done to one unit: the method, the rank and, for row-keeping methods, the number of rows kept dense."""
+
+    method: str
+    rank: int
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice for each compressed unit, sorted by name; a unit that is absent stays dense.
+
+    Example:
+        >>> one = Candidate.of({"b": Choice("svd", 8), "a": Choice("afm", 4)})
+        >>> [name for name, _ in one.choices]
+        ['a', 'b']
+        >>> one == Candidate.from_json(one.to_json()), len(one.digest)
+        (True, 12)
+    """
+
+    choices: tuple[tuple[str, Choice], ...] = ()
+
+    @classmethod
+    def of(cls, choices: Mapping[str, Choice]) -> "Candidate":
+        """Build a candidate from any mapping of unit name to choice."""
+        return cls(tuple(sorted(choices.items())))
+
+    def as_dict(self) -> dict[str, Choice]:
+        """Return unit name -> choice."""
+        return dict(self.choices)
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return the plain form stored on disk: ``{unit: {"method": …, "rank": …, "rows": …}}``."""
+        return {name: asdict(choice) for name, choice in self.choices}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Mapping[str, Any]]) -> "Candidate":
+        """Rebuild a candidate from :meth:`to_json`'s form."""
+        return cls.of({name: Choice(**choice) for name, choice in plain.items()})
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that identify the candidate's content."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """When a cost holds.
+
+    Attributes:
+        batch_size: sequences in a batch.
+        seq_len: tokens of the longest.
+        dtype: of the weights.
+        device: where the model runs.
+        threads: CPU threads; None: torch's own number.
+        lengths: tokens of the batch's sequences in turn, at most ``seq_len``; none: all have ``seq_len``.
+    """
+
+    batch_size: int
+    seq_len: int
+    dtype: str
+    device: str = "cpu"
+    threads: int | None = None
+    lengths: tuple[int, ...] = ()
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Conditions":
+        """Rebuild conditions from what JSON made of them."""
+        return cls(**{**plain, "lengths": tuple(plain.get("lengths", ()))})
+
+
+QUANTITIES = ("flops", "params", "nonembedding-params", "memory")
+"""What is counted; ``latency`` is measured beside them, where a budget asks for it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of a model.
+
+    Attributes:
+        flops: of one forward pass under ``conditions``; a multiplication and an addition count as two.
+        params: all parameters; tied ones once.
+        nonembedding_params: the same without the embedding tables.
+        memory: bytes of parameters and buffers.
+        conditions: batch, length and dtype.
+        latency: predicted milliseconds of one forward pass under ``conditions``; None where it was not measured.
+    """
+
+    flops: int
+    params: int
+    nonembedding_params: int
+    memory: int
+    conditions: Conditions
+    latency: float | None = None
+
+    @classmethod
+    def from_amounts(cls, amounts: Mapping[str, Any], conditions: Conditions) -> "Cost":
+        """Return the price whose quantities have these amounts, by name."""
+        counted = {name.replace("-", "_"): amounts[name] for name in QUANTITIES}
+        return cls(**counted, conditions=conditions, latency=amounts.get("latency"))
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The names of the quantities that are known."""
+        return QUANTITIES if self.latency is None else (*QUANTITIES, "latency")
+
+    def get(self, quantity: str) -> int | float:
+        """Return one quantity by its name."""
+        amount: int | float = {name: getattr(self, name.replace("-", "_")) for name in self.quantities}[quantity]
+        return amount
+
+    def ratios(self, dense: "Cost") -> dict[str, float]:
+        """Return each quantity as compressed / dense."""
+        return {name: self.get(name) / dense.get(name) for name in self.quantities}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured quality with its standard error and the number of examples it was measured on."""
+
+    value: float
+    stderr: float
+    n: int
