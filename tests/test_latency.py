@@ -1,8 +1,8 @@
 """Predicted latency against its definition, and studies under latency budgets."""
 
 import json
-import subprocess
-import sys
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,10 @@ import pytest
 import torch
 from nli_fixture import write_inputs
 from transformers import BertConfig, BertForSequenceClassification
+from typer.testing import CliRunner, Result
 
 from autolr import clock
+from autolr.cli import app
 from autolr.config import StudySpec, make_spec
 from autolr.cost import measure_costs, timing
 from autolr.cost.latency import LatencyTable, LayerTimes, fit, leave_one_out
@@ -20,6 +22,8 @@ from autolr.progress import Silent
 from autolr.search import rewriting, tuning
 from autolr.search import run as run_module
 from autolr.search.folder import StudyFolder
+from autolr.search.inputs import open_inputs
+from autolr.search.preparation import build_bank
 from autolr.search.run import run_search
 from autolr.types import Candidate, Choice, Conditions
 from autolr.units import find_units
@@ -79,15 +83,17 @@ def wide_model() -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**sizes, vocab_size=100, num_labels=3)).eval()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_LAYER_SECONDS", 0.3)
-    monkeypatch.setattr(timing, "_MODEL_SECONDS", 1.0)
-    monkeypatch.setattr(timing, "N_MODELS", 5)
-    monkeypatch.setattr(timing, "N_RANKS", 4)
-    monkeypatch.setattr(rewriting, "_SECONDS", 0.3)
-    monkeypatch.setattr(clock, "BLOCK_SECONDS", 0.003)
-    monkeypatch.setattr(tuning, "time_checkpoint", lambda *_: {"ratio": 0.65})
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "_LAYER_SECONDS", 0.3)
+        patch.setattr(timing, "_MODEL_SECONDS", 1.0)
+        patch.setattr(timing, "N_MODELS", 5)
+        patch.setattr(timing, "N_RANKS", 4)
+        patch.setattr(rewriting, "_SECONDS", 0.3)
+        patch.setattr(clock, "BLOCK_SECONDS", 0.003)
+        patch.setattr(tuning, "time_checkpoint", lambda *_: {"ratio": 0.65})
+        yield
 
 
 @pytest.mark.usefixtures("quick")
@@ -120,6 +126,9 @@ def test_a_batch_has_the_profiles_lengths() -> None:
     assert found["input_ids"].shape == (5, 12)
 
 
+PLAIN = {"methods": ["kfac"], "multiple": 8, "refit": False}
+
+
 def study_spec(inputs: dict[str, str], **changes: object) -> StudySpec:
     data = {name.removeprefix("--"): value for name, value in inputs.items() if name != "--model"}
     plain = {
@@ -134,15 +143,29 @@ def study_spec(inputs: dict[str, str], **changes: object) -> StudySpec:
     return make_spec(plain, "test")
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The tiny pairs with a model large enough that low rank saves time."""
-    found = write_inputs(tmp_path / "inputs")
+    found = write_inputs(tmp_path_factory.mktemp("latency") / "inputs")
     small = BertForSequenceClassification.from_pretrained(found["--model"])
     config = BertConfig(**{**small.config.to_dict(), "hidden_size": 256, "intermediate_size": 1024})
     torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained(found["--model"])
     return found
+
+
+@pytest.fixture(scope="module")
+def measured(quick: None, inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what every study of these inputs would measure and decompose first."""
+    folder = StudyFolder(tmp_path_factory.mktemp("measured") / "study")
+    build_bank(open_inputs(study_spec(inputs), Silent(), folder.latency_file), folder.bank, Silent())
+    return folder.path
+
+
+@pytest.fixture
+def folder(measured: Path, tmp_path: Path) -> StudyFolder:
+    """The folder of a study that goes on from there."""
+    return StudyFolder(Path(shutil.copytree(measured, tmp_path / "study")))
 
 
 def clock_of(ratio: float) -> dict[str, object]:
@@ -157,7 +180,7 @@ def clock_of(ratio: float) -> dict[str, object]:
 
 @pytest.mark.usefixtures("quick")
 def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
-    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Path] = []
 
@@ -166,8 +189,9 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
         return clock_of(0.71 if len(seen) == 1 else 0.6)
 
     monkeypatch.setattr(run_module, "time_checkpoint", slow_first)
-    path = tmp_path / "study"
-    result = run_search(study_spec(inputs), StudyFolder(path), Silent())
+    path = folder.path
+    assert not json.loads(folder.latency_file.read_text())["tuned"]
+    result = run_search(study_spec(inputs), folder, Silent())
     assert len(seen) == 2
     assert result["reached"]
     assert path / result["checkpoint"] == seen[1]
@@ -183,31 +207,30 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
 
 @pytest.mark.usefixtures("quick")
 def test_when_none_meets_the_budget_the_fastest_is_exported_and_it_is_said(
-    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ratios = iter((0.9, 0.75, 0.8, 0.85, 0.9, 0.9))
     monkeypatch.setattr(run_module, "time_checkpoint", lambda *_: clock_of(next(ratios)))
-    result = run_search(study_spec(inputs), StudyFolder(tmp_path / "study"), Silent())
+    result = run_search(study_spec(inputs, search=PLAIN), folder, Silent())
     assert not result["reached"]
     assert result["report"]["latency"]["ratio"] == 0.75
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_study_that_goes_on_keeps_the_times_it_began_with(
-    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "time_checkpoint", lambda *_: clock_of(0.6))
-    path = tmp_path / "study"
-    run_search(study_spec(inputs, trials=4), StudyFolder(path), Silent())
-    before = (path / "latency.json").read_text()
-    run_search(study_spec(inputs, trials=6), StudyFolder(path), Silent())
-    assert (path / "latency.json").read_text() == before
+    run_search(study_spec(inputs, trials=4, search=PLAIN), folder, Silent())
+    before = folder.latency_file.read_text()
+    run_search(study_spec(inputs, trials=6, search=PLAIN), folder, Silent())
+    assert folder.latency_file.read_text() == before
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_budget_below_the_measured_floor_names_it(inputs: dict[str, str], tmp_path: Path) -> None:
+def test_a_budget_below_the_measured_floor_names_it(inputs: dict[str, str], folder: StudyFolder) -> None:
     with pytest.raises(BudgetError, match=r"0\.01x-latency is not reachable.*nearest reachable budget is 0\.\d+x"):
-        run_search(study_spec(inputs, budgets=["0.01x-latency"]), StudyFolder(tmp_path / "study"), Silent())
+        run_search(study_spec(inputs, budgets=["0.01x-latency"]), folder, Silent())
 
 
 def test_lengths_beyond_the_sequence_are_refused(inputs: dict[str, str], tmp_path: Path) -> None:
@@ -216,9 +239,8 @@ def test_lengths_beyond_the_sequence_are_refused(inputs: dict[str, str], tmp_pat
         run_search(study_spec(inputs, run=run), StudyFolder(tmp_path / "study"), Silent())
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from autolr.cli import app; app()", "bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["bench", *arguments])
 
 
 def test_bench_compares_checkpoints(inputs: dict[str, str], tmp_path: Path) -> None:
@@ -229,7 +251,7 @@ def test_bench_compares_checkpoints(inputs: dict[str, str], tmp_path: Path) -> N
     profile = tmp_path / "profile.yaml"
     profile.write_text("batch_size: 2\nseq_len: 24\nlengths: [24, 9]\nthreads: 1\n")
     done = bench(inputs["--model"], str(tmp_path / "deep"), "--profile", str(profile), "--max-seconds", "2", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["conditions"]["lengths"] == [24, 9]
     assert found["conditions"]["threads"] == 1
@@ -248,7 +270,7 @@ def test_bench_compares_checkpoints(inputs: dict[str, str], tmp_path: Path) -> N
 )
 def test_bench_refuses_bad_input(inputs: dict[str, str], arguments: list[str], complaint: str) -> None:
     done = bench(inputs["--model"], *arguments)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert complaint in done.stderr
 
 
@@ -256,5 +278,5 @@ def test_a_profile_with_something_else_in_it_is_refused(inputs: dict[str, str], 
     profile = tmp_path / "profile.yaml"
     profile.write_text("batch: 2\n")
     done = bench(inputs["--model"], "--profile", str(profile))
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "did you mean batch_size" in done.stderr
