@@ -11,11 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
+from autolr.config import DataSpec, RunSpec
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.comparison import comparison_lines, comparison_table
 from autolr.search import comparing
-from autolr.search.comparing import compare, read_comparison
+from autolr.search.comparing import Comparison, Entry, compare, read_comparison
 
 ENTRIES = [
     {"name": "autolr", "methods": ["kfac", "svd"]},
@@ -123,6 +124,22 @@ def test_an_unknown_key_ends_the_command_with_one_line(plain: dict, tmp_path: Pa
     assert done.exit_code == 2
     assert done.stderr == f"error: {file}: unknown key 'trails' at the top level; did you mean trials or entries?\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_readme_shows_every_key_with_its_default(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "what.yaml").write_text(
+        text.partition("```yaml\n# what.yaml")[2].partition("```")[0].partition("\n")[2]
+    )
+    shown, found = yaml.safe_load((tmp_path / "what.yaml").read_text()), read_comparison(tmp_path / "what.yaml")
+    least = {"budgets": shown["budgets"], "entries": [{"name": one["name"]} for one in shown["entries"][:1]]}
+    plain = read_comparison(written(least, tmp_path / "least.yaml"))
+    assert found.model_copy(update={"entries": found.entries[:1]}) == plain
+    records = {"entries": Entry, "data": DataSpec, "run": RunSpec}
+    assert set(shown) == set(Comparison.model_fields)
+    for name, record in records.items():
+        keys = shown[name][0] if name == "entries" else shown[name]
+        assert set(keys) == set(record.model_fields)
 
 
 def test_paths_are_relative_to_the_file(plain: dict, tmp_path: Path) -> None:
