@@ -21,7 +21,7 @@ from autolr.search.comparing import Comparison, Entry, compare, read_comparison
 ENTRIES = [
     {"name": "autolr", "methods": ["kfac", "svd"]},
     {"name": "uniform SVD", "space": "uniform", "methods": ["svd"], "refit": False},
-    {"name": "laser", "space": "laser", "sampler": "random"},
+    {"name": "laser", "space": "laser", "sampler": "random", "refit": False},
 ]
 
 

@@ -316,7 +316,7 @@ def test_an_impossible_budget_names_the_nearest_before_anything_is_computed(
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])
 def test_optunas_own_samplers_run_and_resume(options: dict[str, str], tmp_path: Path, sampler: str) -> None:
-    search = {"methods": ["kfac"], "multiple": 2, "sampler": sampler}
+    search = {"methods": ["kfac"], "multiple": 2, "sampler": sampler, "refit": False}
     run_search(spec_of(options, trials=7, search=search), StudyFolder(tmp_path / "s"), Silent())
     run_search(spec_of(options, trials=11, search=search), StudyFolder(tmp_path / "s"), Silent())
     params = [tuple(sorted(t["params"].items())) for t in trials_of(tmp_path / "s") if t["params"]]
@@ -325,7 +325,7 @@ def test_optunas_own_samplers_run_and_resume(options: dict[str, str], tmp_path: 
 
 
 def test_the_raw_space_proposes_a_method_and_a_rank_for_each_layer(options: dict[str, str], tmp_path: Path) -> None:
-    search = {"methods": ["kfac", "svd"], "multiple": 2, "space": "per-layer"}
+    search = {"methods": ["kfac", "svd"], "multiple": 2, "space": "per-layer", "refit": False}
     run_search(spec_of(options, trials=10, search=search), StudyFolder(tmp_path / "raw"), Silent())
     last = trials_of(tmp_path / "raw")[-1]
     assert sum(name.startswith("rank/") for name in last["params"]) == 12
@@ -375,7 +375,8 @@ def test_an_encoder_decoder_is_refused_by_name(options: dict[str, str], tmp_path
 
 def test_few_proposals_repeat_what_is_known(options: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "new"
-    run_search(spec_of(options, trials=24), StudyFolder(path), Silent())
+    search = {"methods": ["kfac", "svd", "losparse"], "multiple": 2, "refit": False}
+    run_search(spec_of(options, trials=24, search=search), StudyFolder(path), Silent())
     trials = StudyFolder(path).load_study().trials
     assert not [t.number for t in trials if "same_as" in t.user_attrs]
 
