@@ -96,13 +96,15 @@ def rank_members(
     for index, one in enumerate(members[:FINALISTS]):
         try:
             corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
+            if not corrections:
+                continue
             after = {**scored(one, corrections), "before_refit": one["selection"]}
         except Stopped:
             raise
         except AutolrError as error:
             progress.note(f"trial {one['trial']} stays without refit: {error}")
             continue
-        if corrections and scores_better(rank(after), rank(one)):
+        if scores_better(rank(after), rank(one)):
             members[index] = after
     return sorted(members, key=rank)
 

@@ -114,6 +114,8 @@ def load_space_config(name_or_path: str) -> SpaceConfig:
     known = presets()
     path = known.get(name_or_path, Path(name_or_path))
     if not path.is_file():
-        raise UsageError(f"unknown search space {name_or_path!r}; {nearest(name_or_path, known)}, or give a YAML file")
+        raise UsageError(
+            f"unknown search space {name_or_path!r}, and no YAML file of that name; {nearest(name_or_path, known)}"
+        )
     config: SpaceConfig = parse_plain(_ADAPTER, read_yaml(path), f"search space {path}")
     return config
