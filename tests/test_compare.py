@@ -57,9 +57,9 @@ def test_every_entry_is_run_at_every_budget_and_seed(summary) -> None:
     for row in found["rows"]:
         assert row["reached"]
         assert row["ratio"] <= float(row["budget"].partition("x")[0])
-        assert len(row["history"]) == row["trials"] == (5 if row["entry"] == "autolr" else row["trials"])
-        best = [value for _, value in row["history"] if value is not None]
-        assert best == sorted(best, reverse=True)
+        assert len(row["trace"]) == row["trials"] == (5 if row["entry"] == "autolr" else row["trials"])
+        assert row["trace"][0] == [pytest.approx(0.0, abs=0.5), 0, 1.0, None]  # the dense model, over the budget
+        assert all(seconds > 0 and examples in (0, 40) for seconds, examples, *_ in row["trace"][1:])
     assert json.loads((out / "comparison.json").read_text()) == found
     for seed in (0, 1):  # one bank for all the entries of a seed
         assert {p.name for p in (out / f"bank-{seed}").iterdir()} >= {"kfac", "svd", "statistics"}
@@ -75,10 +75,13 @@ def test_the_table_is_the_mean_over_the_seeds(summary) -> None:
             values = [r["accuracy_ratio"] for r in rows]
             assert cell["accuracy_ratio"][0] == pytest.approx(sum(values) / 2)
             assert cell["accuracy_ratio"][1] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    curves = found["hypervolume"]
-    assert max(curve[-1] for curve in curves.values()) == 1.0
-    for curve in curves.values():
-        assert curve == sorted(curve)
+    searches = found["search"]
+    assert max(one["area"][-1] for one in searches.values()) == 1.0
+    for one in searches.values():
+        assert one["area"] == sorted(one["area"])
+        assert one["seconds"] == sorted(one["seconds"])
+        near = [n for n, area in enumerate(one["area"], start=1) if area >= 0.99]
+        assert one["evaluations"] == (near[0] if near else None)
 
 
 def test_it_goes_on_where_it_stopped(summary, plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +160,7 @@ def test_the_command_prints_a_table_and_draws_a_plot(summary, plain: dict, tmp_p
     assert done.exit_code == 0, done.output
     assert "uniform SVD" in done.stdout
     assert "0.4x-flops" in done.stdout
-    assert "hypervolume over the budgets" in done.stdout
+    assert "dominated area 1.000" in done.stdout
     assert plot.read_text().startswith("<?xml")
 
 

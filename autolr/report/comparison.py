@@ -43,16 +43,20 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
 
 
 def comparison_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Return what stands below the table: what its marks mean, and the hypervolumes."""
+    """Return what stands below the table: what its marks mean, and what each search found, for what."""
     rows = [row for row in summary["rows"] if "accuracy" in row]
     if any(_guesses(row) for row in rows):
         share = 100 * max(row["majority"] for row in rows if "majority" in row)
         yield f"{_CHANCE} for some seed not distinguishably above chance, the commonest label's {share:.1f} %"
     if any(not row["reached"] for row in rows):
         yield f"{_OVER} for some seed over the budget"
-    if summary["hypervolume"]:
-        shown = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in summary["hypervolume"].items() if curve)
-        yield f"hypervolume over the budgets of what the searches found, by divergence, share of the best: {shown}"
+    for name, found in summary["search"].items():
+        spread = "" if found["deviation"] is None else f" ± {found['deviation'][-1]:.3f}"
+        arrived = "never" if found["evaluations"] is None else f"after {found['evaluations']}"
+        yield (
+            f"{name}: dominated area {found['area'][-1]:.3f}{spread} of the best, 99 % of the best {arrived}; "
+            f"{found['examples'][-1]:,.0f} examples, {found['seconds'][-1]:,.0f} s"
+        )
 
 
 _CHANCE, _OVER = "?", "!"
@@ -77,7 +81,7 @@ def _guesses(row: Mapping[str, Any]) -> bool:
 
 
 def plot_comparison(summary: Mapping[str, Any], file: Path) -> None:
-    """Draw accuracy against budget and the area against evaluations.
+    """Draw accuracy against the ratio reached, and the dominated area against evaluations and seconds.
 
     Args:
         summary: of the comparison.
@@ -90,20 +94,28 @@ def plot_comparison(summary: Mapping[str, Any], file: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("the plot needs matplotlib: pip install 'autolr[plots]'") from error
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    quality, progress = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    quality, progress, clock = figure.subplots(1, 3)
     for name, by_budget in summary["table"].items():
         found = [(one["ratio"][0], one["accuracy_ratio"]) for one in by_budget.values() if one is not None]
         if found:
             ratios = [ratio for ratio, _ in found]
             means, errors = zip(*((mean, deviation or 0.0) for _, (mean, deviation) in found), strict=True)
             quality.errorbar(ratios, means, yerr=errors, marker="o", ms=4, lw=1, capsize=2, label=name)
-        if curve := summary["hypervolume"].get(name):
-            progress.plot(range(1, len(curve) + 1), curve, lw=1, label=name)
+        if search := summary["search"].get(name):
+            area, deviation = search["area"], search["deviation"] or [0.0] * len(search["area"])
+            low, high = zip(*((a - d, a + d) for a, d in zip(area, deviation, strict=True)), strict=True)
+            for axes, x in ((progress, range(1, len(area) + 1)), (clock, search["seconds"])):
+                (line,) = axes.plot(x, area, lw=1, label=name)
+                axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, lw=0)
     quantity = summary["conditions"]["budgets"][0].partition("-")[2]
     quality.set(xlabel=f"{quantity}, ratio to dense", ylabel="accuracy, ratio to dense")
-    progress.set(xlabel="evaluations", ylabel="dominated area, share of the best")
+    progress.set(xlabel="evaluations of each study", ylabel="dominated area, share of the best")
+    clock.set(xlabel="seconds, all budgets' studies")
+    floor = min((one["area"][-1] for one in summary["search"].values()), default=1.0)
+    for axes in (progress, clock):
+        axes.set_ylim(floor - 0.15, 1.02)
     quality.legend(frameon=False, fontsize="small")
-    for axes in (quality, progress):
+    for axes in (quality, progress, clock):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)

@@ -6,22 +6,19 @@ share. What is finished is not run again.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from optuna.study import StudyDirection
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from autolr.config import Budget, DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
 from autolr.errors import BudgetError
 from autolr.factorize import get_methods
-from autolr.pareto import hypervolume
 from autolr.progress import Progress
+from autolr.search.comparison_rows import outcome, summarize_rows
 from autolr.search.folder import StudyFolder, write_atomically
-from autolr.search.front import feasible, finished
 from autolr.search.run import run_search
 from autolr.search.sampler import check_sampler
 from autolr.search.spaces.configs import load_space_config, presets
@@ -177,108 +174,16 @@ def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, 
     summary: dict[str, Any] = {}
     todo = list(cells(comparison, out))
     for number, cell in enumerate(todo):
+        named = {"entry": cell.entry.name, "budget": cell.budget, "seed": cell.seed}
         progress.note(f"{number + 1} of {len(todo)}: {cell.entry.name}, {cell.budget}, seed {cell.seed}")
         try:
             result = run_search(cell.spec, cell.folder, progress, checkpoint=False)
         except BudgetError as error:
             progress.note(f"{cell.entry.name} does not reach {cell.budget}: {error}")
-            rows.append({"entry": cell.entry.name, "budget": cell.budget, "seed": cell.seed, "reason": str(error)})
+            rows.append({**named, "reason": str(error)})
         else:
-            rows.append(_row(cell, result))
-        summary = summarize_comparison(comparison, rows)
+            rows.append({**named, **outcome(cell.folder, cell.budget, result)})
+        conditions = comparison.model_dump(mode="json")
+        summary = {"conditions": conditions, **summarize_rows(conditions, rows)}
         write_atomically(out / "comparison.json", json.dumps(summary, indent=1) + "\n")
     return summary
-
-
-def _row(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
-    report = result["report"]
-    winner = next(one for one in result["members"] if one["trial"] == result["winner"])
-    study = cell.folder.load_study()
-    sign = 1.0 if study.directions[0] == StudyDirection.MINIMIZE else -1.0
-    best, seconds, history = np.inf, 0.0, []
-    for trial in finished(study):
-        seconds += sum(trial.user_attrs["seconds"].values())
-        if feasible(trial):
-            best = min(best, sign * trial.values[0])
-        history.append([round(seconds, 3), None if np.isinf(best) else sign * best])
-    return {
-        "entry": cell.entry.name,
-        "budget": cell.budget,
-        "seed": cell.seed,
-        "reached": result["reached"],
-        "ratio": winner["costs"]["ratio"][Budget.parse(cell.budget).quantity],
-        "accuracy": report["compressed"]["accuracy"],
-        "dense_accuracy": report["dense"]["accuracy"],
-        "accuracy_ratio": report["accuracy_ratio"],
-        "divergence": report["compressed"]["divergence"],
-        "trials": result["trials"],
-        "history": history,
-    }
-
-
-def summarize_comparison(comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the summary of the studies that are finished.
-
-    Returns:
-        ``rows``, one for each study: report-part scores of its winner, ``history`` with [seconds so far, best objective
-        of the search so far] after each evaluation; ``table``, entry -> budget -> mean and standard deviation over the
-        seeds; ``hypervolume``, entry -> for each evaluation the mean over the seeds of the area that the winners so far
-        dominate over all budgets, as a share of the best entry's at the end.
-    """
-    names = [entry.name for entry in comparison.entries]
-    done = [row for row in rows if "history" in row]
-    table = {
-        name: {
-            budget: _moments([row for row in done if (row["entry"], row["budget"]) == (name, budget)])
-            for budget in comparison.budgets
-        }
-        for name in names
-    }
-    return {
-        "conditions": comparison.model_dump(mode="json"),
-        "rows": list(rows),
-        "table": table,
-        "hypervolume": _hypervolumes(comparison, names, done),
-    }
-
-
-def _moments(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    if not rows:
-        return None
-    found: dict[str, Any] = {"seeds": len(rows), "reached": sum(row["reached"] for row in rows)}
-    for name in ("accuracy_ratio", "divergence", "ratio"):
-        values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in rows]
-        found[name] = [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None]
-    return found
-
-
-def _hypervolumes(
-    comparison: Comparison, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, list[float]]:
-    """Return the curves; empty where the entries do not search by one and the same divergence."""
-    if any(entry.objective != "divergence" for entry in comparison.entries):
-        return {}
-    finals = [row["history"][-1][1] for row in rows if row["history"][-1][1] is not None]
-    if not finals:
-        return {}
-    reference = (1.0, 1.05 * max(finals))
-    shares = {budget: Budget.parse(budget).value for budget in comparison.budgets}
-    curves: dict[str, np.ndarray] = {}
-    for name in names:
-        of_seed = []
-        for seed in comparison.seeds:
-            mine = [row for row in rows if (row["entry"], row["seed"]) == (name, seed)]
-            if len(mine) == len(shares):
-                of_seed.append([_area(mine, shares, n, reference) for n in range(comparison.trials)])
-        if of_seed:
-            curves[name] = np.mean(of_seed, axis=0)
-    top = max((float(curve[-1]) for curve in curves.values()), default=0.0)
-    return {name: [round(float(area) / top, 5) for area in curve] for name, curve in curves.items()} if top else {}
-
-
-def _area(
-    rows: Sequence[Mapping[str, Any]], shares: Mapping[str, float], n: int, reference: tuple[float, float]
-) -> float:
-    points = [(shares[row["budget"]], row["history"][min(n, len(row["history"]) - 1)][1]) for row in rows]
-    reached = [point for point in points if point[1] is not None]
-    return hypervolume(reached, reference) if reached else 0.0
