@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition.multi_objective import logei
+from botorch.models import SingleTaskGP
 from botorch.models.model_list_gp_regression import ModelListGP
+from gpytorch.kernels import AdditiveKernel, LinearKernel, RBFKernel, ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -15,6 +17,7 @@ from autolr.search.acquisition import Acquisition, reference_point
 from autolr.search.candidates import mutate, sobol
 from autolr.search.encoding import Encoding
 from autolr.search.joint import Joint
+from autolr.search.kernel import CURVE_LENGTHSCALE, Hyperparameters, curve_features, unit_parts
 from autolr.search.outcomes import bounded, slack, utilities
 
 SPACE = {
@@ -97,14 +100,35 @@ def data(n=20, d=5):
     return X, (y - y.mean()) / y.std(), rng.random(n) * 0.05
 
 
+def gpytorchs(X, y, noise, hyper, mean):
+    """The same process as BoTorch's, with GPyTorch's kernels."""
+    d = X.shape[1]
+    curves = [ScaleKernel(RBFKernel(active_dims=[j])) for j in range(d)]
+    kernel = ScaleKernel(RBFKernel(ard_num_dims=d)) + LinearKernel() + AdditiveKernel(*curves)
+    column = [torch.from_numpy(values)[:, None] for values in (y, noise + hyper.noise)]
+    model = SingleTaskGP(
+        torch.from_numpy(X), column[0], train_Yvar=column[1], covar_module=kernel, outcome_transform=None
+    ).double()
+    rbf, linear = kernel.kernels[:2]
+    rbf.outputscale = hyper.rbf
+    rbf.base_kernel.lengthscale = torch.from_numpy(hyper.lengthscales)
+    linear.variance = hyper.linear * 12.0 / d
+    for curve in curves:
+        curve.outputscale = hyper.curves / d
+        curve.base_kernel.lengthscale = CURVE_LENGTHSCALE
+    model.mean_module.constant.data.fill_(mean)
+    return model.requires_grad_(requires_grad=False).eval()
+
+
 def test_posterior_density_is_gpytorchs_and_its_gradient_is_right():
     """The closed form agrees with ExactMarginalLogLikelihood plus priors, and with finite differences."""
     X, y, noise = data()
-    logs = np.random.default_rng(0).normal(0.0, 0.5, X.shape[1] + 3)
-    value, gradient = surrogate.negative_log_posterior(logs, X, y, noise)
+    units = unit_parts(X, X)
+    logs = np.random.default_rng(0).normal(0.0, 0.5, X.shape[1] + 4)
+    value, gradient = surrogate.negative_log_posterior(logs, X, y, noise, units)
 
-    hyper = surrogate.Hyperparameters.from_logs(logs)
-    model = surrogate.build(X, y, noise, hyper).model.train()
+    hyper = Hyperparameters.from_logs(logs)
+    model = gpytorchs(X, y, noise, hyper, surrogate.build(X, y, noise, hyper).mean).train()
     density = ExactMarginalLogLikelihood(model.likelihood, model)(model(*model.train_inputs), model.train_targets)
     location, scale = surrogate._prior(X.shape[1])
     priors = sum(
@@ -115,36 +139,38 @@ def test_posterior_density_is_gpytorchs_and_its_gradient_is_right():
 
     for i in range(len(logs)):
         step = np.eye(len(logs))[i] * 1e-5
-        up, down = (surrogate.negative_log_posterior(logs + s, X, y, noise)[0] for s in (step, -step))
+        up, down = (surrogate.negative_log_posterior(logs + s, X, y, noise, units)[0] for s in (step, -step))
         assert gradient[i] == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-4)
 
 
-def test_marginals_are_botorchs():
-    """The fast marginal posterior is the model's own."""
-    X, y, noise = data()
-    fitted = surrogate.fit(X, y, noise)
-    points = np.random.default_rng(1).random((7, X.shape[1])) - 0.5
-    with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
-        posterior = fitted.model.posterior(torch.from_numpy(points))
-    mean, deviation = fitted.marginal(points)
-    np.testing.assert_allclose(mean, posterior.mean[:, 0], atol=1e-6)
-    np.testing.assert_allclose(deviation, posterior.variance[:, 0].sqrt(), rtol=1e-4)
-
-
 def test_the_joint_posterior_is_gpytorchs():
-    """Two processes at batches that share points, at one batch, and at batches that share none."""
+    """Two processes at batches that share points, at one batch, and at batches that share none; and its marginals."""
     X, y, noise = data()
-    parts = [surrogate.fit(X, y, noise), surrogate.fit(X, X[:, 1] - y)]
+    targets = [y, X[:, 1] - y]
+    parts = [surrogate.fit(X, values, noise) for values in targets]
+    models = [gpytorchs(X, values, noise, p.hyper, p.mean) for p, values in zip(parts, targets, strict=True)]
     points = torch.from_numpy(np.random.default_rng(1).random((4, 6, X.shape[1])) - 0.5)
     points[:, [0, 1, 4]] = points[:1, [0, 1, 4]]
     for at in (points, points[0], points[:, 2:4], points[:, 2:3]):
         with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
             ours = Joint(parts).posterior(at)
-            theirs = ModelListGP(*(part.model for part in parts)).posterior(at)
+            theirs = ModelListGP(*models).posterior(at)
             np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-6)
             np.testing.assert_allclose(
                 ours.distribution.covariance_matrix, theirs.distribution.covariance_matrix, atol=1e-6
             )
+    mean, deviation = parts[0].marginal(points[0].numpy())
+    joint_mean, joint = parts[0].joint(points[0].numpy())
+    np.testing.assert_allclose(mean, joint_mean, atol=1e-9)
+    np.testing.assert_allclose(deviation, np.sqrt(np.diag(joint)), rtol=1e-5)
+
+
+def test_curves_cover_every_feature_there_is():
+    """The features' products are the mean of one-dimensional RBFs, at range ends and one-hot columns too."""
+    encoding = Encoding(SPACE)
+    X = encoding.features(np.concatenate([sobol(encoding, 30, seed=0), encoding.snap(np.eye(len(encoding)))]))
+    squared = (X[:, None, :] - X[None, :, :]) ** 2 / CURVE_LENGTHSCALE**2
+    np.testing.assert_allclose(curve_features(X) @ curve_features(X).T, np.exp(-0.5 * squared).mean(axis=2), atol=1e-7)
 
 
 def acquisition(m, pending=None, seed=5):

@@ -38,7 +38,7 @@ N_SAMPLES = (64, 64, 16)  # by the number of objectives: with three, the boxes o
 _SCREEN_SAMPLES = 16
 _BATCH = 256  # candidates per posterior: keeps the largest tensor within a few MB
 FOCUS_MARGIN = 5.0  # ranges: improving the best quality is then worth about five times as much as lowering the cost
-_BASELINE = 32  # most points kept in the baseline
+_BASELINE = 64  # most points kept in the baseline; with 32, long fronts lost points that were then looked for again
 
 
 class Acquisition:
