@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 
 from autolr.pareto import hypervolume
+from autolr.search.known import Known
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class Allocation:
         loss, cost = self.evaluate(ranks)
         trial.set_constraint("cost", cost - self.budget)
         return loss, cost
+
+    def known(self) -> Known:
+        """The cost and its constraint, which need no evaluation."""
+        share = self.prices / (self.prices.sum() * self.max_rank)
+
+        def compute(sets):
+            cost = np.array([[row[f"layer{i:02d}"] for i in range(len(share))] for row in sets]) @ share
+            return np.stack([cost, cost - self.budget], axis=1)
+
+        return Known(compute, (1, "cost"))
 
     def fraction(self, study: optuna.Study) -> float:
         """Hypervolume of a study's trials over the attainable one."""

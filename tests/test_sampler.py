@@ -227,9 +227,9 @@ def test_allocation_small():
 
 @pytest.mark.slow
 def test_allocation_full():
-    """24 layers, 100 evaluations, 20 of them startup, three problems."""
+    """24 layers, 100 evaluations, 12 of them startup, five problems: 0.95 of what is attainable (measured 0.959)."""
     fractions = []
-    for seed in range(3):
+    for seed in range(5):
         problem = Allocation.random(24, seed)
-        fractions.append(problem.fraction(run(problem, make_sampler("botorch", seed, 20), 100)))
-    assert np.mean(fractions) > 0.9, fractions
+        fractions.append(problem.fraction(run(problem, make_sampler("botorch", seed, 12), 100)))
+    assert np.mean(fractions) >= 0.95, fractions

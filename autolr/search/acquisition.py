@@ -32,7 +32,7 @@ from torch import Tensor
 from autolr.pareto import non_dominated
 from autolr.search.encoding import Array, Mask
 from autolr.search.joint import Joint
-from autolr.search.surrogate import Surrogate
+from autolr.search.surrogate import Process
 
 N_SAMPLES = (64, 64, 16)  # by the number of objectives: with three, the boxes of one draw take 30 ms
 _SCREEN_SAMPLES = 16
@@ -59,8 +59,8 @@ class Acquisition:
     def __init__(
         self,
         *,
-        objectives: Sequence[Surrogate],
-        constraints: Sequence[Surrogate],
+        objectives: Sequence[Process],
+        constraints: Sequence[Process],
         observed: Array,
         pending: Array,
         reference: Array,

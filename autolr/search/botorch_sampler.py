@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 from autolr.search.candidates import Admits, SearchSettings, search, sobol
 from autolr.search.encoding import Array, Encoding, Mask
 from autolr.search.history import STDERR, History, shared_space
-from autolr.search.outcomes import slack, utilities
+from autolr.search.known import Known
 
 if TYPE_CHECKING:
     from autolr.search.acquisition import Acquisition
@@ -60,6 +60,8 @@ class BoTorchSampler(BaseSampler):
         focus: the objective whose best value is worth most, or None where the whole front is; see
             :func:`~autolr.search.acquisition.reference_point`.
         margin: how far below the worst feasible value the hypervolume's corner lies, as a share of the feasible range.
+        known: objectives and constraints that can be computed for any parameters: they enter as they are and are not
+            modelled, which saves evaluations where there are few.
 
     Raises:
         ValueError: ``n_startup`` is below 1.
@@ -75,6 +77,7 @@ class BoTorchSampler(BaseSampler):
         settings: SearchSettings | None = None,
         focus: int | None = None,
         margin: float = 0.1,
+        known: Known | None = None,
     ) -> None:
         if n_startup < 1:
             raise ValueError(f"n_startup must be at least 1, got {n_startup}")
@@ -84,6 +87,7 @@ class BoTorchSampler(BaseSampler):
         self._noise_attr = noise_attr
         self._settings = settings or SearchSettings()
         self._margin, self._focus = margin, focus
+        self._known = known
 
     def reseed_rng(self) -> None:
         """Do nothing: there is no state to reseed, and trials of parallel workers differ by their numbers."""
@@ -173,17 +177,16 @@ class BoTorchSampler(BaseSampler):
     def _acquisition(self, history: History, observed: Array, seed: int) -> "Acquisition":
         """Fit the processes to the completed trials, observed (n, p), and return the acquisition."""
         from autolr.search.acquisition import Acquisition, reference_point
-        from autolr.search.surrogate import fit
+        from autolr.search.processes import constraint_processes, objective_processes
 
         encoding = history.encoding
         X = encoding.features(observed)
-        y, noise = utilities(history.values(), history.maximize, history.standard_errors(self._noise_attr))
+        stderr = history.standard_errors(self._noise_attr)
+        objectives, y, noise = objective_processes(history, X, stderr, self._known)
         feasible, exact = history.feasible(), (noise <= _EXACT**2).all(axis=1)
-        objectives = [fit(X, y[:, j], noise[:, j]) for j in range(y.shape[1])]
-        violated = [(rows, g) for rows, g in history.constraints().values() if (g > 0.0).any()]
         return Acquisition(
             objectives=objectives,
-            constraints=[fit(X[rows], slack(g)) for rows, g in violated],
+            constraints=constraint_processes(history, X, self._known),
             observed=X,
             pending=encoding.features(history.pending),
             reference=reference_point(y, _first_not_empty(feasible & exact, feasible), self._margin, self._focus),

@@ -117,6 +117,17 @@ class Encoding:
                 params[name] = part.choices[int(point[j])]
         return params
 
+    def decode_all(self, points: Array) -> list[dict[str, Any]]:
+        """Return the parameters at many points, (n, p) -> n; faster than one by one."""
+        columns: list[list[Any]] = []
+        for j, part in enumerate(self._parts):
+            if isinstance(part, _Numeric):
+                values = part.value(points[:, j])
+                columns.append([round(v) for v in values.tolist()] if part.is_int else values.tolist())
+            else:
+                columns.append([part.choices[int(i)] for i in points[:, j]])
+        return [dict(zip(self.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
     def snap(self, points: Array) -> Array:
         """Return points moved to the nearest point of the grid, (n, p) -> (n, p)."""
         out = np.empty_like(points)
@@ -146,6 +157,16 @@ class Encoding:
             else:
                 columns.append(np.eye(len(part.choices))[points[:, j].astype(int)] * _ONE_HOT)
         return np.concatenate(columns, axis=1)
+
+    def points(self, features: Array) -> Array:
+        """Return the points that have these features, (n, d) -> (n, p)."""
+        out, start = np.empty((len(features), len(self.names))), 0
+        for j, part in enumerate(self._parts):
+            width = 1 if isinstance(part, _Numeric) else len(part.choices)
+            block = features[:, start : start + width]
+            out[:, j] = block[:, 0] + 0.5 if isinstance(part, _Numeric) else block.argmax(axis=1)
+            start += width
+        return out
 
     @staticmethod
     def keys(points: Array) -> list[bytes]:

@@ -20,13 +20,13 @@ from linear_operator import LinearOperator, to_linear_operator
 from torch import Tensor
 
 from autolr.search.encoding import Array, Whole
-from autolr.search.surrogate import Surrogate
+from autolr.search.surrogate import Process
 
 
 class Joint(Model):
     """Independent processes, one for each outcome."""
 
-    def __init__(self, surrogates: Sequence[Surrogate]) -> None:
+    def __init__(self, surrogates: Sequence[Process]) -> None:
         super().__init__()
         self._surrogates = list(surrogates)
 

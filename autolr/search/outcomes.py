@@ -88,21 +88,39 @@ def utilities(values: Array, maximize: Mask, stderr: Array | None = None) -> tup
         Utilities (n, m) and variances (n, m), both on the scale of the utilities; variances are 0 without ``stderr``.
     """
     errors = np.zeros_like(values) if stderr is None else np.minimum(stderr, 1e300)
-    columns = [_utility(v, e, up) for v, e, up in zip(values.T, errors.T, maximize.tolist(), strict=True)]
-    return np.stack([y for y, _ in columns], axis=1), np.stack([noise for _, noise in columns], axis=1)
+    rows = zip(values.T, errors.T, maximize.tolist(), strict=True)
+    columns = [(Scale.of(v, e, up), v, e) for v, e, up in rows]
+    y = np.stack([scale.utility(v) for scale, v, _ in columns], axis=1)
+    return y, np.stack([scale.variance(v, e) for scale, v, e in columns], axis=1)
 
 
-def _utility(values: Array, stderr: Array, maximize: bool) -> tuple[Array, Array]:
-    """Return one objective's utilities and variances, two of (n,)."""
-    clear = stderr <= Fences.of(values).scale
-    clear = clear if clear.any() else ~clear
-    fences = Fences.of(values[clear])
-    pulled, _ = fences.pull(values)
-    center, scale = float(pulled[clear].mean()), float(pulled[clear].std())
-    if scale < 1e-12 * max(float(np.abs(pulled[clear]).max()), 1e-300):
-        scale = 1.0
-    deviation = np.minimum(fences.pull_errors(values, stderr) / scale, _MAX_ERROR)
-    return (1.0 if maximize else -1.0) * (pulled - center) / scale, deviation**2
+@dataclass(frozen=True)
+class Scale:
+    """The map from one objective's values to utilities."""
+
+    fences: Fences
+    center: float
+    spread: float  # negative where the objective is minimised
+
+    @classmethod
+    def of(cls, values: Array, stderr: Array, maximize: bool) -> "Scale":
+        """Return the map that values (n,) with standard errors (n,) define; see :func:`utilities`."""
+        clear = stderr <= Fences.of(values).scale
+        clear = clear if clear.any() else ~clear
+        fences = Fences.of(values[clear])
+        pulled, _ = fences.pull(values[clear])
+        spread = float(pulled.std())
+        if spread < 1e-12 * max(float(np.abs(pulled).max()), 1e-300):
+            spread = 1.0
+        return cls(fences, float(pulled.mean()), spread if maximize else -spread)
+
+    def utility(self, values: Array) -> Array:
+        """Return utilities, (n,) -> (n,)."""
+        return (self.fences.pull(values)[0] - self.center) / self.spread
+
+    def variance(self, values: Array, stderr: Array) -> Array:
+        """Return the variances of the utilities of values with standard errors, two of (n,) -> (n,)."""
+        return np.minimum(self.fences.pull_errors(values, stderr) / abs(self.spread), _MAX_ERROR) ** 2
 
 
 def slack(values: Array) -> Array:

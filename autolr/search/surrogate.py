@@ -18,6 +18,7 @@ GPyTorch's.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
@@ -119,6 +120,17 @@ def optimum(X: Array, y: Array, noise: Array) -> Hyperparameters:
         options={"maxiter": _MAX_STEPS},
     )
     return Hyperparameters.from_logs(found.x)
+
+
+@runtime_checkable
+class Process(Protocol):
+    """One outcome at any points: what :class:`Surrogate` gives, or something that is known."""
+
+    def marginal(self, points: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation at each point, (c, d) -> two of (c,)."""
+
+    def joint(self, points: Array) -> tuple[Array, Array]:
+        """Return the joint mean and covariance, (u, d) -> (u,) and (u, u)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Samplers on synthetic rank allocation: fraction of the attainable hypervolume, and processor seconds per proposal.
 
-    python studies/sampler/run.py quality --layers 24 --trials 100 --startup 20 --seeds 3
+    python studies/sampler/run.py quality --layers 12 24 --trials 100 --startup 12 --seeds 5
     python studies/sampler/run.py speed --layers 12 24 --at 50 100 200
 
 Every line of output is one JSON object. Seconds are of the process's processor time, which other load disturbs little.
@@ -19,7 +19,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from synthetic_allocation import Allocation, run
 
-from autolr.search.sampler import SAMPLERS, make_sampler
+from autolr.search.sampler import SAMPLERS, BoTorchSampler, make_sampler
 
 
 def quality(options: argparse.Namespace) -> None:
@@ -28,7 +28,10 @@ def quality(options: argparse.Namespace) -> None:
             fractions, began = [], time.process_time()
             for seed in range(options.seeds):
                 problem = Allocation.random(layers, seed)
-                study = run(problem, make_sampler(name, seed, options.startup), options.trials)
+                sampler = make_sampler(name, seed, options.startup)
+                if options.known:
+                    sampler = BoTorchSampler(seed, options.startup, known=problem.known())
+                study = run(problem, sampler, options.trials)
                 fractions.append(round(problem.fraction(study), 4))
             seconds = (time.process_time() - began) / (options.seeds * (options.trials - options.startup))
             show(sampler=name, layers=layers, mean=np.mean(fractions), fractions=fractions, seconds=seconds)
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--startup", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--known", action="store_true", help="botorch: the cost is computed, not modelled")
     parser.add_argument("--at", nargs="+", type=int, default=[50, 100, 200])
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
