@@ -128,5 +128,5 @@ def _until(
     """Return area, seconds and examples after n evaluations of each study, by their traces."""
     seen = [step for trace in traces for step in trace[:n]]
     points = [(ratio, value) for _, _, ratio, value in seen if value is not None]
-    area = hypervolume(points, corner) if points else 0.0
-    return area, sum(step[0] for step in seen), sum(step[1] for step in seen)
+    area = float(hypervolume(points, corner)) if points else 0.0
+    return area, float(sum(step[0] for step in seen)), float(sum(step[1] for step in seen))
