@@ -2,7 +2,7 @@
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
 :mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the
-best candidate that costs no more: after each part the mean difference of the two is estimated over the examples both
+best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is estimated over the examples both
 have seen, and where it is above zero with the stated confidence the rest is spared.
 
 What a stopped candidate leaves is the rival's score plus the estimated difference, with its standard error. Whether to
@@ -27,12 +27,14 @@ from autolr.types import Score
 
 CONFIDENCE = 0.95
 """Probability, over all looks at one candidate, that one that is stopped is really dominated on the search data."""
-LOOKS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+LOOKS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
 """Shares of the examples after which a candidate may be stopped."""
 LEAST_EXAMPLES = 50
 """A look with fewer examples is left out: the normal approximation of their mean would be too rough."""
 REFERENCES = 4
 """Compressed candidates that see everything first; from them it is learned which examples separate candidates."""
+COST_TOLERANCE = 0.005
+"""A rival may cost this share more: so much the knapsack leaves unspent or not by accidents of rounding."""
 EVEN_SHARE = 0.3
 """Share of the samples that is spread evenly, for examples on which the first candidates happened to agree."""
 

@@ -10,7 +10,7 @@ from autolr.score import NliScorer
 from autolr.score.nli import Logits
 from autolr.search.inputs import Inputs
 from autolr.search.kept import read_kept, write_kept
-from autolr.search.racing import REFERENCES, SIGN, Race, Rival
+from autolr.search.racing import COST_TOLERANCE, REFERENCES, SIGN, Race, Rival
 from autolr.types import Candidate
 
 
@@ -63,7 +63,7 @@ class Rivals:
         if not search.racing or len(self._scored) < REFERENCES:
             return None
         sign = SIGN[search.objective]
-        cheap = [one for one in self._scored if one.feasible and one.ratio <= ratio]
+        cheap = [one for one in self._scored if one.feasible and one.ratio <= ratio * (1 + COST_TOLERANCE)]
         if not cheap:
             return None
         best = min(cheap, key=lambda one: (sign * one.value, one.trial))
