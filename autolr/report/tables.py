@@ -145,6 +145,13 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         f"{name} {scores[objective]['value']:.4g}" for name, scores in [*seen, ("report part", report["compressed"])]
     ]
     yield f"{objective.capitalize()} of the winner: {', '.join(parts)}."
+    if "optimism" in report:  # studies from before it was measured do without
+        gap, points = report["optimism"][objective], objective != "divergence"
+        value, stderr = (100 * gap[name] if points else gap[name] for name in ("value", "stderr"))
+        yield (
+            f"Winner's curse: against dense it loses {value:+.2g} ± {stderr:.2g} {'points' if points else 'nats'} of "
+            f"{objective} more on the report part than on the search part, which it was found on."
+        )
     if result["checkpoint"] is not None:
         yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
 

@@ -24,6 +24,7 @@ from autolr.search.folder import STUDY_NAME, StudyFolder
 from autolr.search.front import feasible, scored, write_front
 from autolr.search.history import ESTIMATE, STDERR
 from autolr.search.inputs import Inputs
+from autolr.search.known_costs import known_costs
 from autolr.search.notes import note_study, note_trial, store_dense_cost
 from autolr.search.objective import RATIO_DIGITS, Objective, constraints, describe
 from autolr.search.preparation import Prepared
@@ -77,12 +78,14 @@ class Driver:
         self.dense_scores = self.prepared.scorer.compare(self.prepared.scorer.dense)
         self.rivals = Rivals(self.inputs, self.prepared.scorer, self.folder.path / "trials", self._rescore)
         space = self.prepared.space.distributions()
+        known = known_costs(self.prepared.space, self.inputs)
         self._batch = proposals_at_once(self.inputs)
 
         def make(seed: int) -> optuna.samplers.BaseSampler:
             # BoTorch's own numbers come from (seed, trial number); its startup points are one sequence over the study.
             seed = spec.seed if spec.search.sampler == "botorch" else seed
-            return make_sampler(spec.search.sampler, seed, N_STARTUP, self._is_new, QUALITY)
+            own = {"is_new": self._is_new, "focus": QUALITY, "known": known}
+            return make_sampler(spec.search.sampler, seed, N_STARTUP, **own)
 
         self.study = optuna.create_study(
             study_name=STUDY_NAME,

@@ -2,8 +2,8 @@
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
 :mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the
-best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is estimated over the examples both
-have seen, and where it is above zero with the stated confidence the rest is spared.
+best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is
+estimated over the examples both have seen, and where it is above zero with the stated confidence the rest is spared.
 
 What a stopped candidate leaves is the rival's score plus the estimated difference, with its standard error. Whether to
 stop depends on nothing but what the estimate itself is made of, so for a model that takes estimate and standard error

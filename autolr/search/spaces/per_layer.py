@@ -36,12 +36,14 @@ class PerLayerSpace:
 
     def decode(self, params: Mapping[str, Any]) -> Candidate:
         """Read the choices off; a rank at or above break-even is dense."""
-        choices = {}
-        for name, unit in self.units.items():
-            rank = int(params[f"rank/{name}"])
-            if rank < unit.break_even:
-                choices[name] = Choice(params.get(f"method/{name}", self.methods[0]), rank)
-        return Candidate.of(choices)
+        choices = {name: self.choice(name, params) for name in self.units}
+        return Candidate.of({name: choice for name, choice in choices.items() if choice is not None})
+
+    def choice(self, name: str, params: Mapping[str, Any]) -> Choice | None:
+        """Return what is done to one unit; None: it stays dense."""
+        rank = int(params[f"rank/{name}"])
+        dense = rank >= self.units[name].break_even
+        return None if dense else Choice(params.get(f"method/{name}", self.methods[0]), rank)
 
     def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
         """Return the starting candidates that this space can express (it has no kept rows)."""
