@@ -5,11 +5,11 @@ from autolr.search.inputs import Inputs
 
 SHARE = 0.1
 """Of a trial's time that its proposal may take."""
-FIRST_SECONDS, NEXT_SECONDS = 0.35, 0.04
+FIRST_SECONDS, NEXT_SECONDS = 0.25, 0.04
 """What the first and each later proposal of a batch takes on one core (100 trials, 12 parameters)."""
 FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 2e13}
 """Nominal speed of scoring. A nominal one, so that the same seed gives the same study wherever it runs."""
-MOST = 8
+MOST = 4
 """Proposals at once: each knows the results of the batches before, none those of its own."""
 
 
@@ -33,7 +33,7 @@ def needed(seconds: float) -> int:
 
     Example:
         >>> needed(10.0), needed(1.0), needed(0.01)
-        (1, 6, 8)
+        (1, 4, 4)
     """
     spare = SHARE * seconds - NEXT_SECONDS
     if spare <= 0:
