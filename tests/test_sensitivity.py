@@ -1,5 +1,6 @@
 """The account of a trial, against the curves and costs it is made of."""
 
+import json
 from io import StringIO
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
     opened, loaded = open_study(study, Silent()), study.load_study()
     number = study.result()["winner"]
     found = explain(opened.inputs, opened.bank, loaded, number)
+    assert json.loads(study.account_file.read_text()) == json.loads(json.dumps(found))
     menus = {menu.unit: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
     chosen = Candidate.from_json(loaded.trials[number].user_attrs["candidate"]).as_dict()
     assert [one["unit"] for one in found["layers"]] == list(menus)

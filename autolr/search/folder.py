@@ -3,7 +3,8 @@
 study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage
 bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements
 front.json      rewritten after every trial               front/<n>/       exported checkpoints
-result.json     the winner with its held-out figures      study.lock       held by the process that writes
+result.json     the winner with its held-out figures      layers.json      why each of its layers has its rank
+study.lock      held by the process that writes
 latency.json    times that latency is predicted from, where a budget is a time
 """
 
@@ -44,6 +45,7 @@ class StudyFolder:
         self.bank = path / "bank"
         self.front_file = path / "front.json"
         self.result_file = path / "result.json"
+        self.account_file = path / "layers.json"
 
     @classmethod
     def existing(cls, path: Path) -> "StudyFolder":

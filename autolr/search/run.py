@@ -19,6 +19,7 @@ from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
 from autolr.search.sampler import check_sampler
 from autolr.search.selection import Result, rank_members, report_on, store_result
+from autolr.search.sensitivity import store_account
 from autolr.search.spaces.configs import load_space_config
 from autolr.search.tuning import tune
 from autolr.search.verification import latency_budgets, time_checkpoint
@@ -113,6 +114,7 @@ def _conclude(
         export(inputs, bank, chosen, corrections, report, directory, "hf", progress)
     members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
     result = Result(chosen["trial"], reached, members, report)
+    store_account(folder, inputs, bank, driver.study, chosen["trial"])
     store_result(folder, result, driver.completed(), f"front/{result.winner}" if checkpoint else None)
     stored = folder.result()
     assert stored is not None

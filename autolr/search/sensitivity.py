@@ -1,20 +1,20 @@
 """Why is this layer at this rank: each layer's curve at a trial's choice, its multiplier, what a step of rank buys."""
 
+import json
 import warnings
 from collections.abc import Mapping
-from math import nan
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from autolr.allocate import Menu
 from autolr.bank import Bank
 from autolr.errors import UsageError
-from autolr.search.front import finished
+from autolr.search.folder import StudyFolder, write_atomically
+from autolr.search.front import finished, scored
+from autolr.search.history import ESTIMATE
 from autolr.search.inputs import Inputs
 from autolr.search.scales import stored_menus
 from autolr.search.spaces.importance import multiplier
@@ -112,17 +112,23 @@ def _nearest(by_rank: Mapping[int, float], rank: float) -> float | None:
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    searched = [trial for trial in finished(study) if trial.params]
+    """Return PED-ANOVA's importances for the objective, over all trials with parameters; stopped ones by estimate."""
+    searched = [trial for trial in scored(study) if trial.params]
     if len(searched) < _LEAST_TRIALS:
         return {}
-    sign = 1.0 if study.directions[0] == StudyDirection.MINIMIZE else -1.0
-
-    def value(trial: FrozenTrial) -> float:
-        """NaN is left out: the dense and the uniform trial have no parameters."""
-        return sign * trial.values[0] if trial.params else nan
-
+    plain = optuna.create_study(direction=study.directions[0])
+    for trial in searched:
+        values = trial.values or trial.user_attrs[ESTIMATE]["values"]
+        plain.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=values[0]))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=_QUANTILE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is experimental, and that low values are what counts
-        found = get_param_importances(study, evaluator=evaluator, target=value)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        found = get_param_importances(plain, evaluator=evaluator)
     return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def store_account(folder: StudyFolder, inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> None:
+    """Write the account of the winner, layers.json, where the curves are on one scale (uniform studies do without)."""
+    if stored_menus(inputs, bank) is not None:
+        content = explain(inputs, bank, study, number)
+        write_atomically(folder.account_file, json.dumps(content, indent=1) + "\n")
