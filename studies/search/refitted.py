@@ -1,0 +1,44 @@
+"""autolr's winners of the part "searched", refitted: the same candidates, report part touched once more for them.
+
+python studies/search/refitted.py FOLDER        # FOLDER/refitted.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
+from common import Lines
+from run import BUDGETS, comparison
+
+from autolr.search.comparing import cells
+from autolr.search.finalists import corrections_of
+from autolr.search.run import open_study
+from autolr.search.selection import report_on
+from autolr.types import Candidate
+
+
+def main(folder: Path) -> None:
+    rows = []
+    for cell in cells(comparison("searched", [0, 1, 2]), folder):
+        result = cell.folder.result() if cell.folder.spec_file.is_file() else None
+        if cell.entry.name != "autolr" or cell.budget not in BUDGETS or result is None:
+            continue
+        opened = open_study(cell.folder, Lines())
+        inputs = opened.inputs
+        search = inputs.spec.search.model_copy(update={"refit": True})
+        object.__setattr__(inputs, "spec", inputs.spec.model_copy(update={"search": search}))
+        winner = next(one for one in result["members"] if one["trial"] == result["winner"])
+        candidate = Candidate.from_json(winner["candidate"])
+        corrections = corrections_of(inputs, opened.bank, candidate, Lines())
+        report = report_on(inputs, opened.bank, candidate, corrections, Lines())
+        row = {"entry": "autolr, refitted", "budget": cell.budget, "seed": cell.seed, "reached": result["reached"]}
+        row |= {"ratio": winner["costs"]["ratio"]["flops"], "accuracy": report["compressed"]["accuracy"]}
+        row |= {"dense_accuracy": report["dense"]["accuracy"], "accuracy_ratio": report["accuracy_ratio"]}
+        rows.append(row | {"divergence": report["compressed"]["divergence"], "optimism": report["optimism"]})
+        print(json.dumps(rows[-1]), flush=True)
+        (folder / "refitted.json").write_text(json.dumps({"rows": rows}) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
