@@ -102,6 +102,16 @@ def test_vague_values_leave_the_scale_alone():
     assert noise[4, 0] == 1e8
 
 
+def test_errors_of_completed_trials_leave_the_corner_where_it_is():
+    """All but the first carry an error as large as in practice, half a deviation."""
+    plain, noisy = study_of(known=[]), study_of(known=[])
+    values = [(i / 8, (i - 3.0) ** 2) for i in range(8)]
+    plain.add_trials([complete(x, value) for x, value in values])
+    noisy.add_trials([complete(x, value, 0.0 if x == 0 else 3.0) for x, value in values])
+    corners = [float(acquisition(study)._reference[0]) for study in (plain, noisy)]
+    assert corners[1] == pytest.approx(corners[0], abs=0.3)
+
+
 def test_vague_values_do_not_place_the_corner():
     """The hypervolume's corner is below the worst of the exact values."""
     none, vague, sharp = (

@@ -8,7 +8,7 @@ SHARE = 0.1
 FIRST_SECONDS, NEXT_SECONDS = 0.25, 0.04
 """What the first and each later proposal of a batch takes on one core (100 trials, 12 parameters)."""
 FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 2e13}
-"""Nominal speed of scoring. A nominal one, so that the same seed gives the same study wherever it runs."""
+"""Nominal speed of scoring: nominal, so that the same seed gives the same study on any machine of that kind."""
 MOST = 4
 """Proposals at once: each knows the results of the batches before, none those of its own."""
 

@@ -183,7 +183,7 @@ class BoTorchSampler(BaseSampler):
         X = encoding.features(observed)
         stderr = history.standard_errors(self._noise_attr)
         objectives, y, noise = objective_processes(history, X, stderr, self._known)
-        feasible, exact = history.feasible(), (noise <= _EXACT**2).all(axis=1)
+        feasible, exact = history.feasible(), history.complete() | (noise <= _EXACT**2).all(axis=1)
         return Acquisition(
             objectives=objectives,
             constraints=constraint_processes(history, X, self._known),

@@ -26,7 +26,7 @@ from autolr.search.history import ESTIMATE, STDERR
 from autolr.search.inputs import Inputs
 from autolr.search.known_costs import known_costs
 from autolr.search.notes import note_study, note_trial, store_dense_cost
-from autolr.search.objective import RATIO_DIGITS, Objective, constraints, describe
+from autolr.search.objective import Objective, constraints, describe
 from autolr.search.preparation import Prepared
 from autolr.search.rivals import Rivals
 from autolr.search.sampler import make_sampler
@@ -103,9 +103,9 @@ class Driver:
         self._enqueue_seeds()
         for trial in scored(self.study):
             self._seen.setdefault(trial.user_attrs["digest"], trial.number)
-            if trial.state == TrialState.COMPLETE:
+            if trial.state == TrialState.COMPLETE and "same_as" not in trial.user_attrs:
                 candidate = Candidate.from_json(trial.user_attrs["candidate"])
-                self.rivals.add(trial.number, candidate, trial.values[1], trial.values[0], feasible(trial))
+                self.rivals.add(trial.number, candidate, trial.values[0], feasible(trial))
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL]):
             self._failed.add(trial.user_attrs.get("digest", ""))
 
@@ -192,9 +192,7 @@ class Driver:
         return not known and digest not in {self._decode(other).digest for other in batch}
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
-        quantity = self.inputs.spec.parsed_budgets[0].quantity
-        ratio = round(self.inputs.costs.cost(candidate).ratios(self.inputs.costs.dense)[quantity], RATIO_DIGITS)
-        return self.objective.evaluate(candidate, self.progress, self.rivals.race(ratio))
+        return self.objective.evaluate(candidate, self.progress, self.rivals.race(candidate))
 
     def _rescore(self, candidate: Candidate) -> Logits:
         logits = self.objective.evaluate(candidate, self.progress).logits
@@ -207,7 +205,8 @@ class Driver:
         stored = twin.user_attrs
         candidate = Candidate.from_json(stored["candidate"])
         scores = {name: Score(**score) for name, score in stored["scores"].items()}
-        error = (stored[ESTIMATE] if twin.state == TrialState.PRUNED else stored)["stderr"][0]
+        # Studies from before the errors were stored have none.
+        error = float((stored[ESTIMATE]["stderr"] if twin.state == TrialState.PRUNED else stored.get(STDERR, [0.0]))[0])
         seconds = {"compress": 0.0, "score": 0.0}
         cost = self.inputs.costs.cost(candidate)
         return Evaluation(candidate, cost, scores, seconds, stopped_by=stored.get("stopped_by"), stderr=error)
@@ -230,7 +229,8 @@ class Driver:
         plain |= {ESTIMATE: learned} if stopped else {STDERR: learned["stderr"]}
         for name, content in plain.items():
             trial.set_user_attr(name, content)
-        limits = constraints(evaluation, spec.parsed_budgets, spec.parsed_floors, dense, self.dense_scores)
+        floors = () if stopped else spec.parsed_floors  # an estimate decides no floor
+        limits = constraints(evaluation, spec.parsed_budgets, floors, dense, self.dense_scores)
         known = trial.storage.get_trial(trial._trial_id).constraints
         for name, excess in limits.items():
             if name not in known:
@@ -251,7 +251,7 @@ class Driver:
             self.study.tell(trial, [value, ratio])
             if twin is None:
                 met = all(excess <= 0 for excess in limits.values())
-                self.rivals.add(trial.number, evaluation.candidate, ratio, value, met)
+                self.rivals.add(trial.number, evaluation.candidate, value, met)
         self._seen.setdefault(evaluation.candidate.digest, trial.number)
         write_front(self.folder, self.study, spec)
 

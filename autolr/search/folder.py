@@ -1,7 +1,8 @@
 """A study's folder: the resolved specification, the Optuna journal, one file for each trial, the front.
 
 study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage
-bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements
+bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements, and
+                                                          <n>.safetensors its logits on the search part
 front.json      rewritten after every trial               front/<n>/       exported checkpoints
 result.json     the winner with its held-out figures      layers.json      why each of its layers has its rank
 study.lock      held by the process that writes

@@ -3,9 +3,9 @@
 Symbols:
     n: the trials in the space that teach; p: parameters; m: objectives.
 
-A completed trial teaches its values; its user attribute ``STDERR`` may hold their m standard errors. A trial that was
-stopped early (state PRUNED) teaches only if its user attribute ``ESTIMATE`` says what its values would have been:
-``{"values": [m numbers], "stderr": [m numbers]}``. Failed trials teach nothing.
+A completed trial teaches its values; its user attribute ``STDERR`` may hold their m standard errors (of what sets the
+trials apart). A trial that was stopped early (state PRUNED) teaches only if its user attribute ``ESTIMATE`` says what its
+values would have been: ``{"values": [m numbers], "stderr": [m numbers]}``. Failed trials teach nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from autolr.search.encoding import Array, Encoding, Mask
 
 Space = Mapping[str, BaseDistribution]
 ESTIMATE = "estimate"  # user attribute of a stopped trial: what its values would have been, with standard errors
-STDERR = "stderr"  # user attribute of a completed trial: the standard errors of its values
+STDERR = "stderr"  # user attribute of a completed trial: the standard errors of its values, as far as trials differ
 _PENDING = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -83,6 +83,10 @@ class History:
         names = sorted({name for t in self.done for name in t.constraints})
         rows = {name: [i for i, t in enumerate(self.done) if name in t.constraints] for name in names}
         return {name: (rows[name], np.array([self.done[i].constraints[name] for i in rows[name]])) for name in names}
+
+    def complete(self) -> Mask:
+        """Return which of the trials were evaluated in full, (n,) of bool; the others are estimates."""
+        return np.array([t.state == TrialState.COMPLETE for t in self.done], dtype=bool)
 
     def feasible(self) -> Mask:
         """Return which of the n trials violate nothing, (n,) of bool."""

@@ -16,11 +16,10 @@ from autolr.types import Candidate
 
 @dataclass(frozen=True)
 class _Scored:
-    """A trial that saw every example: its candidate, its ratio of the budget's quantity, its objective's value."""
+    """A trial that saw every example: its candidate, its objective's value, whether it keeps budgets and floors."""
 
     trial: int
     candidate: Candidate
-    ratio: float
     value: float
     feasible: bool
 
@@ -49,13 +48,13 @@ class Rivals:
         self._logits[trial] = logits
         write_kept(self._file(trial), self._key(candidate), {"logits": logits})
 
-    def add(self, trial: int, candidate: Candidate, ratio: float, value: float, feasible: bool) -> None:
+    def add(self, trial: int, candidate: Candidate, value: float, feasible: bool) -> None:
         """Take up a trial that was scored on everything, in the order of their numbers; the dense model is no rival."""
         if candidate.choices:
-            self._scored.append(_Scored(trial, candidate, ratio, value, feasible))
+            self._scored.append(_Scored(trial, candidate, value, feasible))
 
-    def race(self, ratio: float) -> tuple[Race, Rival] | None:
-        """Return the race that a candidate of this ratio has to run, against the best that costs no more.
+    def race(self, candidate: Candidate) -> tuple[Race, Rival] | None:
+        """Return the race that a candidate has to run, against the best that costs no more in any budget's quantity.
 
         None where racing is off, the first candidates are not all scored, or nothing feasible is as cheap.
         """
@@ -63,7 +62,12 @@ class Rivals:
         if not search.racing or len(self._scored) < REFERENCES:
             return None
         sign = SIGN[search.objective]
-        cheap = [one for one in self._scored if one.feasible and one.ratio <= ratio * (1 + COST_TOLERANCE)]
+        most = [amount * (1 + COST_TOLERANCE) for amount in self._amounts(candidate)]
+        cheap = [
+            one
+            for one in self._scored
+            if one.feasible and all(a <= b for a, b in zip(self._amounts(one.candidate), most, strict=True))
+        ]
         if not cheap:
             return None
         best = min(cheap, key=lambda one: (sign * one.value, one.trial))
@@ -93,6 +97,10 @@ class Rivals:
     def stderr_of(self, trial: int) -> float:
         """Return the same of a trial that was scored on everything."""
         return self.stderr(self._answers(next(one for one in self._scored if one.trial == trial)))
+
+    def _amounts(self, candidate: Candidate) -> list[float]:
+        cost = self.inputs.costs.cost(candidate)
+        return [float(cost.get(quantity)) for quantity in self.inputs.limits]
 
     def _answers(self, one: _Scored) -> Logits:
         if one.trial not in self._logits:

@@ -11,7 +11,7 @@ from autolr.errors import BudgetError, UsageError
 from autolr.records import Cost
 from autolr.search.dense_cost import check_priced, stored_dense_cost
 from autolr.search.folder import StudyFolder
-from autolr.search.front import finished, member
+from autolr.search.front import finished, member, scored
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -43,9 +43,7 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
         "study": str(folder.path),
         "trials": counts,
         "wanted": spec.trials,
-        "finished": result is not None
-        and result["trials"] == counts["complete"] + counts["stopped"]
-        and not counts["waiting"],
+        "finished": result is not None and result["trials"] == counts["complete"] + counts["stopped"],
         "budgets": list(spec.budgets),
         "floors": list(spec.floors),
         "front": [m["trial"] for m in front["members"]],
@@ -131,7 +129,15 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
                 f"the study at {folder.path} has no winner yet; name a --trial or a --budget, or resume it"
             )
         number = int(result["winner"])
-    found = {trial.number: trial for trial in finished(folder.load_study())}
+    study = folder.load_study()
+    found = {trial.number: trial for trial in finished(study)}
+    stopped = {trial.number: trial for trial in scored(study) if trial.number not in found}
+    if number in stopped:
+        rival, seen = stopped[number].user_attrs["stopped_by"], stopped[number].user_attrs["scores"]
+        raise UsageError(
+            f"trial {number} of {folder.path} was stopped after {next(iter(seen.values()))['n']} examples, where trial "
+            f"{rival} was better with confidence; export trial {rival}, or search with --no-racing"
+        )
     if number not in found:
         hint = f"finished are {len(found)}, from {min(found)} to {max(found)}" if found else "none is finished"
         raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}: see autolr front")
