@@ -33,7 +33,8 @@ def load_checkpoint(source: str | Path, trust_remote_code: bool = False, **optio
     """
     _check_source(source)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        local = {"local_files_only": options.get("local_files_only", False)}
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **local)
         auto_class = _auto_class(source, config)
         model, info = auto_class.from_pretrained(
             source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options

@@ -31,7 +31,7 @@ def export(
     from autolr.search.finalists import corrections_of, kept_corrections
     from autolr.search.folder import StudyFolder
     from autolr.search.run import open_study
-    from autolr.search.summary import find_trial
+    from autolr.search.summary import find_trial, with_multipliers
     from autolr.search.transfer import solve_at
     from autolr.types import Candidate
 
@@ -44,7 +44,7 @@ def export(
     folder = StudyFolder.existing(study)
     check_not_dense(to, folder.spec().model)
     check_vacant(to, force)
-    chosen = find_trial(folder, trial, None if solve else budget)
+    chosen = with_multipliers(folder, trial) if solve else find_trial(folder, trial, budget)
     result = folder.result()
     won = result is not None and result["winner"] == chosen["trial"] and not solve
     report = result["report"] if result is not None and won else None

@@ -116,7 +116,7 @@ def resume(
 
 
 def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
-    from autolr.report.tables import next_commands, result_lines, result_table
+    from autolr.report.tables import missed_limits, next_commands, result_lines, result_table
     from autolr.search.folder import StudyFolder
     from autolr.search.run import run_search
 
@@ -135,7 +135,8 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
         for line in next_commands(result, path):
             out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if not result["reached"]:
-        err.print("[bold red]budget or floor not reached:[/] the nearest candidate was exported", highlight=False)
+        missed = "; ".join(missed_limits(result)) or "see the table"
+        err.print(f"[bold red]not reached:[/] {missed}; the nearest candidate was exported", highlight=False)
         raise typer.Exit(3)
 
 

@@ -106,8 +106,8 @@ def plot_comparison(summary: Mapping[str, Any], file: Path) -> None:
             area, deviation = search["area"], search["deviation"] or [0.0] * len(search["area"])
             low, high = zip(*((a - d, a + d) for a, d in zip(area, deviation, strict=True)), strict=True)
             for axes, x in ((progress, range(1, len(area) + 1)), (clock, search["seconds"])):
-                (line,) = axes.plot(x, area, lw=1, label=name)
-                axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, lw=0)
+                (line,) = axes.plot(x, area, lw=1, label=name, drawstyle="steps-post")
+                axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, lw=0, step="post")
     quantity = summary["conditions"]["budgets"][0].partition("-")[2]
     quality.set(xlabel=f"{quantity}, ratio to dense", ylabel="accuracy, ratio to dense")
     progress.set(xlabel="evaluations of each study", ylabel="dominated area, share of the best")
@@ -115,6 +115,8 @@ def plot_comparison(summary: Mapping[str, Any], file: Path) -> None:
     floor = min((one["area"][-1] for one in summary["search"].values()), default=1.0)
     for axes in (progress, clock):
         axes.set_ylim(floor - 0.15, 1.02)
+    budgets = ", ".join(summary["conditions"]["budgets"])
+    figure.suptitle(f"Winners on the report part, and what the searches found ({budgets})", fontsize="medium")
     quality.legend(frameon=False, fontsize="small")
     for axes in (quality, progress, clock):
         axes.spines[["top", "right"]].set_visible(False)

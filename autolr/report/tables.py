@@ -46,8 +46,8 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
     """Return the front at the end of a search, with the scores its winner was chosen by."""
     members = result["members"]
     first = members[0]["selection"]["divergence"]["n"]
-    n_refitted = sum("before_refit" in one for one in members)
-    refitted = f"the best {n_refitted} were refitted before; " if n_refitted else ""
+    refits = [str(one["trial"]) for one in members if "before_refit" in one]
+    refitted = f"the refit was better for {', '.join(refits)} and is counted there; " if refits else ""
     table = _member_table(
         "The front of the search, scored again" if result["reached"] else "No candidate met all; the nearest",
         f"Scores on {first} selection pairs, which the search did not see: there a member may fall behind another; "
@@ -148,12 +148,26 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     if "optimism" in report:  # studies from before it was measured do without
         gap, points = report["optimism"][objective], objective != "divergence"
         value, stderr = (100 * gap[name] if points else gap[name] for name in ("value", "stderr"))
+        verdict = "no sign that the search part flattered it" if value < 2 * stderr else "the search part flattered it"
         yield (
-            f"Winner's curse: against dense it loses {value:+.2g} ± {stderr:.2g} {'points' if points else 'nats'} of "
-            f"{objective} more on the report part than on the search part, which it was found on."
+            f"Loss of {objective} against dense, report part less search part: {value:+.2g} ± {stderr:.2g} "
+            f"{'points' if points else 'nats'}; {verdict}."
         )
     if result["checkpoint"] is not None:
         yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+
+
+def missed_limits(result: Plain) -> Iterator[str]:
+    """Return each budget and floor that the winner misses, by how much."""
+    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
+    for name, excess in winner["constraints"].items():
+        if excess > 0:
+            yield f"{name} is missed by {100 * excess:.1f} %"
+    if not winner["keeps_floors"] and not any(">=" in name and x > 0 for name, x in winner["constraints"].items()):
+        yield "a floor is missed on the selection part"
+    clock = result["report"].get("latency")
+    if clock is not None and not clock["within"]:
+        yield f"the checkpoint takes {clock['ratio']:.3f}x of the dense model's time"
 
 
 def _latency_sentence(clock: Plain, conditions: Plain) -> str:
@@ -178,8 +192,8 @@ def status_lines(found: Plain) -> Iterator[str]:
     state = "finished" if found["finished"] else "not finished"
     yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
     yield (
-        f"trials: {counts['complete'] + counts['stopped']} of {found['wanted']} scored "
-        f"({counts['stopped']} until they were surely dominated), {counts['failed']} failed, "
+        f"trials: {counts['complete'] + counts['stopped']} of {found['wanted']}: {counts['complete']} scored in full, "
+        f"{counts['stopped']} stopped early by a better one; {counts['failed']} failed, "
         f"{counts['running']} running or interrupted, "
         f"{found['trial_seconds']:.0f} s of work"
     )

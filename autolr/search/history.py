@@ -4,8 +4,8 @@ Symbols:
     n: the trials in the space that teach; p: parameters; m: objectives.
 
 A completed trial teaches its values; its user attribute ``STDERR`` may hold their m standard errors (of what sets the
-trials apart). A trial that was stopped early (state PRUNED) teaches only if its user attribute ``ESTIMATE`` says what its
-values would have been: ``{"values": [m numbers], "stderr": [m numbers]}``. Failed trials teach nothing.
+trials apart). A trial that was stopped early (state PRUNED) teaches only if its user attribute ``ESTIMATE`` says what
+its values would have been: ``{"values": [m numbers], "stderr": [m numbers]}``. Failed trials teach nothing.
 """
 
 from collections.abc import Mapping, Sequence

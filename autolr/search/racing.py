@@ -1,4 +1,4 @@
-"""Racing: a candidate is scored on growing parts of the search data, until it is dominated with confidence or all are seen.
+"""Racing: a candidate is scored on growing parts of the search data, until it is dominated or all are seen.
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
 :mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the

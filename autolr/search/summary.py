@@ -11,7 +11,7 @@ from autolr.errors import BudgetError, UsageError
 from autolr.records import Cost
 from autolr.search.dense_cost import check_priced, stored_dense_cost
 from autolr.search.folder import StudyFolder
-from autolr.search.front import finished, member, scored
+from autolr.search.front import feasible, finished, member, scored
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -113,6 +113,22 @@ def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
     return min(fitting, key=lambda m: (sign * m["scores"][objective]["value"], m["trial"]))
 
 
+def with_multipliers(folder: StudyFolder, number: int | None) -> dict[str, Any]:
+    """Return the trial of this number, or of those with multipliers the best within the study's budgets and floors.
+
+    Raises:
+        UsageError: there is no such finished trial.
+    """
+    if number is not None:
+        return find_trial(folder, number, None)
+    spec, study = folder.spec(), folder.load_study()
+    sign = 1.0 if spec.search.objective == "divergence" else -1.0
+    searched = [trial for trial in finished(study) if trial.params]
+    if not searched:
+        raise UsageError(f"the study at {folder.path} has no trial with multipliers yet; resume it")
+    return member(min(searched, key=lambda trial: (not feasible(trial), sign * trial.values[0], trial.number)))
+
+
 def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] | None) -> dict[str, Any]:
     """Return the trial of this number, or the best within budgets, or with neither the winner.
 
@@ -139,7 +155,8 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
             f"{rival} was better with confidence; export trial {rival}, or search with --no-racing"
         )
     if number not in found:
-        hint = f"finished are {len(found)}, from {min(found)} to {max(found)}" if found else "none is finished"
+        known = ", ".join(map(str, sorted(found)[-12:]))
+        hint = f"scored in full are {'..., ' if len(found) > 12 else ''}{known}" if found else "none is finished"
         raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}: see autolr front")
     return member(found[number])
 
