@@ -187,7 +187,7 @@ class Evaluation:
         scores: by name; estimates of what the whole data would give where the evaluation was stopped.
         seconds: spent on each step.
         logits: its answers to all examples; None where the evaluation was stopped.
-        stopped_by: the trial that dominates it, so surely that the rest of the examples was spared; else None.
+        stopped_by: the trial that dominates it with confidence, so that the rest of the examples was spared; else None.
         stderr: standard error of the study's objective, as far as it differs from that trial's.
     """
 

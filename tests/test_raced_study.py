@@ -52,6 +52,13 @@ def raced(spec, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return folder
 
 
+def beside(raced: StudyFolder, directory: Path) -> StudyFolder:
+    """Return the folder of another study that shares the bank."""
+    folder = StudyFolder(directory / "study")
+    folder.bank = raced.bank
+    return folder
+
+
 def rows_of(folder: StudyFolder) -> list[tuple]:
     trials = folder.load_study().trials
     return [
@@ -126,8 +133,7 @@ def test_a_study_that_was_stopped_anywhere_ends_as_the_uninterrupted_one(
             if self.left < 0:
                 raise Stopped("enough")
 
-    folder = StudyFolder(tmp_path / "study")
-    folder.bank = raced.bank
+    folder = beside(raced, tmp_path)
     with pytest.raises(Stopped):
         run_search(spec, folder, StopAfter(), checkpoint=False)
     run_search(spec, folder, Silent(), checkpoint=False)
@@ -137,8 +143,7 @@ def test_a_study_that_was_stopped_anywhere_ends_as_the_uninterrupted_one(
 def test_a_kill_between_the_members_of_a_batch_loses_none(
     spec, raced: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = StudyFolder(tmp_path / "study")
-    folder.bank = raced.bank
+    folder = beside(raced, tmp_path)
     enqueue, calls = optuna.Study.enqueue_trial, iter(range(1000))
 
     def killed(self, params, user_attrs=None, **options):
@@ -157,8 +162,7 @@ def test_a_kill_between_the_members_of_a_batch_loses_none(
 def test_lost_answers_of_a_rival_are_scored_anew(
     spec, raced: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = StudyFolder(tmp_path / "study")
-    folder.bank = raced.bank
+    folder = beside(raced, tmp_path)
     step, calls = Driver._step, iter(range(1000))
 
     def some(self, trial):
@@ -178,8 +182,7 @@ def test_lost_answers_of_a_rival_are_scored_anew(
 
 def test_without_racing_everything_is_scored_on_everything(spec, raced: StudyFolder, tmp_path: Path) -> None:
     search = spec.search.model_copy(update={"racing": False, "sampler": "random"})
-    folder = StudyFolder(tmp_path / "study")
-    folder.bank = raced.bank
+    folder = beside(raced, tmp_path)
     run_search(spec.model_copy(update={"search": search, "trials": 12}), folder, Silent(), checkpoint=False)
     trials = folder.load_study().trials
     assert {t.state for t in trials} == {TrialState.COMPLETE}
@@ -189,8 +192,7 @@ def test_without_racing_everything_is_scored_on_everything(spec, raced: StudyFol
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_other_samplers_live_with_stopped_trials(spec, raced: StudyFolder, tmp_path: Path, sampler: str) -> None:
     search = spec.search.model_copy(update={"sampler": sampler})
-    folder = StudyFolder(tmp_path / "study")
-    folder.bank = raced.bank
+    folder = beside(raced, tmp_path)
     run_search(spec.model_copy(update={"search": search, "trials": 16}), folder, Silent(), checkpoint=False)
     assert TrialState.PRUNED in {t.state for t in folder.load_study().trials}
 

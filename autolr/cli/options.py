@@ -48,7 +48,10 @@ Refit = Annotated[
     bool, typer.Option(help="Refit the finalists' layers to the dense model by least squares on calibration pairs.")
 ]
 Racing = Annotated[
-    bool, typer.Option(help="Score a candidate on growing parts of the search data, until it is surely dominated.")
+    bool,
+    typer.Option(
+        help="Score a candidate on growing parts of the search data, until a better one is found to dominate it."
+    ),
 ]
 Proposals = Annotated[
     int | None, typer.Option(min=1, help="Candidates proposed at once; none: so many that proposing costs little.")

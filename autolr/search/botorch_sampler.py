@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from autolr.search.acquisition import Acquisition
 
 IsNew = Callable[[dict[str, Any], Sequence[dict[str, Any]]], bool]
-_EXACT = 0.1  # deviations of the utilities: values with larger standard errors do not place the hypervolume's corner
+_EXACT = 0.1  # deviations of the utilities: vaguer estimates of stopped trials do not place the hypervolume's corner
 _STARTUP_SPARES = 256  # further points tried when a startup point is already taken
 
 
