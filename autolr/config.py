@@ -200,7 +200,7 @@ class SearchSpec(Strict):
     space: str = "importance"
     sampler: str = "botorch"
     objective: Literal["divergence", "accuracy", "agreement"] = "divergence"
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "afm", "losparse")
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
     racing: bool = True

@@ -85,7 +85,7 @@ Profile = Annotated[
 Offline = Annotated[bool, typer.Option(help="Never reach for the hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model brings along.")]
 
-DEFAULT_METHODS = ("kfac", "afm", "losparse")
+DEFAULT_METHODS = ("kfac", "losparse")
 
 
 def parse_duration(text: str | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 from typing import Any
 
 import numpy as np
@@ -74,9 +74,10 @@ class ImportanceSpace:
     def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
         """Return the knapsack's own solutions and points near them.
 
-        ``knapsack 0`` takes the curves as they are. ``knapsack 1`` trusts the first method's most and multiplies the
-        others by the most the space allows: an option that wins because its curve was measured too low is the usual
-        mistake. ``knapsack 2`` is the first at the lowest level. The points near them differ in all but the level.
+        ``knapsack 0`` takes the first method's curves as they are and multiplies the others' by the middle of what the
+        space allows: the lowest of several measured curves is more often one measured too low. ``knapsack 1`` multiplies
+        them by the least. ``knapsack 2`` is the first at the lowest level. The points near them differ in all but the
+        level.
 
         Args:
             seed: of the points near the solutions.
@@ -89,7 +90,10 @@ class ImportanceSpace:
         neutral = encoding.decode(encoding.snap(encoding.encode([plain | top]))[0])  # a space may leave it out
         starts = [neutral]
         if c.method is not None and len(self.methods) > 1:
-            starts.append(neutral | {f"method/{method}": c.method.high for method in self.methods[1:]})
+            others = [f"method/{method}" for method in self.methods[1:]]
+            middle = sqrt(c.method.low * c.method.high)
+            starts = [neutral | dict.fromkeys(others, factor) for factor in (middle, c.method.low)]
+            neutral = starts[0]
         lowest = [neutral | {"level": c.level.low}] if c.level else []
         found = {f"knapsack {index}": params for index, params in enumerate([*starts, *lowest])}
         count = int(NEAR_SHARE * trials) if space else 0
