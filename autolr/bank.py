@@ -132,6 +132,20 @@ class Bank:
             for unit in self.units
         )
 
+    def present(self, methods: Sequence[Method]) -> bool:
+        """Tell whether everything these methods need is on disk under the right keys; contents are not checked."""
+        self._methods.update({method.name: method for method in methods})
+        return all(
+            self._key_on_disk(path) == (self._key(method, unit) if method else self._stats_key(unit))
+            for unit in self.units
+            for method, path in self._files_of(unit, methods)
+        )
+
+    def files(self, methods: Sequence[Method]) -> dict[str, Path]:
+        """Return the files that these methods need, by their place in the bank's folder."""
+        paths = [path for unit in self.units for _, path in self._files_of(unit, methods)]
+        return {str(path.relative_to(self.directory)): path for path in paths}
+
     def unit(self, name: str) -> Unit:
         """Return the unit of this name."""
         return self._units[name]
@@ -209,6 +223,19 @@ class Bank:
 
     def _path(self, kind: str, unit: Unit) -> Path:
         return self.directory / kind / f"{unit.name}.safetensors"
+
+    def _files_of(self, unit: Unit, methods: Sequence[Method]) -> list[tuple[Method | None, Path]]:
+        """Return the unit's files: its statistics and each method's decomposition."""
+        found: list[tuple[Method | None, Path]] = [(None, self._path(STATISTICS, unit))]
+        return found + [(method, self._path(method.name, unit)) for method in methods]
+
+    @staticmethod
+    def _key_on_disk(path: Path) -> str | None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                return (file.metadata() or {}).get("key")
+        except (SafetensorError, OSError):
+            return None
 
     def _read_stats(self, unit: Unit) -> LayerStats | None:
         tensors = self._read(STATISTICS, unit, self._stats_key(unit))

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from scipy.stats import binom
 
+from autolr import slots
+
 Run = Callable[[], object]
 
 CONFIDENCE = 0.95
@@ -58,7 +60,7 @@ def compare(
     max_seconds: float = 60.0,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
-    """Time several runs against the first one.
+    """Time several runs against the first one, while no process of this machine evaluates a candidate.
 
     Args:
         runs: name -> what to run; the first is the reference of all ratios.
@@ -78,6 +80,18 @@ def compare(
         >>> found["one"].ratio, found["two"].ratio > 1
         (1.0, True)
     """
+    with slots.measuring(check):
+        return _compare(runs, device, threads, precision, max_seconds, check)
+
+
+def _compare(
+    runs: Mapping[str, Run],
+    device: torch.device | None,
+    threads: int | None,
+    precision: float,
+    max_seconds: float,
+    check: Callable[[], None],
+) -> dict[str, Timing]:
     timers = {name: _timer(run, device, threads) for name, run in runs.items()}
     started = time.monotonic()
     numbers = {name: _repeats(timer) for name, timer in timers.items()}

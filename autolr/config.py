@@ -224,11 +224,23 @@ class RunSpec(Strict):
     trust_remote_code: bool = False
 
 
+class CrewSpec(Strict):
+    """Who runs the trials; see the options ``--workers``, ``--ray-address``, ``--gpus-per-worker``.
+
+    ``timeout`` is how many seconds a worker may go without finishing a batch.
+    """
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    ray_address: str | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+
+
 class StudySpec(Strict):
     """Everything that decides what a study computes.
 
-    ``model`` None is the embedded example. ``trials`` and ``time_limit`` (seconds) may change when a study goes on;
-    everything else may not.
+    ``model`` None is the embedded example; ``storage`` None is a journal file. ``trials``, ``time_limit`` (seconds) and
+    ``crew`` may change when a study goes on; everything else may not.
     """
 
     model: str | None = None
@@ -241,6 +253,8 @@ class StudySpec(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     search: SearchSpec = SearchSpec()
     run: RunSpec = RunSpec()
+    storage: str | None = None
+    crew: CrewSpec = CrewSpec()
 
     @property
     def parsed_budgets(self) -> tuple[Budget, ...]:
@@ -254,7 +268,7 @@ class StudySpec(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that a study may not change, flat: dotted name -> plain value."""
-        plain = self.model_dump(mode="json", exclude={"trials", "time_limit"})
+        plain = self.model_dump(mode="json", exclude={"trials", "time_limit", "crew"})
         return dict(flatten(plain))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from autolr.score import NliScorer
 from autolr.score.sampling import inclusion_probabilities, sampling_order, weighted_mean
-from autolr.search.racing import CONFIDENCE, LOOKS, Race, Rival, separation
+from autolr.search.racing import CONFIDENCE, LOOKS, Race, Rival, example_sizes, separation
 
 N = 400
 
@@ -114,7 +114,8 @@ def scorer() -> NliScorer:
 
 
 def race_of(scorer: NliScorer, seed: int = 0) -> Race:
-    return Race(scorer, "divergence", [worse(scorer.dense, by, 7) for by in (0.3, 0.4, 0.5)], batches_of, seed)
+    references = [worse(scorer.dense, by, 7) for by in (0.3, 0.4, 0.5)]
+    return Race(scorer, "divergence", example_sizes(scorer, "divergence", references), batches_of, seed)
 
 
 def test_the_parts_are_the_looks_and_together_everything(scorer: NliScorer) -> None:
@@ -179,7 +180,7 @@ def test_accuracy_races_the_other_way_round(scorer: NliScorer) -> None:
     labels = scorer.labels
     right = torch.nn.functional.one_hot(labels, 3).float() * 5
     wrong = torch.nn.functional.one_hot((labels + 1) % 3, 3).float() * 5
-    race = Race(scorer, "accuracy", [right, wrong], batches_of, 0)
+    race = Race(scorer, "accuracy", example_sizes(scorer, "accuracy", [right, wrong]), batches_of, 0)
     mixed = torch.where(torch.arange(N)[:, None] % 5 == 0, wrong, right)
     assert race.run(Table(wrong), Rival(0, mixed), lambda: None).logits is None
     assert race.run(Table(right), Rival(0, mixed), lambda: None).logits is not None

@@ -15,8 +15,8 @@ from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.progress import Silent
 from autolr.report.tables import result_lines
 from autolr.search import objective as objective_module
-from autolr.search.driver import MAX_FAILURES_IN_A_ROW
 from autolr.search.folder import StudyFolder
+from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
 from autolr.search.run import run_search
 from autolr.search.summary import select_trial
 

@@ -84,11 +84,27 @@ Profile = Annotated[
 ]
 Offline = Annotated[bool, typer.Option(help="Never reach for the hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model brings along.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that run trials, by Ray; none: 1, in this process alone.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Cluster to run workers on: auto, or host:port; none: this machine.")
+]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(min=0.0, help="Share of a GPU for each worker, such as 0.25; none: a whole one.")
+]
+WorkerTimeout = Annotated[
+    str | None, typer.Option(help="A worker that finishes no batch for so long is ended: 90s, 10m; none: 10m.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="postgresql://user@host/database for several drivers; none: a journal in the study's folder."),
+]
 
 DEFAULT_METHODS = ("kfac", "losparse")
 
 
-def parse_duration(text: str | None) -> float | None:
+def parse_duration(text: str | None, option: str = "--time-limit") -> float | None:
     """Return seconds.
 
     Raises:
@@ -102,7 +118,7 @@ def parse_duration(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None or float(match[1]) <= 0:
-        raise UsageError(f"--time-limit {text!r} must be a duration above zero such as 90s, 30m or 2h")
+        raise UsageError(f"{option} {text!r} must be a duration above zero such as 90s, 30m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
@@ -125,6 +141,23 @@ def parse_lengths(text: str | None) -> list[int]:
 
 
 PROFILED = ("batch_size", "seq_len", "lengths", "dtype", "device", "threads")
+
+
+def crew(
+    workers: int | None, ray_address: str | None, gpus_per_worker: float | None, worker_timeout: str | None
+) -> dict[str, Any]:
+    """Return what is given of the settings about workers, in the specification's form.
+
+    Raises:
+        UsageError: the timeout is malformed.
+    """
+    given = {
+        "workers": workers,
+        "ray_address": ray_address,
+        "gpus_per_worker": gpus_per_worker,
+        "timeout": parse_duration(worker_timeout, "--worker-timeout"),
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def read_profile(path: Path | None) -> dict[str, Any]:
@@ -185,6 +218,8 @@ def collect(
     profile: Path | None,
     offline: bool,
     trust_remote_code: bool,
+    storage: str | None = None,
+    crew: dict[str, Any] | None = None,
 ) -> StudySpec:
     """Build the specification from the options.
 
@@ -192,6 +227,7 @@ def collect(
         UsageError: an option's value is malformed.
     """
     from autolr.search.spaces.configs import load_space_config
+    from autolr.search.storage import without_password
 
     plain: dict[str, Any] = {
         "model": _absolute(model),
@@ -239,6 +275,8 @@ def collect(
             "trust_remote_code": trust_remote_code,
             **read_profile(profile),
         },
+        "storage": storage and without_password(storage),
+        "crew": crew or {},
     }
     return make_spec(plain, "options")
 

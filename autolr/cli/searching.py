@@ -7,8 +7,8 @@ import typer
 
 from autolr.cli import options as o
 from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.config import StudySpec
-from autolr.errors import Stopped
+from autolr.config import CrewSpec, StudySpec
+from autolr.errors import Stopped, UsageError
 
 
 @reported
@@ -53,6 +53,11 @@ def search(
     profile: o.Profile = None,
     offline: o.Offline = False,
     trust_remote_code: o.TrustRemoteCode = False,
+    workers: o.Workers = None,
+    ray_address: o.RayAddress = None,
+    gpus_per_worker: o.GpusPerWorker = None,
+    worker_timeout: o.WorkerTimeout = None,
+    storage: o.Storage = None,
     json: o.Json = False,
 ) -> None:
     """Search the best candidates within a budget, choose the winner on held-out data, export it."""
@@ -96,6 +101,8 @@ def search(
         profile=profile,
         offline=offline,
         trust_remote_code=trust_remote_code,
+        storage=storage,
+        crew=o.crew(workers, ray_address, gpus_per_worker, worker_timeout),
     )
     _run(spec, study or o.default_folder(spec), json)
 
@@ -105,13 +112,22 @@ def resume(
     study: o.StudyArgument,
     trials: Annotated[int | None, typer.Option(min=1, help="Another number of trials to complete.")] = None,
     time_limit: o.TimeLimit = None,
+    workers: o.Workers = None,
+    ray_address: o.RayAddress = None,
+    gpus_per_worker: o.GpusPerWorker = None,
+    worker_timeout: o.WorkerTimeout = None,
+    storage: Annotated[str | None, typer.Option(help="The study's database, to give its password once more.")] = None,
     json: o.Json = False,
 ) -> None:
     """Go on with a study that was stopped or killed, or with more trials than before."""
     from autolr.search.folder import StudyFolder
+    from autolr.search.storage import without_password
 
     spec = StudyFolder.existing(study).spec()
-    changes = {"trials": trials or spec.trials, "time_limit": o.parse_duration(time_limit)}
+    if storage is not None and without_password(storage) != spec.storage:
+        raise UsageError(f"the trials of {study} are kept in {spec.storage or 'its own folder'}, not in --storage")
+    crew = CrewSpec(**{**spec.crew.model_dump(), **o.crew(workers, ray_address, gpus_per_worker, worker_timeout)})
+    changes = {"trials": trials or spec.trials, "time_limit": o.parse_duration(time_limit), "crew": crew}
     _run(spec.model_copy(update=changes), study, json)
 
 

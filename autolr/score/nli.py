@@ -19,21 +19,49 @@ Batch = Mapping[str, Tensor]
 Logits = Float[Tensor, "examples classes"]
 
 
-def predict(model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> Logits:
+def predict(
+    model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None, halved: bool = False
+) -> Logits:
     """Return the model's logits of every example, in the batches' order, float32 on the CPU.
+
+    A batch that does not fit into the device's memory is run again in two halves, once.
 
     Args:
         model: a sequence classifier.
         batches: tokenized pairs.
         tick: called after each batch; may raise to stop.
+        halved: run each batch in two halves from the first.
+
+    Raises:
+        torch.OutOfMemoryError: half a batch does not fit either.
     """
     model.eval()
-    parts = []
+    parts: list[Logits] = []
     with torch.inference_mode():
         for batch in batches:
-            parts.append(model(**{k: v for k, v in batch.items() if k != "labels"}).logits.float().cpu())
+            inputs = {k: v for k, v in batch.items() if k != "labels"}
+            try:
+                parts.extend(_logits(model, one) for one in (_halves(inputs) if halved else [inputs]))
+            except torch.OutOfMemoryError:
+                if halved:
+                    raise
+                parts.extend(_logits(model, half) for half in _halves(inputs))
             tick()
     return torch.cat(parts)
+
+
+def _logits(model: nn.Module, inputs: Batch) -> Logits:
+    logits: Logits = model(**inputs).logits.float().cpu()
+    return logits
+
+
+def _halves(inputs: Batch) -> list[Batch]:
+    """Return a batch in two parts, one where it has a single example; the device's cached memory is given back."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    n = len(next(iter(inputs.values())))
+    cuts = [slice(0, (n + 1) // 2), slice((n + 1) // 2, n)] if n > 1 else [slice(0, n)]
+    return [{name: tensor[cut] for name, tensor in inputs.items()} for cut in cuts]
 
 
 @dataclass(frozen=True)

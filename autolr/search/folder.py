@@ -1,6 +1,6 @@
 """A study's folder: the resolved specification, the Optuna journal, one file for each trial, the front.
 
-study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage
+study.yaml      specification, fingerprint, versions      study.journal    Optuna's storage, without a database
 bank/           statistics and decompositions             trials/<n>.json  each trial's spec and measurements, and
                                                           <n>.safetensors its logits on the search part
 front.json      rewritten after every trial               front/<n>/       exported checkpoints
@@ -17,15 +17,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage
 
 from autolr.config import StudySpec, make_spec, read_yaml
 from autolr.errors import AutolrError, UsageError
+from autolr.search.storage import open_database, open_journal
 
 STUDY_NAME = "autolr"
 _VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
@@ -119,8 +119,11 @@ class StudyFolder:
         write_atomically(path, json.dumps(content, indent=1) + "\n")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Hold the folder for writing; a process that dies lets go of it.
+
+        Args:
+            wait: until another process lets go, instead of refusing: several may work on a study in a database.
 
         Raises:
             UsageError: the folder cannot be written, or another process is writing.
@@ -135,7 +138,7 @@ class StudyFolder:
             ) from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(f"another process is working on {self.path}; wait for it or stop it") from error
             try:
@@ -145,50 +148,45 @@ class StudyFolder:
                     shutil.rmtree(self.path)
                 raise
 
-    def storage(self, repair: bool = False) -> JournalStorage:
+    @property
+    def study_name(self) -> str:
+        """The study's name in its storage; a database holds many, each under the name of its folder."""
+        return self.path.resolve().name if self.database else STUDY_NAME
+
+    @property
+    def database(self) -> str | None:
+        """The address of the database that holds the trials; None: they are in the folder's journal."""
+        if not self.spec_file.is_file():
+            return None
+        address: str | None = self.stored()["spec"].get("storage")
+        return address
+
+    def begun(self) -> bool:
+        """Tell whether there may be trials."""
+        return self.journal.is_file() or self.database is not None
+
+    def storage(self, repair: bool = False) -> BaseStorage:
         """Open the Optuna storage.
 
         Args:
-            repair: cut off a last line that a crash left unfinished; only for the process that holds the folder.
+            repair: cut off a journal's last line that a crash left unfinished; only for the process that holds the
+                folder.
         """
-        if repair and self.journal.is_file():
-            lock = _FileLock(self.journal)
-            lock.acquire()
-            _cut_torn_line(self.journal)
-            lock.release()
-        return JournalStorage(JournalFileBackend(str(self.journal), lock_obj=_FileLock(self.journal)))
+        address = self.database
+        return open_journal(self.journal, repair) if address is None else open_database(address)
 
     def load_study(self) -> optuna.Study:
         """Open the study for reading.
 
         Raises:
-            UsageError: it has not begun.
+            UsageError: it has not begun, or its database cannot be reached.
         """
-        if not self.journal.is_file():
+        if not self.begun():
             raise UsageError(f"the study at {self.path} has no trials yet; begin it with autolr resume {self.path}")
         try:
-            return optuna.load_study(study_name=STUDY_NAME, storage=self.storage())
+            return optuna.load_study(study_name=self.study_name, storage=self.storage())
         except KeyError as error:
             raise UsageError(f"the study at {self.path} has no trials yet; resume it") from error
-
-
-class _FileLock(JournalFileOpenLock):
-    """A lock on the journal that the kernel frees when its holder dies; Optuna's own outlive a killed process."""
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._path = journal.with_name(journal.name + ".lock")
-        self._file: IO[str] | None = None
-
-    def acquire(self) -> bool:
-        self._file = self._path.open("a")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -198,14 +196,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _cut_torn_line(journal: Path) -> None:
-    content = journal.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        with journal.open("r+b") as file:
-            file.truncate(end)
 
 
 def write_atomically(path: Path, text: str) -> None:

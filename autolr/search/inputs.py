@@ -114,20 +114,11 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         BudgetError: a budget cannot be reached by any candidate.
     """
     methods = get_methods(spec.search.methods)
-    device = checked_device(spec.run.device)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
-    source = str(EXAMPLE_MODEL) if spec.model is None else spec.model
     progress.start("load the model and the data")
-    model = load_checkpoint(
-        source, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype), **_hub(spec)
-    )
-    model.to(device)  # type: ignore[arg-type]
-    model.train(False)
-    check_classifier(model, source)
+    model, tokenizer = open_model(spec)
     check_finite(model)
-    tokenizer = load_tokenizer(source, spec)
-    ensure_padding(model, tokenizer)
     progress.update(0.5)
     parts = load_parts(spec.data, label_ids(model), spec.model is None, spec.run.offline, spec.seed)
     for note in parts.notes:
@@ -139,6 +130,25 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
     return Inputs(spec, model, tokenizer, max_length, parts, units, costs, methods)
+
+
+def open_model(spec: StudySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model onto its device, in eval mode, and its tokenizer.
+
+    Raises:
+        UsageError: there is no such device here, or the model is not one that the task can use.
+    """
+    device = checked_device(spec.run.device)
+    source = str(EXAMPLE_MODEL) if spec.model is None else spec.model
+    model = load_checkpoint(
+        source, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype), **_hub(spec)
+    )
+    model.to(device)  # type: ignore[arg-type]
+    model.train(False)
+    check_classifier(model, source)
+    tokenizer = load_tokenizer(source, spec)
+    ensure_padding(model, tokenizer)
+    return model, tokenizer
 
 
 def checked_device(name: str) -> torch.device:

@@ -1,48 +1,51 @@
 """One trial: candidate -> compressed model -> scores and cost, with the dense modules back in place afterwards."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transformers import PreTrainedModel
+import numpy as np
 
+from autolr import slots
 from autolr.bank import Bank
 from autolr.compress import compress_, restore_
 from autolr.config import Budget, Floor
-from autolr.cost import CostTable
-from autolr.progress import Progress
+from autolr.data.batches import Batch
 from autolr.score import NliScorer, predict
-from autolr.search.racing import Outcome, Race, Rival
+from autolr.search.inputs import Inputs
+from autolr.search.racing import Heat, Outcome, Race
 from autolr.types import Candidate, Cost, Evaluation, Score
 
 RATIO_DIGITS = 6
 """Digits after the point of a stored ratio."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Objective:
-    """Evaluates candidates under fixed conditions.
+    """Evaluates candidates under fixed conditions, in this process or in a worker.
 
     Attributes:
-        model: the dense model.
+        inputs: the model, what prices candidates, and the search part.
         bank: decompositions.
-        costs: prices candidates.
         scorer: of the search part.
     """
 
-    model: PreTrainedModel
+    inputs: Inputs
     bank: Bank
-    costs: CostTable
     scorer: NliScorer
+    _race: tuple[np.ndarray, Race] | None = None
 
-    def evaluate(self, candidate: Candidate, progress: Progress, heat: tuple[Race, Rival] | None = None) -> Evaluation:
-        """Compress in place, score, restore.
+    def evaluate(
+        self, candidate: Candidate, tick: Callable[[], None], heat: Heat | None = None, halved: bool = False
+    ) -> Evaluation:
+        """Compress in place, score, restore; waits while somebody measures times on this machine.
 
         Args:
             candidate: what to evaluate.
-            progress: may stop the work between batches.
+            tick: called between batches; may raise to stop the work.
             heat: the race that it runs; None: it is scored on everything.
+            halved: run each batch in two halves, where a whole one was too large.
 
         Returns:
             Costs, scores and the seconds spent on compressing and on scoring.
@@ -50,26 +53,43 @@ class Objective:
         Raises:
             AutolrError: the compressed model's output is not finite, or the work was stopped.
         """
-        cost = self.costs.cost(candidate)
+        cost = self.inputs.costs.cost(candidate)
         if not candidate.choices:  # the dense model: its answers are known
             dense_logits = self.scorer.dense
             seconds = {"compress": 0.0, "score": 0.0}
             return Evaluation(candidate, cost, self.scorer.compare(dense_logits), seconds, dense_logits)
+        with slots.evaluating(tick):
+            return self._score(candidate, cost, tick, heat, halved)
+
+    def _score(
+        self, candidate: Candidate, cost: Cost, tick: Callable[[], None], heat: Heat | None, halved: bool
+    ) -> Evaluation:
+        model = self.inputs.model
         started = time.perf_counter()
-        dense = compress_(self.model, candidate, self.bank)
+        dense = compress_(model, candidate, self.bank)
         try:
             compressed = time.perf_counter()
             if heat is None:
-                logits = predict(self.model, self.scorer.batches, progress.check)
+                logits = predict(model, self.scorer.batches, tick, halved)
                 outcome = Outcome(self.scorer.compare(logits), logits, 0.0)
             else:
-                race, rival = heat
-                outcome = race.run(self.model, rival, progress.check)
+                outcome = self._race_of(heat).run(model, heat.rival, tick, halved)
         finally:
-            restore_(self.model, dense)
+            restore_(model, dense)
         seconds = {"compress": compressed - started, "score": time.perf_counter() - compressed}
-        stopped_by = None if outcome.logits is not None or heat is None else heat[1].trial
+        stopped_by = None if outcome.logits is not None or heat is None else heat.rival.trial
         return Evaluation(candidate, cost, outcome.scores, seconds, outcome.logits, stopped_by, outcome.stderr)
+
+    def _race_of(self, heat: Heat) -> Race:
+        """Return the race over the search part; all heats of a study share it."""
+        if self._race is None or not np.array_equal(self._race[0], heat.sizes):
+            spec = self.inputs.spec
+
+            def batches(rows: Sequence[int]) -> list[Batch]:
+                return self.inputs.batches("search", rows)
+
+            self._race = heat.sizes, Race(self.scorer, spec.search.objective, heat.sizes, batches, spec.seed)
+        return self._race[1]
 
 
 def constraints(

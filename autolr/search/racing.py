@@ -53,6 +53,19 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """The race that one candidate has to run.
+
+    Attributes:
+        sizes: (N,) how much each example separates candidates; see :func:`example_sizes`.
+        rival: whom it races.
+    """
+
+    sizes: Array
+    rival: Rival
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a race leaves.
 
@@ -88,7 +101,7 @@ class Race:
     Args:
         scorer: of the whole search part.
         objective: the score that candidates race by.
-        references: logits of the first candidates, at least two.
+        sizes: (N,) how much each example separates candidates; see :func:`example_sizes`.
         batches: rows, ascending -> their batches, in that order.
         seed: of the samples.
     """
@@ -97,24 +110,27 @@ class Race:
         self,
         scorer: NliScorer,
         objective: str,
-        references: Sequence[Logits],
+        sizes: Array,
         batches: Callable[[Sequence[int]], Sequence[Batch]],
         seed: int,
     ) -> None:
         self.scorer, self.objective = scorer, objective
-        known = np.stack([scorer.values(logits)[objective].numpy() for logits in references])
-        # Of scores that are 0 or 1, what two candidates differ by need not be where the first ones differed.
-        size = separation(known) if objective == "divergence" else np.ones(known.shape[1])
-        order, total = sampling_order(size, seed), len(size)
-        sizes = [int(share * total) for share in LOOKS]
-        ends = [0, *(n for n in sizes if n >= LEAST_EXAMPLES), total]
+        order, total = sampling_order(sizes, seed), len(sizes)
+        looks = [int(share * total) for share in LOOKS]
+        ends = [0, *(n for n in looks if n >= LEAST_EXAMPLES), total]
         self.parts: list[Part] = []
         for start, end in pairwise(ends):
             rows = np.sort(order[start:end])
-            self.parts.append(Part(rows, batches(rows.tolist()), inclusion_probabilities(size, end)))
+            self.parts.append(Part(rows, batches(rows.tolist()), inclusion_probabilities(sizes, end)))
 
-    def run(self, model: nn.Module, rival: Rival, tick: Callable[[], None]) -> Outcome:
+    def run(self, model: nn.Module, rival: Rival, tick: Callable[[], None], halved: bool = False) -> Outcome:
         """Score a model until it is dominated by the rival with confidence, or on everything.
+
+        Args:
+            model: the compressed model.
+            rival: whom it races.
+            tick: called between batches; may raise to stop.
+            halved: run each batch in two halves.
 
         Raises:
             AutolrError: the model's outputs are not finite.
@@ -123,7 +139,7 @@ class Race:
         rows, logits = np.empty(0, dtype=np.int64), torch.empty(0, rival.logits.shape[1])
         for part in self.parts:
             rows = np.concatenate([rows, part.rows])
-            logits = torch.cat([logits, predict(model, part.batches, tick)])
+            logits = torch.cat([logits, predict(model, part.batches, tick, halved)])
             ours = {name: v.numpy() for name, v in self.scorer.values(logits, torch.from_numpy(rows)).items()}
             probabilities = part.probabilities[rows]
             total = len(part.probabilities)
@@ -149,6 +165,16 @@ def _estimate(name: str, theirs: Array, gap: Mean, n: int) -> Score:
     value = float(theirs.mean()) + gap.value
     stderr = float(np.hypot(theirs.std(ddof=1) / len(theirs) ** 0.5, gap.wide_stderr))
     return Score(max(value, 0.0) if name == "divergence" else min(max(value, 0.0), 1.0), stderr, n)
+
+
+def example_sizes(scorer: NliScorer, objective: str, references: Sequence[Logits]) -> Array:
+    """Return how much each example separates candidates, (N,), learned from the first candidates' logits, at least two.
+
+    Of scores that are 0 or 1, what two candidates differ by need not be where the first ones differed: all count alike.
+    """
+    if objective != "divergence":
+        return np.ones(len(scorer.dense))
+    return separation(np.stack([scorer.values(logits)[objective].numpy() for logits in references]))
 
 
 def separation(known: Array) -> Array:

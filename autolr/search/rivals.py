@@ -8,9 +8,10 @@ import numpy as np
 
 from autolr.score import NliScorer
 from autolr.score.nli import Logits
+from autolr.score.sampling import Array
 from autolr.search.inputs import Inputs
 from autolr.search.kept import read_kept, write_kept
-from autolr.search.racing import COST_TOLERANCE, REFERENCES, SIGN, Race, Rival
+from autolr.search.racing import COST_TOLERANCE, REFERENCES, SIGN, Heat, Rival, example_sizes
 from autolr.types import Candidate
 
 
@@ -41,7 +42,7 @@ class Rivals:
     rescore: Callable[[Candidate], Logits]
     _scored: list[_Scored] = field(default_factory=list)
     _logits: dict[int, Logits] = field(default_factory=dict)
-    _race: Race | None = None
+    _sizes: Array | None = None
 
     def keep(self, trial: int, candidate: Candidate, logits: Logits) -> None:
         """Write a trial's logits; before it is told, so that a kill cannot come between."""
@@ -53,13 +54,13 @@ class Rivals:
         if candidate.choices:
             self._scored.append(_Scored(trial, candidate, value, feasible))
 
-    def race(self, candidate: Candidate) -> tuple[Race, Rival] | None:
+    def heat(self, candidate: Candidate) -> Heat | None:
         """Return the race that a candidate has to run, against the best that costs no more in any budget's quantity.
 
         None where racing is off, the first candidates are not all scored, or nothing feasible is as cheap.
         """
         search = self.inputs.spec.search
-        if not search.racing or len(self._scored) < REFERENCES:
+        if not search.racing or not candidate.choices or len(self._scored) < REFERENCES:
             return None
         sign = SIGN[search.objective]
         most = [amount * (1 + COST_TOLERANCE) for amount in self._amounts(candidate)]
@@ -71,16 +72,10 @@ class Rivals:
         if not cheap:
             return None
         best = min(cheap, key=lambda one: (sign * one.value, one.trial))
-        if self._race is None:
+        if self._sizes is None:
             references = [self._answers(one) for one in self._scored[:REFERENCES]]
-            self._race = Race(
-                self.scorer,
-                search.objective,
-                references,
-                lambda rows: self.inputs.batches("search", rows),
-                self.inputs.spec.seed,
-            )
-        return self._race, Rival(best.trial, self._answers(best))
+            self._sizes = example_sizes(self.scorer, search.objective, references)
+        return Heat(self._sizes, Rival(best.trial, self._answers(best)))
 
     def stderr(self, logits: Logits) -> float:
         """Return the standard error of the objective as far as it differs from the study's first compressed candidate.

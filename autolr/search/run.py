@@ -1,6 +1,7 @@
 """The whole job: open, prepare, search, select, export. Each stage reuses what an interrupted run left on disk."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,38 +66,73 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     get_methods(spec.search.methods)
     load_space_config(spec.search.space)
     check_sampler(spec.search.sampler)
+    _driver_class(spec)
     if spec.search.warm_start is not None and not folder.spec_file.is_file():
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
-    with folder.locked():
-        known = folder.spec_file.is_file()
-        if known:
-            folder.check_same("specification", folder.spec().identity(), spec.identity())
-        elif folder.journal.exists():
-            raise UsageError(
-                f"{folder.path} has trials but no study.yaml that names their model; put it back or begin another study"
-            )
-        inputs = open_inputs(spec, progress, folder.latency_file)
-        if known:
-            folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
-        folder.write_spec(spec, inputs.fingerprint)
-        bank = build_bank(inputs, folder.bank, progress)
-        inputs = tune(inputs, bank, folder.latency_file, progress)
-        prepared = prepare(inputs, bank, progress)
-        driver = Driver(inputs, prepared, folder, progress)
-        write_front(folder, driver.study, spec)  # the one before may have been killed between telling and writing
-        finished = folder.result()
-        if finished is not None and driver.completed() >= driver.wanted and finished["trials"] == driver.completed():
+    shared = spec.storage is not None
+    with folder.locked(wait=shared):
+        driver = _prepared_driver(spec, folder, progress)
+        finished = _finished(driver)
+        if finished is not None:
             return finished
+        if not shared:
+            driver.run()
+            return _conclude(driver, spec, folder, progress, checkpoint)
+    with closing(driver.ledger):
         driver.run()
-        return _conclude(driver, spec, folder, progress, checkpoint)
+    with folder.locked(wait=True):  # other processes may work on the study: the first one here concludes it
+        return _finished(driver) or _conclude(driver, spec, folder, progress, checkpoint)
+
+
+def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Driver:
+    known = folder.spec_file.is_file()
+    if known:
+        folder.check_same("specification", folder.spec().identity(), spec.identity())
+    elif folder.journal.exists():
+        raise UsageError(
+            f"{folder.path} has trials but no study.yaml that names their model; put it back or begin another study"
+        )
+    inputs = open_inputs(spec, progress, folder.latency_file)
+    if known:
+        folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
+    folder.write_spec(spec, inputs.fingerprint)
+    bank = build_bank(inputs, folder.bank, progress)
+    inputs = tune(inputs, bank, folder.latency_file, progress)
+    driver = _driver_class(spec)(inputs, prepare(inputs, bank, progress), folder, progress)
+    write_front(folder, driver.ledger.study, spec)  # the one before may have been killed between telling and writing
+    return driver
+
+
+def _driver_class(spec: StudySpec) -> type[Driver]:
+    """Return what runs the trials: this process, or workers.
+
+    Raises:
+        UsageError: there are to be workers, and Ray is not installed.
+    """
+    if spec.crew.workers == 1 and spec.crew.ray_address is None:
+        return Driver
+    try:
+        import ray.tune  # noqa: F401
+    except ImportError as error:
+        raise UsageError("several workers need Ray; pip install 'autolr[ray]', or leave --workers out") from error
+    from autolr.search.crew.ray_driver import RayDriver
+
+    return RayDriver
+
+
+def _finished(driver: Driver) -> SelectedResult | None:
+    """Return the content of result.json, where it is of as many trials as there are, and no more are wanted."""
+    result, ledger = driver.folder.result(), driver.ledger
+    done = ledger.completed()
+    return result if result is not None and done >= ledger.wanted and result["trials"] == done else None
 
 
 def _conclude(
     driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool
 ) -> SelectedResult:
     inputs, bank = driver.inputs, driver.prepared.bank
-    trials = front_trials(driver.study)
-    trials = trials or nearest_trials(driver.study)
+    trials = front_trials(driver.ledger.study)
+    trials = trials or nearest_trials(driver.ledger.study)
     ranking = rank_members(inputs, bank, trials, progress)
     chosen, clock = ranking[0], None
     if latency_budgets(inputs):
@@ -114,8 +150,8 @@ def _conclude(
         export(inputs, bank, chosen, corrections, report, directory, "hf", progress)
     members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
     result = Result(chosen["trial"], reached, members, report)
-    store_account(folder, inputs, bank, driver.study, chosen["trial"])
-    store_result(folder, result, driver.completed(), f"front/{result.winner}" if checkpoint else None)
+    store_account(folder, inputs, bank, driver.ledger.study, chosen["trial"])
+    store_result(folder, result, driver.ledger.completed(), f"front/{result.winner}" if checkpoint else None)
     stored = folder.result()
     assert stored is not None
     return stored

@@ -13,6 +13,8 @@ from autolr.search.dense_cost import check_priced, stored_dense_cost
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished, member, scored
 
+SURPLUS = "surplus"
+"""Attribute of a trial that one process of several claimed once too often; it was never run."""
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
@@ -28,8 +30,8 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
     counts = dict.fromkeys(_STATES.values(), 0)
     failures: list[dict[str, Any]] = []
     seconds = 0.0
-    if folder.journal.is_file():
-        trials = folder.load_study().get_trials(deepcopy=False)
+    if folder.begun():
+        trials = [t for t in folder.load_study().get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
         counts.update(Counter(_STATES[t.state] for t in trials if t.state in _STATES))
         failures = [
             {"trial": t.number, "reason": t.user_attrs.get("reason", "unknown")}

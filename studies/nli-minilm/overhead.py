@@ -26,8 +26,8 @@ SAMPLE = 9
 def main(study: Path) -> None:
     folder = StudyFolder(study)
     opened = open_study(folder, Lines())
-    scorer = scorer_of(opened.inputs, "search", Lines())
-    objective = Objective(opened.inputs.model, opened.bank, opened.inputs.costs, scorer)
+    scorer = scorer_of(opened.inputs, opened.bank, "search", Lines())
+    objective = Objective(opened.inputs, opened.bank, scorer)
     trials = [t for t in folder.load_study().trials if t.params and t.user_attrs["seconds"]["score"] > 0]
     whole = [(t.datetime_complete - t.datetime_start).total_seconds() for t in trials if t.datetime_start]
     parts = {k: [t.user_attrs["seconds"][k] for t in trials] for k in ("propose", "compress", "score")}
@@ -35,7 +35,7 @@ def main(study: Path) -> None:
     for trial in trials[:: max(1, len(trials) // SAMPLE)]:
         candidate = Candidate.from_json(trial.user_attrs["candidate"])
         started = time.perf_counter()
-        objective.evaluate(candidate, Lines())
+        objective.evaluate(candidate, Lines().check)
         evaluated = time.perf_counter() - started
         with compressed(opened.inputs.model, candidate, opened.bank):
             started = time.perf_counter()

@@ -75,9 +75,9 @@ class ImportanceSpace:
         """Return the knapsack's own solutions and points near them.
 
         ``knapsack 0`` takes the first method's curves as they are and multiplies the others' by the middle of what the
-        space allows: the lowest of several measured curves is more often one measured too low. ``knapsack 1`` multiplies
-        them by the least. ``knapsack 2`` is the first at the lowest level. The points near them differ in all but the
-        level.
+        space allows: the lowest of several measured curves is more often one measured too low. ``knapsack 1``
+        multiplies them by the least. ``knapsack 2`` is the first at the lowest level. The points near them differ in
+        all but the level.
 
         Args:
             seed: of the points near the solutions.

@@ -1,0 +1,111 @@
+"""What a worker is given: all that an evaluation needs, but for the model and the bank, which it opens itself."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autolr import slots
+from autolr.bank import Bank, tensor_digest
+from autolr.config import StudySpec
+from autolr.cost import CostTable
+from autolr.data.parts import Parts
+from autolr.errors import AutolrError
+from autolr.factorize import get_methods
+from autolr.score import NliScorer
+from autolr.score.nli import Logits
+from autolr.search.inputs import Inputs, open_model
+from autolr.search.objective import Objective
+from autolr.search.preparation import Prepared
+from autolr.units import Units
+
+Fetch = Callable[[Path], bytes]
+"""Reads a file of the driver's node."""
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What all workers of a study are given, once each.
+
+    Attributes:
+        spec: the study's.
+        parts: the data.
+        max_length: tokens after which a pair is cut.
+        units: what can be compressed.
+        costs: prices candidates.
+        dense: the dense model's logits on the search part.
+        weights: digest of the model's weights.
+        calibration_key: of the bank.
+        bank: its folder where the driver runs.
+        threads: CPU threads of a worker.
+    """
+
+    spec: StudySpec
+    parts: Parts
+    max_length: int
+    units: Units
+    costs: CostTable
+    dense: Logits
+    weights: str
+    calibration_key: str
+    bank: Path
+    threads: int
+
+    @classmethod
+    def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Shipment":
+        """Pack what the driver has; a worker has one device, whatever its number is."""
+        spec = inputs.spec
+        if spec.run.device.startswith("cuda"):
+            spec = spec.model_copy(update={"run": spec.run.model_copy(update={"device": "cuda"})})
+        return cls(
+            spec,
+            inputs.parts,
+            inputs.max_length,
+            inputs.units,
+            inputs.costs,
+            prepared.scorer.dense,
+            inputs.fingerprint["model weights"],
+            inputs.calibration_key,
+            prepared.bank.directory.resolve(),
+            threads,
+        )
+
+    def open(self, fetch: Fetch) -> Objective:
+        """Load the model, map the bank, and return what evaluates candidates exactly as the driver would.
+
+        Args:
+            fetch: reads a file of the driver's node; called where the bank's folder is not reachable here.
+
+        Raises:
+            AutolrError: the model here is another one, or cannot be loaded.
+        """
+        torch.set_num_threads(self.threads)
+        model, tokenizer = open_model(self.spec)
+        if tensor_digest(model.state_dict()) != self.weights:
+            raise AutolrError(f"the weights of {self.spec.model} here are not those that the study began with")
+        methods = get_methods(self.spec.search.methods)
+        inputs = Inputs(
+            self.spec, model, tokenizer, self.max_length, self.parts, self.units, self.costs, tuple(methods)
+        )
+        bank = Bank(self.bank, model, self.units.units, self.calibration_key)
+        if not bank.present(methods):
+            bank = Bank(self._fetched(bank.files(methods), fetch), model, self.units.units, self.calibration_key)
+            bank.complete(methods)
+        return Objective(inputs, bank, NliScorer(inputs.batches("search"), self.dense))
+
+    def _fetched(self, files: Mapping[str, Path], fetch: Fetch) -> Path:
+        """Copy the bank's files to this node, once for all its workers, and return the folder."""
+        name = f"bank-{tensor_digest({'key': torch.tensor(list(self.calibration_key.encode()))})[:16]}"
+        folder = Path(tempfile.gettempdir()) / f"autolr-{os.getuid()}" / name
+        with slots.holding(name):
+            for relative, path in files.items():
+                copy = folder / relative
+                if not copy.is_file():
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
+                    temporary.write_bytes(fetch(path))
+                    temporary.replace(copy)
+        return folder

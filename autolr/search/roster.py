@@ -1,0 +1,109 @@
+"""Which processes work on a shared study: each beats, and one whose beat stands still is given up.
+
+A beat is a number in the study that its owner raises. Whoever watches counts by its own clock how long the number has
+stood still, so clocks need not agree. On the same machine a process that is gone is noticed at once.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+
+BEAT_SECONDS = 10.0
+"""Between two beats."""
+GRACE_SECONDS = 60.0
+"""For which a beat may stand still before its owner counts as dead."""
+_BEAT = "autolr:beat:"
+
+
+def _machine() -> str:
+    """Return what names this machine, or container, until it is started anew."""
+    boot, processes = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    parts = [boot.read_text().strip() if boot.exists() else "", str(processes.readlink()) if boot.exists() else ""]
+    return "/".join([socket.gethostname(), *parts]).replace(" ", "_")
+
+
+def _started(pid: int) -> str:
+    """Return when a process began, as the kernel counts it; "gone" where there is none.
+
+    Where there is no /proc a process counts as alive until its beat stands still.
+    """
+    if not Path("/proc/self/stat").exists():
+        return "unknown"
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "gone"
+    return "gone" if fields[0] == "Z" else fields[19]
+
+
+def _signature() -> str:
+    return f"{_machine()} {os.getpid()} {_started(os.getpid())} {uuid.uuid4().hex[:8]}"
+
+
+@dataclass
+class Roster:
+    """This process's entry among those that work on a study, and what it sees of the others.
+
+    Attributes:
+        study: that they share.
+    """
+
+    study: optuna.Study
+    me: str = field(default_factory=_signature)
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _beats: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to beat, in a thread of its own."""
+        self._beat()
+        self._thread = threading.Thread(target=self._run, name="autolr beat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def alive(self, owner: str | None) -> bool:
+        """Tell whether an owner still works, as far as is known; None: an owner that has not signed yet."""
+        if owner == self.me:
+            return True
+        if owner is not None and (gone := _gone(owner)) is not None:
+            return not gone
+        beat = self.study._storage.get_study_system_attrs(self.study._study_id).get(f"{_BEAT}{owner}", 0)
+        return self._moves(str(owner), beat)
+
+    def unsigned(self, trial: int) -> bool:
+        """Tell whether a running trial that nobody has signed may still be signed."""
+        return self._moves(f"trial {trial}", 0)
+
+    def _moves(self, name: str, beat: int) -> bool:
+        now = time.monotonic()
+        if name not in self._seen or self._seen[name][0] != beat:
+            self._seen[name] = (beat, now)
+        return now - self._seen[name][1] < GRACE_SECONDS
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            self._beat()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self.study._storage.set_study_system_attr(self.study._study_id, _BEAT + self.me, self._beats)
+
+
+def _gone(owner: str) -> bool | None:
+    """Tell whether a process of this machine is gone; None for one of another machine."""
+    machine, pid, started, *_ = owner.split(" ")
+    if machine != _machine():
+        return None
+    return _started(int(pid)) != started

@@ -1,0 +1,214 @@
+"""Where a study's trials are kept: a journal file of one process, or a PostgreSQL database that several share.
+
+A password never reaches a file or a message: what is stored and printed is the address without it. On another machine,
+or when a study goes on, it comes from the address given anew, from ``PGPASSWORD`` or from ``~/.pgpass``.
+"""
+
+import fcntl
+import functools
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from autolr.errors import AutolrError, UsageError
+
+PATIENCE = 300.0
+"""Seconds that a database may be away before the work ends."""
+_PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)
+_CONNECT_SECONDS = 10
+
+_passwords: dict[str, str] = {}
+"""Address without password -> password, as given in this process."""
+
+
+def without_password(address: str) -> str:
+    """Return a database's address as it may be stored and shown, and remember its password for this process.
+
+    Raises:
+        UsageError: it is not the address of a PostgreSQL database, or the driver for it is not installed.
+
+    Example:
+        >>> without_password("postgresql://me:secret@host/db")
+        'postgresql://me@host/db'
+    """
+    try:
+        import psycopg  # noqa: F401
+        import sqlalchemy
+    except ImportError as error:
+        raise UsageError("--storage needs a database driver; pip install 'autolr[postgresql]'") from error
+    try:
+        url = sqlalchemy.make_url(address)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise UsageError("--storage must look like postgresql://user@host/database") from error
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(
+            f"--storage takes PostgreSQL databases alone, got {url.get_backend_name()}://; without --storage a "
+            "journal file in the study's folder serves one machine"
+        )
+    plain = url.set(password=None).render_as_string(hide_password=False)
+    if url.password is not None:
+        _passwords[plain] = str(url.password)
+    return plain
+
+
+def open_journal(path: Path, repair: bool = False) -> JournalStorage:
+    """Open a journal file.
+
+    Args:
+        path: of the file.
+        repair: cut off a last line that a crash left unfinished; only for the process that holds the folder.
+    """
+    if repair and path.is_file():
+        lock = _FileLock(path)
+        lock.acquire()
+        _cut_torn_line(path)
+        lock.release()
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
+
+
+def open_database(address: str) -> BaseStorage:
+    """Open a PostgreSQL database; the tables are made where they are missing.
+
+    Every call is repeated for up to ``PATIENCE`` seconds while the database is away.
+
+    Raises:
+        UsageError: it cannot be reached, or the password is wrong or missing.
+    """
+    import sqlalchemy
+
+    plain = without_password(address)
+    url = sqlalchemy.make_url(plain).set(drivername="postgresql+psycopg")
+    secret = {"password": _passwords[plain]} if plain in _passwords else {}
+    arguments = {
+        "pool_pre_ping": True,
+        "pool_size": 4,
+        "connect_args": {"connect_timeout": _CONNECT_SECONDS, **secret},
+    }
+    for pause in (*_PAUSES[:3], None):  # several processes may be making the tables at once
+        try:
+            return _patient_storage(url.render_as_string(hide_password=False), arguments)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            if pause is None:
+                raise
+            time.sleep(pause)
+        except sqlalchemy.exc.OperationalError as error:
+            raise UsageError(f"cannot open the database {plain}: {_first_line(error)}") from error
+    raise AssertionError("unreachable")
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[-1]
+
+
+def _patient_storage(url: str, arguments: dict[str, Any]) -> BaseStorage:
+    import optuna.storages._rdb.storage as rdb
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        storage = rdb.RDBStorage(url, engine_kwargs=arguments)
+    for name in _CALLS:
+        setattr(storage, name, _patient(getattr(storage, name)))
+    return storage
+
+
+_CALLS = sorted(name for name in BaseStorage.__abstractmethods__ if not name.startswith("_"))
+
+
+def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a storage's method that waits for its database.
+
+    A call whose answer was lost may have been carried out. Repeating it is safe: values are set again, a state that was
+    already reached is reported as such, and a trial made twice is found without an owner and given up.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    @functools.wraps(call)
+    def patiently(*args: Any, **kwargs: Any) -> Any:
+        began, tries = time.monotonic(), 0
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                if tries and call.__name__ == "set_trial_state_values":
+                    return True  # it was this call that finished the trial
+                raise
+            except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+                if not _is_away(error):
+                    raise
+                if time.monotonic() - began > PATIENCE:
+                    raise AutolrError(
+                        f"the database has not answered for {PATIENCE:.0f} s: {_first_line(_origin(error))}; "
+                        "what is finished is in it, resume the study when it is back"
+                    ) from error
+                time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+                tries += 1
+
+    return patiently
+
+
+def _origin(error: BaseException) -> BaseException:
+    return error.__cause__ or error
+
+
+def _is_away(error: BaseException) -> bool:
+    """Tell whether a database error comes of the connection rather than of what was asked."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    return isinstance(_origin(error), OperationalError | InterfaceError) or isinstance(
+        error, OperationalError | InterfaceError
+    )
+
+
+@contextmanager
+def alone(storage: BaseStorage, name: str) -> Iterator[None]:
+    """Hold a database's lock of this name while a block runs; a journal's process is alone anyway."""
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is None:
+        yield
+        return
+    import sqlalchemy
+
+    key = {"key": zlib.crc32(name.encode())}
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), key)
+        try:
+            yield
+        finally:
+            with suppress(sqlalchemy.exc.DBAPIError):  # a connection that is lost holds no lock
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), key)
+
+
+class _FileLock(JournalFileOpenLock):
+    """A lock on the journal that the kernel frees when its holder dies; Optuna's own outlive a killed process."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._path = journal.with_name(journal.name + ".lock")
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        self._file = self._path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+
+
+def _cut_torn_line(journal: Path) -> None:
+    content = journal.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        with journal.open("r+b") as file:
+            file.truncate(end)
