@@ -4,7 +4,8 @@ For each unit u a menu of options j (dense, or a method at a rank) with predicte
 
     minimise  Σ_u l_u,j(u)   subject to   Σ_u c_u,j(u) ≤ limit, for each budgeted quantity
 
-solved to a proven relative gap: by convex hulls where there is one budget and they come within the gap, else by HiGHS.
+solved to a proven relative gap: by convex hulls where there is one budget and they come within the gap, by dynamic
+programming where that is quick, else by HiGHS.
 Dense is on every menu, with loss 0. HiGHS works with absolute tolerances of 1e-6, on the losses as on the limits; both
 are scaled here so that neither is felt (see ``_SMALL`` and ``_TIGHTER``).
 """
@@ -20,6 +21,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from autolr.dynamic import solve
 from autolr.errors import BudgetError
 from autolr.hull import relax
 from autolr.types import Candidate, Choice
@@ -120,8 +122,11 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
                 f"{quantity} can be cut by {-lowest:.4g} at most, the budget needs {-limits[quantity]:.4g}"
             )
     pruned = [menu.pruned(quantities) for menu in menus]
-    if len(quantities) == 1 and (quick := _by_hulls(pruned, quantities[0], limits[quantities[0]], gap)) is not None:
-        return quick
+    if len(quantities) == 1:
+        quick = _by_hulls(pruned, quantities[0], limits[quantities[0]], gap)
+        quick = quick or _exactly(pruned, quantities[0], limits[quantities[0]])
+        if quick is not None:
+            return quick
     bound = None
     for slack in _TIGHTER:
         solved = _minimise(pruned, limits, slack, gap)
@@ -145,6 +150,14 @@ def _by_hulls(menus: Sequence[Menu], quantity: str, limit: float, gap: float) ->
     if sum(float(menu.cost[quantity][k]) for menu, k in zip(menus, picked, strict=True)) > limit:
         return None  # rounding in the sums; the solver checks exactly
     return _allocation(menus, picked, bound) if total - bound <= gap * total else None
+
+
+def _exactly(menus: Sequence[Menu], quantity: str, limit: float) -> Allocation | None:
+    """Return the best pick where dynamic programming is quicker than a solver."""
+    picked = solve([menu.cost[quantity] for menu in menus], [menu.loss for menu in menus], limit)
+    if picked is None or sum(float(menu.cost[quantity][k]) for menu, k in zip(menus, picked, strict=True)) > limit:
+        return None
+    return _allocation(menus, picked, _total(menus, picked))
 
 
 def _allocation(menus: Sequence[Menu], picked: Sequence[int], bound: float) -> Allocation:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -172,6 +173,12 @@ def _checked_floor(text: str) -> str:
     return Floor.parse(text).text
 
 
+def _without_secret(address: str) -> str:
+    if urlsplit(address).password is not None:
+        raise ValueError("a specification is stored, so an address in it must not hold a password")
+    return address
+
+
 class Strict(BaseModel):
     """Base of everything read from YAML: unknown keys and wrong types are errors."""
 
@@ -253,7 +260,7 @@ class StudySpec(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     search: SearchSpec = SearchSpec()
     run: RunSpec = RunSpec()
-    storage: str | None = None
+    storage: Annotated[str, AfterValidator(_without_secret)] | None = None
     crew: CrewSpec = CrewSpec()
 
     @property
@@ -355,7 +362,8 @@ def readable(error: ValidationError, record: type[BaseModel] | None = None) -> s
         elif finding["type"] == "value_error" and not finding["loc"]:  # the record's own check, which names the keys
             parts.append(finding["msg"].removeprefix("Value error, "))
         else:
-            parts.append(f"{_dotted([*place, key])}: {finding['msg']} (got {finding['input']!r})")
+            seen = "" if key == "storage" else f" (got {finding['input']!r})"  # it may hold a password
+            parts.append(f"{_dotted([*place, key])}: {finding['msg']}{seen}")
     return "; ".join(parts)
 
 

@@ -87,22 +87,45 @@ def _spend(costs: Costs, losses: Losses, picked: list[int], limit: float) -> Non
     menus = range(len(costs))
     for _ in range(4 * len(costs)):
         left = limit - sum(float(costs[m][picked[m]]) for m in menus)
-        best, change = 0.0, None
-        for giver in [-1, *menus]:
-            freed, paid = (0.0, 0.0) if giver < 0 else _step_down(costs[giver], losses[giver], picked[giver])
-            for m in menus:
-                if m == giver:
-                    continue
-                reach = int(np.searchsorted(costs[m], costs[m][picked[m]] + left + freed, side="right")) - 1
-                gain = float(losses[m][picked[m]] - losses[m][max(reach, 0)]) - paid
-                if gain > best + 1e-15:
-                    best, change = gain, (giver, m, reach)
+        change = _best_change(costs, losses, picked, left)
         if change is None:
             return
-        giver, m, reach = change
+        giver, menu, option = change
         if giver >= 0:
             picked[giver] -= 1
-        picked[m] = reach
+        picked[menu] = option
+
+
+def _best_change(costs: Costs, losses: Losses, picked: Sequence[int], left: float) -> tuple[int, int, int] | None:
+    """Return (menu that goes one option down, or -1; menu that goes up; its option) of what lowers the loss most."""
+    counts = [len(cost) - k - 1 for cost, k in zip(costs, picked, strict=True)]
+    if not any(counts):
+        return None
+    price = np.concatenate([cost[k + 1 :] - cost[k] for cost, k in zip(costs, picked, strict=True)])
+    gain = np.concatenate([loss[k] - loss[k + 1 :] for loss, k in zip(losses, picked, strict=True)])
+    menu = np.repeat(np.arange(len(costs)), counts)
+    order = np.argsort(price, kind="stable")
+    price, gain, menu = price[order], gain[order], menu[order]
+    top = np.maximum.accumulate(gain)
+    place = np.maximum.accumulate(np.where(gain == top, np.arange(len(gain)), 0))  # of the best step up to each price
+    best, change = 1e-15, None
+    for giver in range(-1, len(costs)):
+        freed, paid = (0.0, 0.0) if giver < 0 else _step_down(costs[giver], losses[giver], picked[giver])
+        end = int(np.searchsorted(price, left + freed, side="right"))
+        if end == 0 or top[end - 1] - paid <= best:
+            continue
+        step = int(place[end - 1])
+        if menu[step] == giver:  # the best of another menu
+            others = np.where(menu[:end] == giver, -np.inf, gain[:end])
+            step = int(others.argmax())
+            if others[step] - paid <= best:
+                continue
+        best, change = float(gain[step] - paid), (giver, step)
+    if change is None:
+        return None
+    giver, step = change
+    start = sum(counts[: menu[step]])
+    return giver, int(menu[step]), int(picked[menu[step]] + 1 + order[step] - start)
 
 
 def _step_down(cost: np.ndarray, loss: np.ndarray, index: int) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import typer
 
-from autolr.cli import checkpoints, comparing, explaining, results, searching, serving, timing
+from autolr.cli import checkpoints, comparing, doctor, explaining, results, searching, serving, timing
 
 app = typer.Typer(
     name="autolr",
@@ -26,6 +26,7 @@ for command in (
     timing.bench,
     comparing.compare,
     serving.dashboard,
+    doctor.doctor,
 ):
     name = {"evaluate": "eval"}.get(command.__name__, command.__name__)
     app.command(name)(command)

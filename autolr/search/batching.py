@@ -11,6 +11,9 @@ FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 2e13}
 """Nominal speed of scoring: nominal, so that the same seed gives the same study on any machine of that kind."""
 MOST = 4
 """Proposals at once: each knows the results of the batches before, none those of its own."""
+WORKERS_EACH, MOST_FOR_WORKERS = 4, 32
+"""With many workers, one more proposal at once for so many of them, and the most then: what one process can propose
+limits how many it keeps busy, and what so many run at the same time is unknown anyway."""
 
 
 def proposals_at_once(inputs: Inputs) -> int:
@@ -25,7 +28,8 @@ def proposals_at_once(inputs: Inputs) -> int:
     quantity, limit = next(iter(inputs.limits.items()))
     share = min(limit / dense.get(quantity), 1.0) if quantity != "throughput" else 1.0
     speed = FLOPS_PER_SECOND.get(inputs.model.device.type, FLOPS_PER_SECOND["cuda"])
-    return needed(len(inputs.parts.search) * flops * share * (0.5 if search.racing else 1.0) / speed)
+    for_time = needed(len(inputs.parts.search) * flops * share * (0.5 if search.racing else 1.0) / speed)
+    return max(for_time, min(-(-inputs.spec.crew.workers // WORKERS_EACH), MOST_FOR_WORKERS))
 
 
 def needed(seconds: float) -> int:

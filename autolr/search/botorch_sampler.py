@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from autolr.search.acquisition import Acquisition
 
 IsNew = Callable[[dict[str, Any], Sequence[dict[str, Any]]], bool]
+MOST_TAUGHT = 300
+"""Trials that the processes are fitted to: their cost grows with the third power of it, what they learn hardly."""
 _EXACT = 0.1  # deviations of the utilities: vaguer estimates of stopped trials do not place the hypervolume's corner
 _STARTUP_SPARES = 256  # further points tried when a startup point is already taken
 
@@ -130,7 +132,7 @@ class BoTorchSampler(BaseSampler):
             return [{}]
         if len(study.directions) > 3:
             raise ValueError(f"at most three objectives are supported, the study has {len(study.directions)}")
-        history = History.of(study, trial, search_space)
+        history = History.of(study, trial, search_space).thinned(MOST_TAUGHT)
         model_knows = len(history.done) >= self._n_startup
         points = self._model_points(history, count) if model_knows else self._startup_points(history, count)
         return [history.encoding.decode(point) for point in points]

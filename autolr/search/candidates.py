@@ -20,6 +20,9 @@ from scipy.stats import qmc
 
 from autolr.search.encoding import Array, Encoding, Whole
 
+MOST_ROUNDS = 4
+"""Rounds in which a batch is chosen; each costs about as much as a proposal of its own."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -217,8 +220,8 @@ def search(
 ) -> list[Array]:
     """Return the best points found that may be proposed, different ones, fewer than asked for when there are no more.
 
-    Each is chosen with those before it pending. Only the first is searched for widely; the later ones are the best of
-    what it met and of its own local search.
+    Up to ``MOST_ROUNDS`` are each chosen with those before it pending; of more, a round takes several of its best. Only
+    in the first round is searched widely; the later ones have what it met and their own local search.
 
     Args:
         scores: the screen and the acquisition.
@@ -237,24 +240,27 @@ def search(
     wide.add(offspring(encoding, front, settings.n_offspring, rng))
     _refine(wide, settings.n_best, settings.n_neighbours, settings.n_rounds, rng)
     found: list[Array] = []
+    in_a_round = -(-count // MOST_ROUNDS)
     n_judged, n_parents, n_rounds = settings.n_final, 2, settings.n_final_rounds
     while len(found) < count:
         final = Pool(admits, scores)
         final.add(wide.best(n_judged))
         _refine(final, n_parents, settings.n_final_neighbours, n_rounds, rng)
-        best = final.best_new()
-        best = wide.best_new() if best is None else best
-        if best is None:
+        picked = _pick((final, wide), admits, min(in_a_round, count - len(found)))
+        found += picked
+        if not picked or len(found) == count:
             break
-        found.append(best)
-        if len(found) < count:
-            scores.pend(encoding.features(best[None]))
-            admits.take(best)
-            near, wide, n_judged, n_rounds = (
-                wide.best(settings.n_again),
-                Pool(admits, scores.screen),
-                min(n_judged, 32),
-                1,
-            )
-            wide.add(np.concatenate([final.best(n_judged), near]))
+        scores.pend(encoding.features(np.stack(picked)))
+        near, wide, n_judged, n_rounds = wide.best(settings.n_again), Pool(admits, scores.screen), min(n_judged, 32), 1
+        wide.add(np.concatenate([final.best(n_judged), near]))
     return found
+
+
+def _pick(pools: Sequence[Pool], admits: Admits, count: int) -> list[Array]:
+    """Take up to ``count`` of the best points that may be proposed, of the first pool as long as it has any."""
+    picked: list[Array] = []
+    for pool in pools:
+        while len(picked) < count and (best := pool.best_new()) is not None:
+            picked.append(best)
+            admits.take(best)
+    return picked

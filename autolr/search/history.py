@@ -9,7 +9,7 @@ its values would have been: ``{"values": [m numbers], "stderr": [m numbers]}``. 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,19 @@ class History:
             taken=frozenset(encoding.keys(encoding.encode([params for _, params in known]))),
             maximize=np.array([direction == StudyDirection.MAXIMIZE for direction in study.directions]),
         )
+
+    def thinned(self, most: int) -> "History":
+        """Return the history with at most so many trials that teach: half of them the best, half the latest.
+
+        The best are those of the first objective. What is taken or pending stays known.
+        """
+        if len(self.done) <= most:
+            return self
+        quality = self.values()[:, 0] * (-1.0 if self.maximize[0] else 1.0)
+        best = set(np.argsort(quality, kind="stable")[: most // 2].tolist())
+        rest = [i for i in range(len(self.done)) if i not in best]
+        kept = sorted(best.union(rest[-(most - len(best)) :]))
+        return replace(self, done=[self.done[i] for i in kept])
 
     def observed(self) -> Array:
         """Return the points of the trials that teach, (n, p)."""

@@ -155,7 +155,7 @@ class Ledger:
         if FINGERPRINT not in self.study.user_attrs:
             self.study.set_user_attr(FINGERPRINT, now)
         stored = self.study.user_attrs[FINGERPRINT]
-        changed = sorted(key for key in stored.keys() | now.keys() if stored.get(key) != now.get(key))
+        changed = [key for key in {**now, **stored} if stored.get(key) != now.get(key)]
         if changed:
             raise UsageError(
                 f"the database has another study of the name {self.folder.study_name!r}, with another "
@@ -277,13 +277,14 @@ class Ledger:
     def _close(self, trial: Trial | FrozenTrial, attributes: Mapping[str, Any]) -> bool:
         """Mark a trial as failed; return whether it was this process that did."""
         storage = self.study._storage
-        self._mine.discard(trial.number)
         try:
             for name, content in attributes.items():
                 storage.set_trial_user_attr(trial._trial_id, name, content)
             return storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return False
+        finally:
+            self._mine.discard(trial.number)  # not before: a running trial that is nobody's would be taken up again
 
     def _next_trial(self) -> Trial | None:
         if self.roster is None:

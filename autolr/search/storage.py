@@ -53,7 +53,7 @@ def without_password(address: str) -> str:
             f"--storage takes PostgreSQL databases alone, got {url.get_backend_name()}://; without --storage a "
             "journal file in the study's folder serves one machine"
         )
-    plain = url.set(password=None).render_as_string(hide_password=False)
+    plain = url._replace(password=None).render_as_string(hide_password=False)  # set() would keep it
     if url.password is not None:
         _passwords[plain] = str(url.password)
     return plain
@@ -120,7 +120,8 @@ def _patient_storage(url: str, arguments: dict[str, Any]) -> BaseStorage:
     return storage
 
 
-_CALLS = sorted(name for name in BaseStorage.__abstractmethods__ if not name.startswith("_"))
+_CALLS = sorted({*BaseStorage.__abstractmethods__, "get_trial", "_get_trials", "_create_new_trial", "_set_trial_param"})
+"""What Optuna calls; its cache reads the trials by a method of its own."""
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +130,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
     A call whose answer was lost may have been carried out. Repeating it is safe: values are set again, a state that was
     already reached is reported as such, and a trial made twice is found without an owner and given up.
     """
-    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.exc import SQLAlchemyError
 
     @functools.wraps(call)
     def patiently(*args: Any, **kwargs: Any) -> Any:
@@ -141,7 +142,7 @@ def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
                 if tries and call.__name__ == "set_trial_state_values":
                     return True  # it was this call that finished the trial
                 raise
-            except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if not _is_away(error):
                     raise
                 if time.monotonic() - began > PATIENCE:
@@ -161,10 +162,10 @@ def _origin(error: BaseException) -> BaseException:
 
 def _is_away(error: BaseException) -> bool:
     """Tell whether a database error comes of the connection rather than of what was asked."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
+    from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError
 
-    return isinstance(_origin(error), OperationalError | InterfaceError) or isinstance(
-        error, OperationalError | InterfaceError
+    return isinstance(error, lost := OperationalError | InterfaceError | PendingRollbackError) or isinstance(
+        _origin(error), lost
     )
 
 

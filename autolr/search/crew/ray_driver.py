@@ -7,6 +7,7 @@ complete, and one whose worker died must be run again. Here Tune has the workers
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ class RayDriver(Driver):
         if pace.finished():
             return
         with cluster(crew.ray_address, crew.workers, self.threads, self.gpus):
-            self.dispatcher = Dispatcher(self.ledger, ahead=max(2, crew.workers // 4))
+            self.dispatcher = Dispatcher(self.ledger, ready_ahead(crew.workers))
             self.dispatcher.start()
             try:
                 self._tune(StudySearcher(self.dispatcher, pace))
@@ -173,6 +174,36 @@ class RayDriver(Driver):
             raise searcher.error
 
 
+def _check_reachable(address: str) -> None:
+    """Refuse an address that nobody answers at, which Ray itself would try for minutes.
+
+    Raises:
+        UsageError: with the address.
+    """
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"--ray-address {address!r} is Ray Client's, which Tune does not work through; run autolr on the cluster's "
+            "head with --ray-address auto, or submit it there: ray job submit -- autolr search ..."
+        )
+    host, _, port = address.rpartition(":")
+    if address in ("auto", "local") or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UsageError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+def ready_ahead(workers: int) -> int:
+    """Return how many candidates to have ready: enough that no worker waits, few enough that most results count.
+
+    Example:
+        >>> [ready_ahead(workers) for workers in (2, 8, 128)]
+        [2, 2, 42]
+    """
+    return max(2, workers // 3)
+
+
 @contextmanager
 def cluster(address: str | None, workers: int, threads: int, gpus: float) -> Iterator[None]:
     """Be connected to a Ray cluster while a block runs: a given one, or one of this machine that ends with it.
@@ -186,6 +217,7 @@ def cluster(address: str | None, workers: int, threads: int, gpus: float) -> Ite
     if address is None:
         ray.init(num_cpus=max(os.cpu_count() or 1, workers * threads), include_dashboard=False, **quiet)
     else:
+        _check_reachable(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -1,0 +1,247 @@
+"""Studies in PostgreSQL: several processes on one, dead ones taken over, restarts waited for, passwords kept out."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from database_fixture import PASSWORD, Server, server
+from nli_fixture import arguments, write_inputs, write_pairs
+from optuna.trial import TrialState
+from test_search import spec_of
+
+from autolr.config import make_spec
+from autolr.errors import UsageError
+from autolr.progress import Silent
+from autolr.search import ledger as ledger_module
+from autolr.search import roster as roster_module
+from autolr.search.folder import StudyFolder
+from autolr.search.front import front_trials
+from autolr.search.ledger import DEATHS, OWNER, Ledger
+from autolr.search.objective import Objective
+from autolr.search.roster import Roster
+from autolr.search.run import _prepared_driver, run_search
+from autolr.search.storage import open_database, without_password
+from autolr.search.summary import SURPLUS, summarize
+
+__all__ = ["server"]  # a fixture
+TRIALS = 12
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def ledger_of(options: dict[str, str], folder: Path, address: str, **changes: object) -> tuple[Ledger, Objective]:
+    spec = spec_of(options, storage=without_password(address), **changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    driver = _prepared_driver(spec, StudyFolder(folder), Silent())
+    return driver.ledger, driver.objective
+
+
+def run_one(ledger: Ledger, objective: Objective) -> int | None:
+    claim = ledger.claim()
+    if claim is None:
+        return None
+    ledger.record(claim, objective.evaluate(claim.candidate, lambda: None, ledger.heat(claim)))
+    return claim.trial.number
+
+
+def finished_digests(study: optuna.Study) -> list[str]:
+    states = [TrialState.COMPLETE, TrialState.PRUNED]
+    return [t.user_attrs["digest"] for t in study.get_trials(deepcopy=False, states=states)]
+
+
+def test_the_password_is_nowhere_but_in_memory(server: Server, options: dict[str, str], tmp_path: Path) -> None:
+    address = server.database()
+    command = [sys.executable, "-c", "from autolr.cli import main; main()", "search", *arguments(options)]
+    command += ["--budget", "0.6x-flops", "--trials", "4", "--method", "svd", "--multiple", "2", "--no-refit"]
+    command += ["--storage", address, "--study", str(tmp_path / "study")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert PASSWORD not in found.stdout + found.stderr
+    for path in (tmp_path / "study").rglob("*"):
+        assert path.is_dir() or PASSWORD.encode() not in path.read_bytes(), path
+    shown = summarize(StudyFolder(tmp_path / "study"))  # without the password: this server asks for none
+    assert (shown["trials"]["complete"], shown["finished"]) == (4, True)
+    assert not (tmp_path / "study" / "study.journal").exists()
+
+
+def test_a_specification_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(UsageError, match="must not hold a password") as refused:
+        make_spec({"budgets": ["0.5x-flops"], "storage": f"postgresql://me:{PASSWORD}@host/db"}, "test")
+    assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("sqlite:///study.db", "PostgreSQL databases alone"),
+        ("no address", "must look like"),
+        (f"postgresql://me:{PASSWORD}@127.0.0.1:1/db", "cannot open the database"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(address: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        open_database(address)
+    assert PASSWORD not in str(refused.value)
+
+
+def test_a_name_that_the_database_knows_from_another_study_is_refused(
+    server: Server, options: dict[str, str], tmp_path: Path
+) -> None:
+    address = server.database()
+    ledger, _ = ledger_of(options, tmp_path / "here" / "study", address)
+    ledger.close()
+    with pytest.raises(UsageError, match="another study of the name 'study', with another seed"):
+        ledger_of(options, tmp_path / "there" / "study", address, seed=1)
+
+
+def test_two_ledgers_share_the_trials_and_stop_at_the_number_wanted(
+    server: Server, options: dict[str, str], tmp_path: Path
+) -> None:
+    address = server.database()
+    one = ledger_of(options, tmp_path / "a" / "study", address)
+    two = ledger_of(options, tmp_path / "b" / "study", address)  # another machine: another folder of the same name
+    held = one[0].claim(), two[0].claim()
+    assert held[0].trial.number != held[1].trial.number
+    for (ledger, objective), claim in zip((one, two), held, strict=True):
+        ledger.record(claim, objective.evaluate(claim.candidate, lambda: None))
+    turn = 0
+    while run_one(*(one, two)[turn % 2]) is not None:
+        turn += 1
+    assert one[0].completed() == two[0].completed() == TRIALS
+    digests = finished_digests(one[0].study)
+    assert len(digests) == TRIALS
+    assert len({t.user_attrs[OWNER] for t in one[0].study.trials if t.state == TrialState.COMPLETE}) == 2
+    assert [t.number for t in front_trials(one[0].study)] == [t.number for t in front_trials(two[0].study)]
+
+
+def test_of_two_that_claim_the_last_trial_at_once_neither_goes_beyond_the_number_wanted(
+    server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = server.database()
+    one = ledger_of(options, tmp_path / "a" / "study", address, trials=6)
+    two = ledger_of(options, tmp_path / "b" / "study", address, trials=6)
+    for _ in range(5):
+        run_one(*one)
+    claimed = one[0].claim()
+    assert claimed is not None
+    looks = iter([5])  # two has looked before one claimed
+    monkeypatch.setattr(
+        two[0], "_active", lambda: next(looks, None) or ledger_module.Ledger._active(two[0]), raising=False
+    )
+    assert two[0].claim() is None
+    assert sum(SURPLUS in t.user_attrs for t in one[0].study.trials) == 1
+    one[0].record(claimed, one[1].evaluate(claimed.candidate, lambda: None))
+    assert one[0].completed() == 6
+
+
+def test_the_trials_of_a_dead_process_are_run_again_and_those_of_a_living_one_are_not(
+    server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = server.database()
+    dead = ledger_of(options, tmp_path / "a" / "study", address)[0]
+    lost = [dead.claim(), dead.claim()]
+    alive = ledger_of(options, tmp_path / "b" / "study", address)
+    assert alive[0].claim().candidate.digest not in {claim.candidate.digest for claim in lost}
+    machine, _, started, rest = dead.roster.me.split(" ")
+    for claim in lost:  # as if the process were one that has ended
+        storage = claim.trial.storage
+        storage.set_trial_user_attr(claim.trial._trial_id, OWNER, f"{machine} {2**22 + 1} {started} {rest}")
+    again = [alive[0].claim(), alive[0].claim()]
+    assert {claim.candidate.digest for claim in again} >= {lost[0].candidate.digest} or again[0] is not None
+    closed = [t for t in alive[0].study.trials if t.number in {claim.trial.number for claim in lost}]
+    assert [t.state for t in closed] == [TrialState.FAIL] * 2
+    assert all(t.user_attrs[DEATHS] == 1 for t in closed)
+    queued = [t for t in alive[0].study.trials if t.user_attrs.get(DEATHS) == 1 and t.state != TrialState.FAIL]
+    assert len(queued) == 2
+    # The dead one was only slow: what it finds now is no longer its own.
+    before = alive[0].completed()
+    dead.record(lost[0], alive[1].evaluate(lost[0].candidate, lambda: None))
+    assert alive[0].completed() == before
+
+
+def test_a_beat_that_stands_still_is_given_up_after_the_grace(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = optuna.create_study(storage=open_database(server.database()))
+    now = [0.0]
+    monkeypatch.setattr(roster_module.time, "monotonic", lambda: now[0])
+    other, mine = Roster(study, me="elsewhere 1 2 other"), Roster(study)
+    other._beat()
+    assert mine.alive(other.me)
+    now[0] = roster_module.GRACE_SECONDS - 1
+    assert mine.alive(other.me)
+    other._beat()
+    now[0] += roster_module.GRACE_SECONDS - 1
+    assert mine.alive(other.me)
+    now[0] += roster_module.GRACE_SECONDS + 1
+    assert not mine.alive(other.me)
+    assert mine.alive(mine.me)
+    machine, pid, started, _ = mine.me.split(" ")
+    assert mine.alive(f"{machine} {pid} {started} another")  # this process lives
+    assert not mine.alive(f"{machine} {pid} 1{started} another")  # its number was another's before
+
+
+def test_a_restart_of_the_server_is_waited_for(server: Server, options: dict[str, str], tmp_path: Path) -> None:
+    address = server.database()
+    spec = spec_of(options, storage=without_password(address), trials=20)
+    restarts = []
+
+    def restart_while_trials_run() -> None:
+        while not list((tmp_path / "study").glob("trials/3.json")):
+            time.sleep(0.02)
+        for _ in range(2):
+            server.restart()
+            restarts.append(time.monotonic())
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=restart_while_trials_run)
+    thread.start()
+    run_search(spec, StudyFolder(tmp_path / "study"), Silent(), checkpoint=False)
+    thread.join()
+    assert len(restarts) == 2
+    study = StudyFolder(tmp_path / "study").load_study()
+    assert sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in study.trials) == 20
+    assert not [t for t in study.trials if t.state == TrialState.RUNNING]
+
+
+DRIVER = """
+import sys
+from autolr.search import roster
+roster.BEAT_SECONDS, roster.GRACE_SECONDS = 1.0, 8.0
+from autolr.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_8_processes_on_one_study_of_400_trials(server: Server, tmp_path: Path) -> None:
+    options = write_inputs(tmp_path / "inputs")
+    options["--validation"] = str(write_pairs(tmp_path / "inputs" / "more.jsonl", 200, 180))
+    command = [sys.executable, "-c", DRIVER, "search", *arguments(options), "--budget", "0.6x-flops"]
+    command += ["--trials", "400", "--multiple", "1", "--no-refit", "--sampler", "random", "--threads", "1", "--json"]
+    command += ["--search-examples", "40", "--selection-examples", "40", "--space", "per-layer"]
+    command += ["--storage", server.database(), "--study", str(tmp_path / "study")]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    drivers = [subprocess.Popen(command, **quiet) for _ in range(8)]
+    outputs = [driver.communicate() for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0] * 8, [error[-300:] for _, error in outputs]
+    study = StudyFolder(tmp_path / "study").load_study()
+    done = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(done) == 400
+    assert len({t.user_attrs[OWNER] for t in done}) == 8
+    assert not [t for t in study.trials if t.state == TrialState.RUNNING]
+    scored = [t.user_attrs["digest"] for t in done if "same_as" not in t.user_attrs]
+    assert len(scored) - len(set(scored)) <= 8  # two may meet the same new candidate at the same moment
+    results = {json.dumps(json.loads(text)["winner"]) for text, _ in outputs}
+    assert len(results) == 1
+    front = json.loads((tmp_path / "study" / "front.json").read_text())
+    assert [m["trial"] for m in front["members"]] == [t.number for t in front_trials(study)]
