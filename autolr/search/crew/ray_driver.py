@@ -186,7 +186,7 @@ def _check_reachable(address: str) -> None:
             "head with --ray-address auto, or submit it there: ray job submit -- autolr search ..."
         )
     host, _, port = address.rpartition(":")
-    if address in ("auto", "local") or not port.isdecimal():
+    if address == "auto" or not port.isdecimal():
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -214,8 +214,10 @@ def cluster(address: str | None, workers: int, threads: int, gpus: float) -> Ite
     os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if address is None:
-        ray.init(num_cpus=max(os.cpu_count() or 1, workers * threads), include_dashboard=False, **quiet)
+    if address in (None, "local"):
+        ray.init(
+            address="local", num_cpus=max(os.cpu_count() or 1, workers * threads), include_dashboard=False, **quiet
+        )
     else:
         _check_reachable(address)
         try:
