@@ -275,7 +275,8 @@ class StudySpec(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that a study may not change, flat: dotted name -> plain value."""
-        plain = self.model_dump(mode="json", exclude={"trials", "time_limit", "crew"})
+        left_out = {"trials", "time_limit", "crew"} | ({"storage"} if self.storage is None else set())
+        plain = self.model_dump(mode="json", exclude=left_out)
         return dict(flatten(plain))
 
 

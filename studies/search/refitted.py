@@ -1,4 +1,4 @@
-"""autolr's winners of the part "searched", refitted: the same candidates, report part touched once more for them.
+"""Winners refitted, autolr's and others': the same candidates, the report part touched once more for them.
 
 python studies/search/refitted.py FOLDER        # FOLDER/refitted.json
 """
@@ -18,11 +18,15 @@ from autolr.search.selection import report_on
 from autolr.types import Candidate
 
 
+REFITTED = {"searched": ["autolr", "lems"], "fixed": ["uniform kfac"]}
+
+
 def main(folder: Path) -> None:
     rows = []
-    for cell in cells(comparison("searched", [0, 1, 2]), folder):
+    for cell in [one for part in REFITTED for one in cells(comparison(part, [0, 1, 2]), folder)]:
         result = cell.folder.result() if cell.folder.spec_file.is_file() else None
-        if cell.entry.name != "autolr" or cell.budget not in BUDGETS or result is None:
+        wanted = [name for names in REFITTED.values() for name in names]
+        if cell.entry.name not in wanted or cell.budget not in BUDGETS or result is None:
             continue
         opened = open_study(cell.folder, Lines())
         inputs = opened.inputs
@@ -32,7 +36,12 @@ def main(folder: Path) -> None:
         candidate = Candidate.from_json(winner["candidate"])
         corrections = corrections_of(inputs, opened.bank, candidate, Lines())
         report = report_on(inputs, opened.bank, candidate, corrections, Lines())
-        row = {"entry": "autolr, refitted", "budget": cell.budget, "seed": cell.seed, "reached": result["reached"]}
+        row = {
+            "entry": f"{cell.entry.name}, refitted",
+            "budget": cell.budget,
+            "seed": cell.seed,
+            "reached": result["reached"],
+        }
         row |= {"ratio": winner["costs"]["ratio"]["flops"], "accuracy": report["compressed"]["accuracy"]}
         row |= {"dense_accuracy": report["dense"]["accuracy"], "accuracy_ratio": report["accuracy_ratio"]}
         rows.append(row | {"divergence": report["compressed"]["divergence"], "optimism": report["optimism"]})
