@@ -17,7 +17,6 @@ from autolr.search.run import open_study
 from autolr.search.selection import report_on
 from autolr.types import Candidate
 
-
 REFITTED = {"searched": ["autolr", "lems"], "fixed": ["uniform kfac"]}
 
 
