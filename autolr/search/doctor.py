@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
+from autolr.search.inputs import checked_device
 from autolr.search.storage import open_database
 
 PACKAGES = ("autolr", "torch", "transformers", "optuna", "botorch", "ray", "safetensors", "numpy")
@@ -94,7 +95,8 @@ def examine(needs: Needs) -> list[Finding]:
 
     check("device", lambda: _device(needs.device), "name another with --device, or install a torch built for it")
     check("model", lambda: _model(needs), "put it on storage that every node sees, or name it by its hub id")
-    check("memory", lambda: _memory(needs), "fewer workers for each node, or nodes with more memory")
+    if found[-1].ok:
+        check("memory", lambda: _memory(needs), "fewer workers for each node, or nodes with more memory")
     check("temporary disk", _disk, f"make room in {tempfile.gettempdir()}")
     if needs.storage is not None:
         check("storage", lambda: _storage(needs.storage), "open the database to this node; PGPASSWORD or ~/.pgpass")
@@ -129,8 +131,7 @@ def _extra(name: str, module: str) -> str:
 
 
 def _device(name: str) -> tuple[bool, str]:
-    device = torch.device(name)
-    torch.empty(0, device=device)
+    device = checked_device(name)
     return True, str(device) if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
 
 
@@ -141,6 +142,8 @@ def _model(needs: Needs) -> tuple[bool, str]:
 
 def _weight_bytes(needs: Needs) -> int:
     source = str(EXAMPLE_MODEL) if needs.model is None else needs.model
+    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+        raise OSError(f"there is no directory {source}")
     only_here: dict[str, Any] = {"local_files_only": True} if needs.offline else {}
     config = AutoConfig.from_pretrained(source, trust_remote_code=needs.trust_remote_code, **only_here)
     with torch.device("meta"):
