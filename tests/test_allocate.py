@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autolr.allocate import Menu, allocate
+from autolr.dynamic import solve
 from autolr.errors import BudgetError
 from autolr.hull import relax
 from autolr.types import Candidate, Choice
@@ -255,3 +256,35 @@ def test_what_the_solver_prints_does_not_reach_stdout(capfd, monkeypatch) -> Non
     seen = capfd.readouterr()
     assert seen.out == "before\nafter\n"
     assert "a debug line of the solver" in seen.err
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(-40, 8), st.floats(0, 10)), min_size=1, max_size=4), min_size=1, max_size=4
+    ),
+    st.integers(1, 7),
+    st.integers(-120, 20),
+)
+def test_dynamic_programming_finds_the_least_loss(options, unit, limit):
+    """Against every combination; costs have a common divisor, and a limit that it does not divide."""
+    costs = [np.array([float(unit * cost) for cost, _ in menu]) for menu in options]
+    losses = [np.array([loss for _, loss in menu]) for menu in options]
+    inside = [
+        sum(loss[k] for loss, k in zip(losses, picked, strict=True))
+        for picked in itertools.product(*(range(len(menu)) for menu in options))
+        if sum(cost[k] for cost, k in zip(costs, picked, strict=True)) <= limit
+    ]
+    picked = solve(costs, losses, float(limit))
+    if not inside:
+        assert picked is None
+        return
+    assert picked is not None
+    assert sum(cost[k] for cost, k in zip(costs, picked, strict=True)) <= limit
+    assert sum(loss[k] for loss, k in zip(losses, picked, strict=True)) == pytest.approx(min(inside), abs=1e-9)
+
+
+def test_dynamic_programming_leaves_what_is_not_whole_or_too_large_to_others():
+    assert solve([np.array([-1.5, 0.0])], [np.array([1.0, 0.0])], -1.0) is None
+    large = [np.array([-1e9 - 1, 0.0]), np.array([-1e9 - 8, 0.0])]
+    assert solve(large, [np.array([1.0, 0.0])] * 2, -5.0) is None

@@ -8,7 +8,10 @@ import pytest
 from optuna.distributions import IntDistribution
 from synthetic_allocation import Allocation, run
 
+from autolr.search.acquisition import Acquisition
 from autolr.search.botorch_sampler import BoTorchSampler
+from autolr.search.candidates import MOST_ROUNDS
+from autolr.search.history import History
 from autolr.search.sampler import make_sampler
 
 SPACE = {name: IntDistribution(0, 9) for name in "abc"}
@@ -104,3 +107,34 @@ def test_later_members_are_cheap():
         sampler.propose(study, trial, space, count)
         seconds[count] = time.process_time() - began
     assert (seconds[9] - seconds[1]) / 8 < min(0.06, seconds[1] / 2), seconds
+
+
+def test_a_large_batch_is_chosen_in_a_few_rounds():
+    """Twenty for many workers: all different, with the single proposal first, in at most ``MOST_ROUNDS`` rounds."""
+    study, trial = finished(30, BoTorchSampler(0, 4))
+    pends = []
+    pend = Acquisition.pend
+
+    def counted(self, points):
+        pends.append(len(points))
+        pend(self, points)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Acquisition, "pend", counted)
+        batch = study.sampler.propose(study, trial, SPACE, 20)
+    assert len(set(keys(batch))) == 20
+    assert batch[0] == study.sampler.propose(study, trial, SPACE, 1)[0]
+    assert len(pends) <= MOST_ROUNDS - 1
+    assert sum(pends) < 20
+
+
+def test_of_many_trials_the_best_and_the_latest_teach():
+    study, trial = finished(60, BoTorchSampler(0, 4))
+    history = History.of(study, trial, SPACE)
+    few = history.thinned(20)
+    ranked = sorted(history.done, key=lambda t: t.values[0])
+    assert {t.number for t in ranked[:10]} <= {t.number for t in few.done}
+    assert {t.number for t in history.done[-5:]} <= {t.number for t in few.done}
+    assert len(few.done) == 20
+    assert few.taken == history.taken
+    assert history.thinned(1000) is history

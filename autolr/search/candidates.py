@@ -20,7 +20,7 @@ from scipy.stats import qmc
 
 from autolr.search.encoding import Array, Encoding, Whole
 
-MOST_ROUNDS = 4
+MOST_ROUNDS = 8
 """Rounds in which a batch is chosen; each costs about as much as a proposal of its own."""
 
 

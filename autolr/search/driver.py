@@ -15,6 +15,8 @@ from autolr.types import Candidate
 
 IDLE_SECONDS = 0.2
 """Between two looks for work, while other processes run the study's last trials."""
+LOOK_SECONDS = 0.1
+"""Between two counts of the finished trials."""
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Pace:
     ledger: Ledger
     progress: Progress
     _began: float = field(default_factory=time.monotonic)
+    _done: int = 0
+    _looked: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.progress.start(f"search: {self.ledger.wanted} trials")
@@ -88,11 +92,13 @@ class Pace:
         Raises:
             Stopped: the time limit passed or the user interrupted.
         """
-        done, wanted = self.ledger.completed(), self.ledger.wanted
-        self.progress.update(min(done / wanted, 1.0))
-        if done < wanted:
+        if time.monotonic() - self._looked > LOOK_SECONDS:  # counting may ask a database
+            self._done, self._looked = self.ledger.completed(), time.monotonic()
+        wanted = self.ledger.wanted
+        self.progress.update(min(self._done / wanted, 1.0))
+        if self._done < wanted:
             self.check()
-        return done >= wanted
+        return self._done >= wanted
 
     def check(self) -> None:
         """Raise if the search should end here.
