@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,18 +13,14 @@ import pytest
 from database_fixture import Server, server
 from nli_fixture import arguments, write_inputs, write_pairs
 from optuna.trial import TrialState
-from test_search import spec_of
 from test_workers import done
 
-from autolr.progress import Silent
-from autolr.search.crew.doctor import examine_cluster
-from autolr.search.doctor import Needs
 from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials
-from autolr.search.run import run_search
 
 __all__ = ["server"]  # a fixture
 pytestmark = pytest.mark.slow
+NODE_TRIALS = 400
 
 
 @pytest.fixture
@@ -43,43 +38,46 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
 def test_a_node_goes_and_another_comes_while_trials_run(cluster, tmp_path: Path) -> None:
     made, nodes = cluster
     options = write_inputs(tmp_path / "inputs")
+    options["--validation"] = str(write_pairs(tmp_path / "inputs" / "more.jsonl", 900, 180))
+    options["--test"] = str(write_pairs(tmp_path / "inputs" / "other.jsonl", 60, 1100))
     folder = StudyFolder(tmp_path / "study")
-    happened = []
+    command = [sys.executable, "-c", "from autolr.cli import main; main()", "search", *arguments(options)]
+    command += ["--budget", "0.6x-flops", "--trials", str(NODE_TRIALS), "--method", "svd", "--multiple", "1"]
+    command += ["--space", "per-layer", "--sampler", "random", "--no-racing", "--no-refit", "--threads", "1"]
+    command += ["--workers", "2", "--ray-address", made.address, "--study", str(folder.path)]
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def finished() -> int:
-        return len(list(folder.path.glob("trials/*.json")))
-
-    def change_nodes() -> None:
-        while finished() < 4:
+    def wait_for(count: int) -> None:
+        while len(list(folder.path.glob("trials/*.json"))) < count:
+            assert driver.poll() is None
             time.sleep(0.02)
-        made.remove_node(nodes[0], allow_graceful=False)
-        happened.append(finished())
-        while finished() < 10:
-            time.sleep(0.02)
-        made.add_node(num_cpus=1)
-        happened.append(finished())
 
-    thread = threading.Thread(target=change_nodes, daemon=True)
-    thread.start()
-    crew = {"workers": 2, "ray_address": made.address}
-    run_search(spec_of(options, trials=40, crew=crew), folder, Silent(), checkpoint=False)
-    thread.join()
-    assert len(happened) == 2
-    assert happened[1] < 40
-    assert len(done(folder)) == 40
+    wait_for(4)
+    made.remove_node(nodes[0], allow_graceful=False)
+    wait_for(10)
+    made.add_node(num_cpus=1)
+    assert driver.poll() is None, "the search ended before the node came"
+    assert driver.wait() == 0
+    assert len(done(folder)) == NODE_TRIALS
     assert not [t for t in folder.load_study().trials if t.state == TrialState.RUNNING]
 
 
 def test_the_doctor_looks_at_every_node(cluster, tmp_path: Path) -> None:
     made, _ = cluster
     options = write_inputs(tmp_path / "inputs")
-    needs = Needs(model=options["--model"], study=str(tmp_path), workers=2)
-    findings = examine_cluster(made.address, needs, threads=1, gpus=0.0)
-    assert all(one.ok for one in findings), findings
-    assert sum(one.check == "model" for one in findings) == 3
-    needs = Needs(model=str(tmp_path / "absent"), workers=5)
-    findings = examine_cluster(made.address, needs, threads=1, gpus=0.0)
-    assert {one.check for one in findings if not one.ok} == {"model", "room"}
+    model = options["--model"]
+    code, findings = doctor(made.address, "--workers", "2", "--model", model, "--study", str(tmp_path))
+    assert (code, [one for one in findings if not one["ok"]]) == (0, [])
+    assert sum(one["check"] == "model" for one in findings) == 3
+    code, findings = doctor(made.address, "--workers", "5", "--model", str(tmp_path / "absent"))
+    assert (code, {one["check"] for one in findings if not one["ok"]}) == (1, {"model", "room"})
+
+
+def doctor(address: str, *options: str) -> tuple[int, list[dict]]:
+    """Run the command on a cluster; return its exit code and what it found."""
+    command = [sys.executable, "-c", "from autolr.cli import main; main()", "doctor", "--cluster", "--json", *options]
+    found = subprocess.run([*command, "--ray-address", address], capture_output=True, text=True, check=False)
+    return found.returncode, json.loads(found.stdout)["findings"]
 
 
 DRIVER = """
