@@ -58,7 +58,7 @@ def worker_processes() -> list[int]:
             command = path.read_bytes()
         except OSError:
             continue
-        if b"Worker" in command and b"ray::" in command:
+        if b"ray::" in command and b"Trainable" in command:
             found.append(int(path.parent.name))
     return found
 

@@ -153,6 +153,9 @@ class RayDriver(Driver):
         shipment = Shipment.of(self.inputs, self.prepared, self.threads)
         trainable = tune.with_parameters(Worker, shipment=shipment, driver_node=ray.get_runtime_context().get_node_id())
         resources = {"cpu": self.threads} | ({"gpu": self.gpus} if self.gpus else {})
+        # As many trials may wait for a worker as there are workers. With Tune's own limit of one the trial that waits
+        # for the second worker to start is given to the first one instead, and the second never starts.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
         scratch = Path(tempfile.mkdtemp(prefix="autolr-tune-"))
         try:
             controller = tune.Tuner(
