@@ -2,9 +2,9 @@
 
     python studies/workers/scaling.py ROUNDS     # writes scaling.json beside this file
 
-The embedded example at 0.5x FLOPs, 60 trials, random candidates that are all scored on everything (so that all trials
-cost about the same and proposals nothing). Rates count from the first result of each worker on: the start of Ray and of
-the workers is left out. One thread a worker.
+The embedded example at 0.5x FLOPs, 100 trials, random candidates that are all scored on everything (so that all trials
+cost about the same and proposals nothing). Rates are those of the last 60: the start of Ray and of the workers is left
+out. One thread a worker.
 """
 
 import json
@@ -21,7 +21,7 @@ from autolr.progress import Silent
 from autolr.search.folder import StudyFolder
 from autolr.search.run import run_search
 
-TRIALS = 60
+TRIALS, COUNTED = 100, 60
 KINDS = {"in process": {}, "1 worker": {"workers": 1, "ray_address": "local"}, "2 workers": {"workers": 2}}
 
 
@@ -33,8 +33,8 @@ def seconds_per_trial(crew: dict, folder: Path, bank: Path) -> tuple[float, floa
     study.bank = bank
     run_search(make_spec(plain, "scaling"), study, Silent(), checkpoint=False)
     trials = [t for t in study.load_study().trials if t.state == TrialState.COMPLETE]
-    ends = sorted(t.datetime_complete.timestamp() for t in trials)[crew.get("workers", 1) + 1 :]  # dense: no work
-    worked = [sum(t.user_attrs["seconds"].values()) for t in trials[2:]]
+    ends = sorted(t.datetime_complete.timestamp() for t in trials)[-COUNTED:]
+    worked = [sum(t.user_attrs["seconds"].values()) for t in trials[-COUNTED:]]
     return (ends[-1] - ends[0]) / (len(ends) - 1), statistics.mean(worked)
 
 
