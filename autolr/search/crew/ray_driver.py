@@ -20,12 +20,18 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from autolr.errors import AutolrError, UsageError
-from autolr.search.crew.dispatch import Dispatcher
+from autolr.search.crew.board import make_board
+from autolr.search.crew.dispatch import Dispatcher, Task
 from autolr.search.crew.shipment import Shipment
-from autolr.search.crew.trainable import BROKEN, EVALUATION, REASON, TRIAL, Worker
+from autolr.search.crew.trainable import BROKEN, EVALUATION, IDLE, REASON, SHIFT, TRIAL, Worker
 from autolr.search.driver import Driver, Pace
 
-_WAIT_SECONDS = 1.0
+_QUICK_SECONDS = 2.0
+"""A worker whose last task took less has the next one waiting: handing it out takes a twentieth of a second."""
+MOST_STILLBORN = 6
+"""Workers in a row that may die before they have reported once."""
+_LOST_AFTER = 3
+"""Times in a row that a worker finds its box empty before what it was handed is handed to it again."""
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,48 +44,99 @@ _QUIET = {
 """What is durable is in the study, so Tune need not write files of its own; and the terminal is autolr's."""
 
 
+@dataclass
+class Shift:
+    """One worker, from its start to its end.
+
+    Attributes:
+        tasks: what it was handed and has not answered, by the trials' numbers.
+        here: whether it has reported; one that still starts is handed nothing.
+        quick: whether its last task was so short that a second one should wait in its box.
+        idle: how often in a row it found its box empty.
+    """
+
+    tasks: dict[int, Task] = field(default_factory=dict)
+    here: bool = False
+    quick: bool = False
+    idle: int = 0
+
+
 class StudySearcher(Searcher):
-    """Gives Tune the study's trials, one by one, and tells the study what came of them.
+    """Gives Tune the workers, the workers the study's trials, and tells the study what came of them.
 
     What goes wrong here is kept in ``error`` and ends the run: Tune would only log it.
     """
 
-    def __init__(self, dispatcher: Dispatcher, pace: Pace) -> None:
+    def __init__(self, dispatcher: Dispatcher, pace: Pace, board: Any) -> None:
         super().__init__()
-        self.dispatcher, self.pace = dispatcher, pace
+        self.dispatcher, self.pace, self.board = dispatcher, pace, board
         self.error: BaseException | None = None
-        self._tasks: dict[str, int] = {}
+        self._shifts: dict[str, Shift] = {}
+        self._stillborn = 0
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a task; None while there is none; FINISHED when the study is."""
-        try:
-            if self.pace.finished():
-                return Searcher.FINISHED
-            task = self.dispatcher.next(_WAIT_SECONDS if self.dispatcher.idle else 0.0)
-        except (AutolrError, OSError, RuntimeError, ValueError) as error:
-            self.error = error
+        """Return the configuration of one more worker; Tune asks for as many as there are to be."""
+        if self.over():
             return Searcher.FINISHED
-        if task is None:
-            return None
-        self._tasks[trial_id] = task.trial
-        return {"task": task}
+        self._shifts[trial_id] = Shift()
+        return {SHIFT: trial_id}
+
+    def over(self) -> bool:
+        """Hand out tasks, and tell whether to end: everything is done, the time is over, or something went wrong."""
+        with self._kept_errors():
+            if self.error is None and not self.pace.finished():
+                for name, shift in self._shifts.items():
+                    self._feed(name, shift)
+                return False
+        return True
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Take what a worker found and hand it the next task."""
+        shift = self._shifts[trial_id]
+        shift.here, self._stillborn = True, 0
+        shift.idle = shift.idle + 1 if IDLE in result else 0
+        with self._kept_errors():
+            if self.error is not None:
+                return
+            if BROKEN in result:
+                raise AutolrError(f"a worker cannot work {result[BROKEN]}; mend that, then go on with the study")
+            if TRIAL in result and shift.tasks.pop(result[TRIAL], None) is not None:
+                shift.quick = result["time_this_iter_s"] < _QUICK_SECONDS
+                if REASON in result:
+                    self.dispatcher.fail(result[TRIAL], result[REASON])
+                else:
+                    self.dispatcher.take(result[TRIAL], result[EVALUATION])
+            if shift.idle >= _LOST_AFTER:  # the board was started anew
+                shift.idle = 0
+                for task in shift.tasks.values():
+                    self.board.put.remote(trial_id, task)
+            self._feed(trial_id, shift)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study what came of a trial."""
-        number = self._tasks.pop(trial_id)
-        if self.error is not None:
-            return
+        """Hand the tasks of a worker that is gone to others."""
+        shift = self._shifts.pop(trial_id)
+        with self._kept_errors():
+            if error and self.error is None:
+                for number in shift.tasks:
+                    self.dispatcher.lost(number)
+                self._stillborn += not shift.here
+                if self._stillborn == MOST_STILLBORN:
+                    raise AutolrError(f"{self._stillborn} workers in a row died as they started; see Ray's logs")
+
+    def _feed(self, name: str, shift: Shift) -> None:
+        while shift.here and len(shift.tasks) < 1 + shift.quick:
+            task = self.dispatcher.next()
+            if task is None:
+                return
+            shift.tasks[task.trial] = task
+            self.board.put.remote(name, task)
+
+    @contextmanager
+    def _kept_errors(self) -> Iterator[None]:
         try:
-            if error or result is None or TRIAL not in result:
-                self.dispatcher.lost(number)
-            elif BROKEN in result:
-                raise AutolrError(f"a worker cannot work {result[BROKEN]}; mend that, then go on with the study")
-            elif REASON in result:
-                self.dispatcher.fail(number, result[REASON])
-            else:
-                self.dispatcher.take(number, result[EVALUATION])
-        except (AutolrError, OSError, RuntimeError, ValueError) as failure:
-            self.error = failure
+            yield
+        except (AutolrError, OSError, RuntimeError, ValueError) as error:
+            self.error = error
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune nothing to write down."""
@@ -93,7 +150,7 @@ class StudySearcher(Searcher):
 
 
 class _Stopper(tune.Stopper):
-    """Ends the run when something went wrong, the time is over, or the user says so."""
+    """Asks the searcher, at each of Tune's steps, whether to end."""
 
     def __init__(self, searcher: StudySearcher) -> None:
         self._searcher = searcher
@@ -103,12 +160,7 @@ class _Stopper(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Tell whether to end."""
-        if self._searcher.error is None:
-            try:
-                self._searcher.pace.check()
-            except AutolrError as error:
-                self._searcher.error = error
-        return self._searcher.error is not None
+        return self._searcher.over()
 
 
 @dataclass
@@ -132,7 +184,7 @@ class RayDriver(Driver):
             self.dispatcher = Dispatcher(self.ledger, ready_ahead(crew.workers))
             self.dispatcher.start()
             try:
-                self._tune(StudySearcher(self.dispatcher, pace))
+                self._tune(StudySearcher(self.dispatcher, pace, make_board()))
             finally:
                 self.dispatcher.stop()
 
@@ -151,18 +203,15 @@ class RayDriver(Driver):
     def _tune(self, searcher: StudySearcher) -> None:
         workers = self.inputs.spec.crew.workers
         shipment = Shipment.of(self.inputs, self.prepared, self.threads)
-        trainable = tune.with_parameters(Worker, shipment=shipment, driver_node=ray.get_runtime_context().get_node_id())
+        node = ray.get_runtime_context().get_node_id()
+        trainable = tune.with_parameters(Worker, shipment=shipment, board=searcher.board, driver_node=node)
         resources = {"cpu": self.threads} | ({"gpu": self.gpus} if self.gpus else {})
-        # As many trials may wait for a worker as there are workers. With Tune's own limit of one the trial that waits
-        # for the second worker to start is given to the first one instead, and the second never starts.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # all workers start at once
         scratch = Path(tempfile.mkdtemp(prefix="autolr-tune-"))
         try:
             controller = tune.Tuner(
                 tune.with_resources(trainable, resources),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher, num_samples=-1, max_concurrent_trials=workers, reuse_actors=True
-                ),
+                tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=workers),
                 run_config=tune.RunConfig(
                     storage_path=str(scratch),
                     verbose=0,

@@ -1,4 +1,8 @@
-"""What runs in a worker: an actor that loads the model once and evaluates one candidate in each of Tune's trials."""
+"""What runs in a worker: an actor that loads the model once and then evaluates one candidate after the other.
+
+To Tune it is a single trial, with a candidate's result in each iteration. One of Tune's trials for each candidate would
+be no good where candidates are quick: a worker that still starts is given up as soon as an older one is free.
+"""
 
 import os
 import socket
@@ -15,18 +19,26 @@ from autolr.search.crew.dispatch import Task
 from autolr.search.crew.shipment import Shipment
 from autolr.search.crew.watchdog import Watchdog
 
-TRIAL, EVALUATION, REASON, BROKEN = "trial", "evaluation", "reason", "broken"
-"""Keys of a result: the trial's number and one of: what was found; why it failed; why this worker cannot work."""
+SHIFT = "shift"
+"""Key of a worker's configuration: the name of its box."""
+TRIAL, EVALUATION, REASON, BROKEN, IDLE = "trial", "evaluation", "reason", "broken", "idle"
+"""Keys of a result: the trial's number with what was found, or why it failed; why this worker cannot work; that its box
+is empty."""
+WAIT_SECONDS = 1.0
+"""For which a worker looks into its box before it says that it is idle."""
 
 
 class Worker(tune.Trainable):
-    """Evaluates candidates; reused from one trial to the next."""
+    """Evaluates the candidates in its box."""
 
-    def setup(self, config: dict[str, Any], shipment: Shipment | None = None, driver_node: str = "") -> None:
+    def setup(
+        self, config: dict[str, Any], shipment: Shipment | None = None, board: Any = None, driver_node: str = ""
+    ) -> None:
         """Open the shipment; what goes wrong is reported with the first result."""
         assert shipment is not None
-        self._task: Task = config["task"]
+        self._shift, self._board = config[SHIFT], board
         self._broken: str | None = None
+        self._wait = 0.0
         self._watchdog = Watchdog(os.getpid(), shipment.spec.crew.timeout)
         self._cores = slots.pin_to_cores(shipment.threads) if not shipment.spec.run.device.startswith("cuda") else None
 
@@ -40,16 +52,15 @@ class Worker(tune.Trainable):
         except (AutolrError, OSError, RuntimeError) as error:
             self._broken = f"{type(error).__name__}: {error}"
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up the next task."""
-        self._task = new_config["task"]
-        return True
-
     def step(self) -> dict[str, Any]:
-        """Evaluate the task."""
-        task, found = self._task, {TRIAL: self._task.trial, "done": True}
+        """Evaluate the next task."""
         if self._broken is not None:
-            return found | {BROKEN: f"on {socket.gethostname()}: {self._broken}"}
+            return {BROKEN: f"on {socket.gethostname()}: {self._broken}"}
+        task: Task | None = ray.get(self._board.get.remote(self._shift, self._wait))
+        self._wait = WAIT_SECONDS  # the first look only says that the worker is there
+        if task is None:
+            return {IDLE: True}
+        found: dict[str, Any] = {TRIAL: task.trial}
         self._watchdog.tick()
         try:
             evaluation = self._objective.evaluate(task.candidate, self._watchdog.tick, task.heat, task.halved)
