@@ -47,11 +47,17 @@ def main(folder: Path) -> None:
         print(f"| {name} | " + " | ".join(map(cell, by_budget)) + f" | {max(map(len, by_budget))} |")
     kept = {}
     if "samplers" in parts:
-        print("\n| | dominated area | evaluations to 99 % | examples | seconds | proposing |\n|" + "---|" * 6)
+        head = (
+            "dominated area | evaluations to 99 % of the best | to 99 % of TPE's last | examples | seconds | proposing"
+        )
+        print(f"\n| | {head} |\n|" + "---|" * 7)
+        goal = 0.99 * parts["samplers"]["search"]["tpe"]["area"][-1]
         for name, found in parts["samplers"]["search"].items():
             deviation = found["deviation"][-1] if found["deviation"] else 0.0
+            as_tpe = next((n + 1 for n, area in enumerate(found["area"]) if area >= goal), "never")
+            best = found["evaluations"] or "never"
             print(
-                f"| {name} | {found['area'][-1]:.3f} ± {deviation:.3f} | {found['evaluations'] or 'never'} | "
+                f"| {name} | {found['area'][-1]:.3f} ± {deviation:.3f} | {best} | {as_tpe} | "
                 f"{found['examples'][-1]:,.0f} | {found['seconds'][-1]:,.0f} | {proposing(folder, name):.0%} |"
             )
         kept["search"] = parts["samplers"]["search"]
