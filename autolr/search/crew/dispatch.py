@@ -112,11 +112,6 @@ class Dispatcher:
         with self._changed:
             self._ready.appendleft(self._out.pop(trial))
 
-    @property
-    def idle(self) -> bool:
-        """Whether no task is out."""
-        return not self._out
-
     def _propose(self) -> None:
         try:
             while True:
