@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autolr.config import Budget, Floor, StudySpec, flatten, make_spec, read_yaml
+from autolr.config import Budget, CrewSpec, Floor, StudySpec, flatten, make_spec, read_yaml
 from autolr.errors import UsageError
 from autolr.types import QUANTITIES, Conditions, Cost
 
@@ -236,7 +236,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_of_its_place():
         make_spec(plain, "study.yaml")
     assert "unknown key 'trian' in data; did you mean train?" in str(caught.value)
     assert "unknown key 'metods' in search; did you mean methods?" in str(caught.value)
-    assert "unknown key 'nothing-like-it' at the top level; known: budgets, data, floors" in str(caught.value)
+    assert "unknown key 'nothing-like-it' at the top level; known: budgets, crew, data" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "7", "", "text"])
@@ -294,13 +294,15 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_identity_is_all_but_how_long_to_search():
     spec = make_spec({"budgets": ["0.5x-flops"]}, "options")
-    longer = spec.model_copy(update={"trials": 99, "time_limit": 5.0})
+    longer = spec.model_copy(update={"trials": 99, "time_limit": 5.0, "crew": CrewSpec(workers=4)})
     assert longer.identity() == spec.identity()
     assert "trials" not in spec.identity()
-    for update in ({"seed": 1}, {"model": "x"}, {"budgets": ("0.4x-flops",)}, {"floors": ("accuracy>=0.5",)}):
+    stored = {"storage": "postgresql://me@host/db"}
+    for update in ({"seed": 1}, {"model": "x"}, stored, {"budgets": ("0.4x-flops",)}, {"floors": ("accuracy>=0.5",)}):
         assert spec.model_copy(update=update).identity() != spec.identity()
     names = {name for name, _ in flatten(spec.model_dump(mode="json"))}
-    assert set(spec.identity()) == names - {"trials", "time_limit"}
+    left_out = {name for name in names if name.startswith("crew.")} | {"trials", "time_limit", "storage"}
+    assert set(spec.identity()) == names - left_out
 
 
 def test_specifications_do_not_change_once_made():
