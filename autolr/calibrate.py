@@ -9,6 +9,7 @@ Sums are taken per batch in the model's float32 and added up in float64; Gram ma
 mean, so that a covariance far smaller than the mean keeps its digits. Hooks never outlive the call.
 """
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,19 +24,24 @@ from autolr.types import LayerStats, Unit
 
 Batch = Mapping[str, Tensor]
 Reads = Literal["all", "first", "last"]
-Cotangents = Callable[[Float[Tensor, "batch ..."]], list[Float[Tensor, "batch ..."]]]
+Cotangents = Callable[[Float[Tensor, "batch ..."], Bool[Tensor, "batch positions"]], list[Float[Tensor, "batch ..."]]]
+"""(logits, mask of the real tokens) -> vectors to backpropagate from the logits, whose outer products sum to the Fisher
+information of what the model says, or to an unbiased estimate of it."""
 
 DEFAULT_MEMORY = 4 * 2**30
 """Bytes the statistics of one pass may take; beyond it the layers are measured in several passes."""
 
 
-def class_cotangents(logits: Float[Tensor, "batch classes"]) -> list[Float[Tensor, "batch classes"]]:
+def class_cotangents(
+    logits: Float[Tensor, "batch classes"], mask: Bool[Tensor, "batch positions"] | None = None
+) -> list[Float[Tensor, "batch classes"]]:
     """Return vectors ``q_k`` with ``Σ_k q_k q_kᵀ = diag(p) − p pᵀ``, the Fisher information of a softmax classifier.
 
     Backpropagating each gives the exact expectation over the classes in ``classes − 1`` backward passes.
 
     Args:
         logits: (batch, classes).
+        mask: not read.
 
     Returns:
         ``classes − 1`` tensors like the logits.
@@ -44,11 +50,45 @@ def class_cotangents(logits: Float[Tensor, "batch classes"]) -> list[Float[Tenso
         >>> [q.abs().tolist() for q in class_cotangents(torch.zeros(1, 2))]
         [[[0.5, 0.5]]]
     """
+    del mask
     p = logits.detach().double().softmax(-1)
     fisher = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
     values, vectors = torch.linalg.eigh(fisher)
     roots = vectors * values.clamp(min=0.0).sqrt()[..., None, :]
     return [roots[..., k].to(logits.dtype) for k in range(1, logits.shape[-1])]
+
+
+@dataclass(frozen=True)
+class SampledCotangents:
+    """One gradient for each sequence: of the loss of next tokens that the language model draws itself.
+
+    With ``y_t`` drawn from the model's own ``p_t`` at every position before a real token, ``Σ_t p_t − e(y_t)`` has mean
+    zero and the Fisher information of all next tokens as its covariance: one backward pass instead of one for each
+    token of the vocabulary. (The text's own next tokens would give the empirical Fisher, which is another matrix.)
+
+    Attributes:
+        seed: of the draws, which depend on nothing else but what the model finds most probable.
+
+    Example:
+        >>> [q] = SampledCotangents(0)(torch.zeros(1, 3, 2), torch.tensor([[True, True, False]]))
+        >>> q.abs().tolist()
+        [[[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]]]
+    """
+
+    seed: int
+
+    def __call__(
+        self, logits: Float[Tensor, "batch positions tokens"], mask: Bool[Tensor, "batch positions"]
+    ) -> list[Float[Tensor, "batch positions tokens"]]:
+        """Return one tensor like the logits."""
+        p = logits.detach().float().softmax(-1)
+        likely = p.argmax(-1).to("cpu", torch.int32).numpy().tobytes()
+        random = torch.Generator().manual_seed((self.seed << 32) + zlib.crc32(likely))
+        drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=random).reshape(mask.shape).to(p.device)
+        followed = torch.zeros_like(mask)
+        followed[:, :-1] = mask[:, :-1] & mask[:, 1:]
+        p.scatter_add_(-1, drawn[..., None], torch.full_like(drawn[..., None], -1, dtype=p.dtype))
+        return [(p * followed[..., None]).to(logits.dtype)]
 
 
 def calibrate(
@@ -219,7 +259,7 @@ def _accumulate(
     with torch.set_grad_enabled(cotangents is not None), _recording(model, units) as calls:
         logits = _forward(model, batch)
         outputs = [call.y for call in calls]
-        vectors = [] if cotangents is None else cotangents(logits)
+        vectors = [] if cotangents is None else cotangents(logits, mask)
         gradients = [
             torch.autograd.grad(logits, outputs, vector, retain_graph=k + 1 < len(vectors), allow_unused=True)
             for k, vector in enumerate(vectors)

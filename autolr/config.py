@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from autolr.errors import UsageError, nearest
 from autolr.records import QUANTITIES, Cost
@@ -186,7 +186,10 @@ class Strict(BaseModel):
 
 
 class DataSpec(Strict):
-    """Where the labelled pairs come from; see the options ``--train``, ``--validation``, ``--test``, ``--dataset``."""
+    """Where the data come from; see the options ``--train``, ``--validation``, ``--test``, ``--dataset``.
+
+    ``templates`` and ``words`` are those of a language model that is asked in words; none: the task's own.
+    """
 
     train: str | None = None
     validation: str | None = None
@@ -196,6 +199,9 @@ class DataSpec(Strict):
     hypothesis_column: str = "hypothesis"
     label_column: str = "label"
     label_names: tuple[str, ...] | None = None
+    text_column: str = "text"
+    templates: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     calibration_examples: Annotated[int, Field(ge=1)] = 1024
     search_examples: Annotated[int, Field(ge=2)] = 1000
     selection_examples: Annotated[int, Field(ge=2)] = 1000
@@ -206,7 +212,7 @@ class SearchSpec(Strict):
 
     space: str = "importance"
     sampler: str = "botorch"
-    objective: Literal["divergence", "accuracy", "agreement"] = "divergence"
+    objective: Literal["divergence", "accuracy", "agreement", "loss"] = "divergence"
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
@@ -251,7 +257,7 @@ class StudySpec(Strict):
     """
 
     model: str | None = None
-    task: Literal["nli"] = "nli"
+    task: Literal["nli", "lm"] = "nli"
     data: DataSpec = DataSpec()
     budgets: Annotated[tuple[Annotated[str, AfterValidator(_checked_budget)], ...], Field(min_length=1)]
     floors: tuple[Annotated[str, AfterValidator(_checked_floor)], ...] = ()
@@ -262,6 +268,12 @@ class StudySpec(Strict):
     run: RunSpec = RunSpec()
     storage: Annotated[str, AfterValidator(_without_secret)] | None = None
     crew: CrewSpec = CrewSpec()
+
+    @model_validator(mode="after")
+    def _objective_of_task(self) -> "StudySpec":
+        if self.search.objective == "loss" and self.task != "lm":
+            raise ValueError(f"objective loss is of task lm; the task is {self.task}")
+        return self
 
     @property
     def parsed_budgets(self) -> tuple[Budget, ...]:

@@ -197,7 +197,7 @@ def test_a_specification_survives_its_plain_form():
         ({"bugdets": ["0.5x-flops"]}, "unknown key 'bugdets' at the top level; did you mean budgets"),
         ({"search": {"method": ["svd"]}}, r"unknown key 'method' in search; did you mean methods\?"),
         ({"search": {"methods": []}}, r"search\.methods: .*at least 1 item"),
-        ({"search": {"objective": "speed"}}, r"search\.objective: .*'divergence', 'accuracy' or 'agreement'"),
+        ({"search": {"objective": "speed"}}, r"search\.objective: .*'divergence', 'accuracy', 'agreement' or 'loss'"),
         ({"search": {"multiple": 0}}, r"search\.multiple: .*greater than or equal to 1 \(got 0\)"),
         ({"search": {"multiple": "8"}}, r"search\.multiple: .*valid integer \(got '8'\)"),
         ({"search": {"multiple": 8.5}}, r"search\.multiple: .*integer"),

@@ -85,13 +85,17 @@ def export(
 @reported
 def evaluate(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
-    data: Annotated[str, typer.Option(help="Labelled pairs, or a hub data set with --split.")],
+    data: Annotated[str, typer.Option(help="Labelled pairs or text, or a hub data set with --split.")],
     task: o.Task = "nli",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     premise_column: o.PremiseColumn = "premise",
     hypothesis_column: o.HypothesisColumn = "hypothesis",
     label_column: o.LabelColumn = "label",
     label_names: o.LabelNames = None,
+    text_column: o.TextColumn = "text",
+    template: o.Templates = None,
+    words: o.Words = None,
+    seq_len: o.SeqLen = None,
     device: o.Device = "cpu",
     dtype: o.Dtype = "float32",
     scoring_batch_size: o.ScoringBatch = 64,
@@ -101,7 +105,6 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint's accuracy, with its standard error."""
     from autolr.config import make_spec
-    from autolr.data import Columns, load_nli
     from autolr.report.tables import chance_warning, evaluation_line
     from autolr.search.evaluate import evaluate_checkpoint
 
@@ -109,18 +112,23 @@ def evaluate(
         "device": device,
         "dtype": dtype,
         "scoring_batch_size": scoring_batch_size,
+        "seq_len": seq_len,
         "offline": offline,
         "trust_remote_code": trust_remote_code,
     }
-    spec = make_spec({"model": directory, "task": task, "budgets": ["1x-flops"], "run": run}, "options")
-    names = [name.strip() for name in label_names.split(",")] if label_names else None
-    columns = Columns(premise_column, hypothesis_column, label_column)
-
-    def load(label2id: dict[str, int]) -> object:
-        return load_nli(data, columns=columns, label2id=label2id, split=split, label_names=names, offline=offline)
-
+    described = {
+        "premise_column": premise_column,
+        "hypothesis_column": hypothesis_column,
+        "label_column": label_column,
+        "label_names": o.names(label_names),
+        "text_column": text_column,
+        "templates": template or [],
+        "words": o.names(words) or [],
+    }
+    plain = {"model": directory, "task": task, "data": described, "budgets": ["1x-flops"], "run": run}
+    spec = make_spec(plain, "options")
     with progress() as listener:
-        found = evaluate_checkpoint(spec, load, listener)  # type: ignore[arg-type]
+        found = evaluate_checkpoint(spec, data, split, listener)
     if json:
         print_json(found)
     else:

@@ -12,17 +12,29 @@ from autolr.errors import UsageError, nearest
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
 Model = Annotated[str | None, typer.Option(help="Model directory or hub id; none: the embedded example.")]
-Task = Annotated[str, typer.Option(help="The task that candidates are scored on: nli.")]
-Train = Annotated[
-    str | None, typer.Option(help="Pairs to calibrate on: .jsonl, .csv, .tsv (.gz), or a split of --dataset.")
+Task = Annotated[
+    str,
+    typer.Option(help="nli: pairs of sentences, for a classifier or, by prompts, a decoder; lm: next tokens of text."),
 ]
-Validation = Annotated[str | None, typer.Option(help="Pairs to search and select on.")]
-Test = Annotated[str | None, typer.Option(help="Pairs to report on; none: a part of the validation data.")]
+Train = Annotated[
+    str | None,
+    typer.Option(help="Pairs (.jsonl, .csv, .tsv) or text (.txt too) to calibrate on, or a split of --dataset."),
+]
+Validation = Annotated[str | None, typer.Option(help="Data to search and select on.")]
+Test = Annotated[str | None, typer.Option(help="Data to report on; none: a part of the validation data.")]
 Dataset = Annotated[str | None, typer.Option(help="Hub data set, such as nyu-mll/glue:mnli; splits by --train ...")]
 PremiseColumn = Annotated[str, typer.Option(help="Column of the first sentence.")]
 HypothesisColumn = Annotated[str, typer.Option(help="Column of the second sentence.")]
 LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
 LabelNames = Annotated[str | None, typer.Option(help="What the model's ids 0,1,... mean, comma-separated.")]
+TextColumn = Annotated[str, typer.Option(help="Column of the text (task lm).")]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option("--template", help="Prompt with {premise} and {hypothesis} for a decoder (task nli); repeatable."),
+]
+Words = Annotated[
+    str | None, typer.Option(help="Words after the prompt for entailment,neutral,contradiction; none: Yes,Maybe,No.")
+]
 Budgets = Annotated[
     list[str],
     typer.Option("--budget", help="0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable."),
@@ -37,7 +49,7 @@ Space = Annotated[
 ]
 Sampler = Annotated[str, typer.Option(help="botorch, gp, tpe, nsga2 or random.")]
 Objective = Annotated[
-    str, typer.Option(help="The search signal: divergence, accuracy or agreement with the dense model.")
+    str, typer.Option(help="The search signal: divergence, accuracy or agreement with the dense model; lm: loss too.")
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Methods to choose from; repeatable.")]
 Multiple = Annotated[int, typer.Option(min=1, help="Ranks are multiples of it.")]
@@ -122,6 +134,16 @@ def parse_duration(text: str | None, option: str = "--time-limit") -> float | No
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def names(text: str | None) -> list[str] | None:
+    """Return the names of a list such as ``yes, no``.
+
+    Example:
+        >>> names("yes, no"), names(None)
+        (['yes', 'no'], None)
+    """
+    return [name.strip() for name in text.split(",")] if text else None
+
+
 def parse_lengths(text: str | None) -> list[int]:
     """Return the lengths of a list such as ``32,20``.
 
@@ -189,6 +211,9 @@ def collect(
     hypothesis_column: str,
     label_column: str,
     label_names: str | None,
+    text_column: str,
+    template: list[str] | None,
+    words: str | None,
     budget: list[str],
     floor: list[str] | None,
     trials: int,
@@ -240,7 +265,10 @@ def collect(
             "premise_column": premise_column,
             "hypothesis_column": hypothesis_column,
             "label_column": label_column,
-            "label_names": [name.strip() for name in label_names.split(",")] if label_names else None,
+            "label_names": names(label_names),
+            "text_column": text_column,
+            "templates": template or [],
+            "words": names(words) or [],
             "calibration_examples": calibration_examples,
             "search_examples": search_examples,
             "selection_examples": selection_examples,

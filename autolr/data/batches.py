@@ -83,4 +83,4 @@ def _by_length(encoded: Any) -> list[int]:
 def mean_length(batches: list[Batch]) -> float:
     """Return the mean number of real tokens in a sequence."""
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-    return tokens / sum(len(batch["labels"]) for batch in batches)
+    return tokens / sum(len(batch["input_ids"]) for batch in batches)

@@ -1,13 +1,36 @@
 """The four disjoint parts of a study's data: calibration, search, selection, report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from autolr.config import DataSpec
 from autolr.data.example import example_data
 from autolr.data.nli import Columns, NliData, load_nli
 from autolr.data.splits import split_by_premise
+from autolr.data.text import TextData, load_text
 from autolr.errors import UsageError
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Examples in memory, with a hash of their content."""
+
+    @property
+    def name(self) -> str:
+        """Where they came from."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies their content."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, indices: Iterable[int]) -> "Data":
+        """Return the examples at these positions, in this order."""
+
+    def take(self, n: int, seed: int) -> "Data":
+        """Return ``n`` examples drawn without replacement."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +45,10 @@ class Parts:
         notes: what a reader should know about how the parts were made.
     """
 
-    calibration: NliData
-    search: NliData
-    selection: NliData
-    report: NliData
+    calibration: Data
+    search: Data
+    selection: Data
+    report: Data
     notes: tuple[str, ...] = ()
 
     def digests(self) -> dict[str, str]:
@@ -33,8 +56,8 @@ class Parts:
         return {name: getattr(self, name).digest for name in ("calibration", "search", "selection", "report")}
 
 
-def load_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offline: bool, seed: int) -> Parts:
-    """Load a study's data and divide it.
+def load_nli_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offline: bool, seed: int) -> Parts:
+    """Load a study's pairs and divide them.
 
     Train data calibrates. Validation data is divided by premise into a search and a selection part and, where there is
     no test data, a report part. Test data only reports.
@@ -96,14 +119,68 @@ def _check_disjoint(train: NliData, validation: NliData, test: NliData | None, n
 def _check_complete(spec: DataSpec) -> None:
     for name, use in (("train", "calibrates"), ("validation", "scores candidates")):
         if getattr(spec, name) is None and spec.dataset is None:
-            raise UsageError(f"--{name} is missing: it {use}; give a JSONL, CSV or TSV file, or a --dataset")
+            raise UsageError(f"--{name} is missing: it {use}; give a file, or a --dataset")
 
 
 def _load(spec: DataSpec, part: str, label2id: Mapping[str, int], offline: bool) -> NliData:
-    named: str | None = getattr(spec, part)
+    return load_pairs(spec, *_source(spec, part), label2id, offline)
+
+
+def load_pairs(spec: DataSpec, source: str, split: str | None, label2id: Mapping[str, int], offline: bool) -> NliData:
+    """Read pairs from one source with the specification's columns and names of labels; see :func:`load_nli`."""
     columns = Columns(spec.premise_column, spec.hypothesis_column, spec.label_column)
-    source, split = (spec.dataset, named or part) if spec.dataset else (named, None)
-    assert source is not None
     return load_nli(
         source, columns=columns, label2id=label2id, split=split, label_names=spec.label_names, offline=offline
+    )
+
+
+def _source(spec: DataSpec, part: str) -> tuple[str, str | None]:
+    """Return where a part comes from, and its split where that is a data set of the hub."""
+    named: str | None = getattr(spec, part)
+    source, split = (spec.dataset, named or part) if spec.dataset else (named, None)
+    assert source is not None
+    return source, split
+
+
+def load_text_parts(spec: DataSpec, tokenizer: Any, length: int, offline: bool, seed: int) -> Parts:
+    """Load a study's text and divide it into stretches, as :func:`load_nli_parts` does with pairs.
+
+    Args:
+        spec: where the text is and how many blocks of it are used.
+        tokenizer: the model's.
+        length: tokens of a block.
+        offline: no access to the hub.
+        seed: of the samples.
+
+    Raises:
+        UsageError: text is missing, unreadable or too short, or one part is another.
+    """
+    _check_complete(spec)
+
+    def load(part: str) -> TextData:
+        source, split = _source(spec, part)
+        return load_text(source, tokenizer, length, column=spec.text_column, split=split, offline=offline)
+
+    train, validation, test = load("train"), load("validation"), load("test") if spec.test else None
+    notes = []
+    weights = {"search": spec.search_examples, "selection": spec.selection_examples}
+    if test is None:
+        notes.append("no test text given: a stretch of the validation text, used for nothing else, is reported on")
+        weights["report"] = max(weights.values())
+    named = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
+    for one, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        if one in named and other in named:
+            shared = len(set(named[one].blocks) & set(named[other].blocks))
+            if 2 * shared > len(named[one]):
+                raise UsageError(
+                    f"{one} text {named[one].name} is the {other} text: {shared} of {len(named[one])} blocks are in "
+                    f"both; give text that nothing was calibrated or chosen on"
+                )
+    parts = validation.parts(weights)
+    return Parts(
+        calibration=train.take(spec.calibration_examples, seed),
+        search=parts["search"].take(spec.search_examples, seed),
+        selection=parts["selection"].take(spec.selection_examples, seed),
+        report=test if test is not None else parts["report"],
+        notes=tuple(notes),
     )

@@ -50,8 +50,8 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
     refitted = f"the refit was better for {', '.join(refits)} and is counted there; " if refits else ""
     table = _member_table(
         "The front of the search, scored again" if result["reached"] else "No candidate met all; the nearest",
-        f"Scores on {first} selection pairs, which the search did not see: there a member may fall behind another; "
-        f"{refitted}the winner (*) is the best in {spec.search.objective} there",
+        f"Scores on {first} selection {noun(spec)}, which the search did not see: there a member may fall behind "
+        f"another; {refitted}the winner (*) is the best in {spec.search.objective} there",
         members,
     )
     for one in members:
@@ -120,14 +120,17 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     )
     if "latency" in report:
         yield _latency_sentence(report["latency"], conditions)
+    what = "" if spec.task == "nli" else "next tokens found: "
     yield (
-        f"On {report['data']}, {small['n']} pairs that nothing was chosen on: dense {percent(dense)} %, "
+        f"On {report['data']}, {small['n']} {noun(spec)} that nothing was chosen on: {what}dense {percent(dense)} %, "
         f"compressed {percent(small)} % (standard errors); difference "
         f"{100 * report['accuracy_difference']['value']:+.1f} ± {100 * report['accuracy_difference']['stderr']:.1f} "
         f"points; "
         f"{100 * (report['accuracy_ratio'] or 0):.1f} % of dense is kept. Nothing was trained"
         + (f"; {report['refitted']} layers were refitted by least squares." if report.get("refitted") else ".")
     )
+    if "perplexity" in report:
+        yield _perplexity_sentence(report)
     if at_chance(dense, report["majority"]):
         yield (
             f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
@@ -146,7 +149,7 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     ]
     yield f"{objective.capitalize()} of the winner: {', '.join(parts)}."
     if "optimism" in report:  # studies from before it was measured do without
-        gap, points = report["optimism"][objective], objective != "divergence"
+        gap, points = report["optimism"][objective], objective not in ("divergence", "loss")
         value, stderr = (100 * gap[name] if points else gap[name] for name in ("value", "stderr"))
         verdict = "no sign that the search part flattered it" if value < 2 * stderr else "the search part flattered it"
         yield (
@@ -155,6 +158,24 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         )
     if result["checkpoint"] is not None:
         yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+
+
+def _perplexity_sentence(report: Plain) -> str:
+    """Return the perplexities; their standard errors are those of the logarithms, carried over."""
+    shown = []
+    for name in ("dense", "compressed"):
+        value, error = report["perplexity"][name], report[name]["loss"]["stderr"]
+        shown.append(f"{name} {value:.3f} ± {value * error:.3f}")
+    gap = report["loss_difference"]
+    return (
+        f"Perplexity there: {', '.join(shown)} (standard errors over blocks); loss "
+        f"{gap['value']:+.4f} ± {gap['stderr']:.4f} nats per token."
+    )
+
+
+def noun(spec: StudySpec) -> str:
+    """Return what an example of a study's task is called, in the plural."""
+    return "pairs" if spec.task == "nli" else "blocks"
 
 
 def missed_limits(result: Plain) -> Iterator[str]:
@@ -209,11 +230,15 @@ def evaluation_line(found: Plain) -> str:
     """Return what ``autolr eval`` found.
 
     Example:
-        >>> evaluation_line({"accuracy": 0.8125, "stderr": 0.01, "n": 1500})
+        >>> evaluation_line({"accuracy": 0.8125, "stderr": 0.01, "n": 1500, "noun": "pairs"})
         'accuracy 81.2 ± 1.0 % (standard error) on 1500 pairs'
     """
     shown = percent({"value": found["accuracy"], "stderr": found["stderr"]})
-    return f"accuracy {shown} % (standard error) on {found['n']} pairs"
+    line = f"accuracy {shown} % (standard error) on {found['n']} {found['noun']}"
+    if "perplexity" in found:
+        error = found["perplexity"] * found["loss_stderr"]
+        line = f"perplexity {found['perplexity']:.3f} ± {error:.3f}; next-token {line}"
+    return line
 
 
 def chance_warning(found: Plain) -> str | None:

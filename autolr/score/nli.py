@@ -5,131 +5,143 @@ agreement   share of pairs on which the compressed model and the dense one predi
 divergence  E[KL(p_dense ‖ p_compressed)], nats per pair, ≥ 0
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autolr.errors import AutolrError
-from autolr.types import Score
+from autolr.score.forward import Batch, run_batches
+from autolr.score.scorer import Answers, Rows, Scorer, finite
 
-Batch = Mapping[str, Tensor]
 Logits = Float[Tensor, "examples classes"]
 
 
+@runtime_checkable
+class Readout(Protocol):
+    """How the logits of the classes are read from what a model puts out.
+
+    Attributes:
+        together: rows of a batch that make one example.
+    """
+
+    @property
+    def together(self) -> int:
+        """Rows of a batch that make one example."""
+
+    def __call__(self, logits: Tensor, inputs: Batch, /) -> Logits:
+        """Return the logits of the classes from the model's output on a batch."""
+
+
+@dataclass(frozen=True)
+class ClassifierReadout:
+    """The model is a classifier: its logits are those of the classes."""
+
+    together: int = 1
+
+    def __call__(self, logits: Tensor, inputs: Batch) -> Logits:
+        """Return the logits as they are, float32."""
+        del inputs
+        return logits.float()
+
+
+CLASSIFIER = ClassifierReadout()
+
+
 def predict(
-    model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None, halved: bool = False
+    model: nn.Module,
+    batches: Sequence[Batch],
+    tick: Callable[[], None] = lambda: None,
+    halved: bool = False,
+    readout: Readout = CLASSIFIER,
 ) -> Logits:
-    """Return the model's logits of every example, in the batches' order, float32 on the CPU.
+    """Return the logits of every example, in the batches' order, float32 on the CPU.
 
     A batch that does not fit into the device's memory is run again in two halves, once.
 
     Args:
-        model: a sequence classifier.
+        model: a sequence classifier, or what the readout reads.
         batches: tokenized pairs.
         tick: called after each batch; may raise to stop.
         halved: run each batch in two halves from the first.
+        readout: of the classes.
 
     Raises:
         torch.OutOfMemoryError: half a batch does not fit either.
     """
-    model.eval()
-    parts: list[Logits] = []
-    with torch.inference_mode():
-        for batch in batches:
-            inputs = {k: v for k, v in batch.items() if k != "labels"}
-            try:
-                parts.extend(_logits(model, one) for one in (_halves(inputs) if halved else [inputs]))
-            except torch.OutOfMemoryError:
-                if halved:
-                    raise
-                parts.extend(_logits(model, half) for half in _halves(inputs))
-            tick()
-    return torch.cat(parts)
 
+    def reduce(logits: Tensor, inputs: Batch, start: int) -> Logits:
+        del start
+        return readout(logits, inputs)
 
-def _logits(model: nn.Module, inputs: Batch) -> Logits:
-    logits: Logits = model(**inputs).logits.float().cpu()
-    return logits
-
-
-def _halves(inputs: Batch) -> list[Batch]:
-    """Return a batch in two parts, one where it has a single example; the device's cached memory is given back."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    n = len(next(iter(inputs.values())))
-    cuts = [slice(0, (n + 1) // 2), slice((n + 1) // 2, n)] if n > 1 else [slice(0, n)]
-    return [{name: tensor[cut] for name, tensor in inputs.items()} for cut in cuts]
+    return run_batches(model, batches, reduce, tick, halved, readout.together)
 
 
 @dataclass(frozen=True)
-class NliScorer:
+class NliScorer(Scorer):
     """Scores a model on fixed batches against the gold labels and the dense model's logits.
 
     Attributes:
         batches: tokenized pairs with labels.
         dense: the dense model's logits on them, (examples, classes).
+        readout: of the classes.
     """
 
     batches: Sequence[Batch]
     dense: Logits
+    readout: Readout = CLASSIFIER
 
     @classmethod
-    def of(cls, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> "NliScorer":
+    def of(
+        cls,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        tick: Callable[[], None] = lambda: None,
+        readout: Readout = CLASSIFIER,
+    ) -> "NliScorer":
         """Build a scorer whose reference is this dense model.
 
         Raises:
             AutolrError: the model's outputs are not finite.
         """
-        return cls(batches, _finite(predict(model, batches, tick)))
+        return cls(batches, finite(predict(model, batches, tick, readout=readout)), readout)
 
     @property
     def labels(self) -> Int[Tensor, " examples"]:
         """The gold labels."""
         return torch.cat([batch["labels"].cpu() for batch in self.batches])
 
-    def score(self, model: nn.Module, tick: Callable[[], None] = lambda: None) -> dict[str, Score]:
-        """Run the model and return its scores.
+    def majority(self) -> float:
+        """Return the share of the commonest label."""
+        return float(self.labels.bincount().max()) / len(self.labels)
 
-        Raises:
-            AutolrError: the model's outputs are not finite.
-        """
-        return self.compare(predict(model, self.batches, tick))
+    def kept(self) -> dict[str, Tensor]:
+        """Return the dense model's logits."""
+        return {"logits": self.dense}
 
-    def compare(self, logits: Logits) -> dict[str, Score]:
-        """Return the scores of given logits.
+    def answers(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        rows: Rows | None = None,
+        tick: Callable[[], None] = lambda: None,
+        halved: bool = False,
+    ) -> Logits:
+        """Return a model's logits on some of the pairs; see :meth:`Scorer.answers`."""
+        del rows
+        return predict(model, batches, tick, halved, self.readout)
 
-        Raises:
-            AutolrError: the logits are not finite.
-        """
-        return {name: mean_score(values) for name, values in self.values(logits).items()}
-
-    def values(self, logits: Logits, rows: Int[Tensor, " examples"] | None = None) -> dict[str, Float[Tensor, " n"]]:
-        """Return what each score is the mean of, one value for each example, float64.
-
-        Args:
-            logits: of some examples.
-            rows: which, in the batches' order; None: all.
-
-        Raises:
-            AutolrError: the logits are not finite.
-        """
-        predicted = _finite(logits).argmax(-1)
+    def values(self, answers: Answers, rows: Rows | None = None) -> dict[str, Float[Tensor, " n"]]:
+        """Return accuracy, agreement and divergence of each pair; see :meth:`Scorer.values`."""
+        predicted = finite(answers).argmax(-1)
         labels, dense = (self.labels, self.dense) if rows is None else (self.labels[rows], self.dense[rows])
         return {
             "accuracy": (predicted == labels).double(),
             "agreement": (predicted == dense.argmax(-1)).double(),
-            "divergence": divergence(dense, logits),
+            "divergence": divergence(dense, answers),
         }
-
-
-def _finite(logits: Logits) -> Logits:
-    bad = int((~torch.isfinite(logits)).any(-1).sum())
-    if bad:
-        raise AutolrError(f"the model's output is NaN or infinite on {bad} of {len(logits)} examples")
-    return logits
 
 
 def divergence(dense: Logits, compressed: Logits) -> Float[Tensor, " examples"]:
@@ -141,15 +153,3 @@ def divergence(dense: Logits, compressed: Logits) -> Float[Tensor, " examples"]:
     """
     p, q = dense.double().log_softmax(-1), compressed.double().log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1).clamp(min=0.0)
-
-
-def mean_score(values: Float[Tensor, " examples"]) -> Score:
-    """Return the mean with its standard error (0 for a single example).
-
-    Example:
-        >>> mean_score(torch.tensor([0.0, 1.0]))
-        Score(value=0.5, stderr=0.5, n=2)
-    """
-    n = len(values)
-    spread = float(values.double().std()) / n**0.5 if n > 1 else 0.0
-    return Score(float(values.double().mean()), spread, n)

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from autolr.allocate import allocate
 from autolr.bank import Bank
 from autolr.calibrate import pass_count
 from autolr.config import StudySpec
+from autolr.data.batches import Batch
 from autolr.errors import BudgetError
 from autolr.progress import Progress
-from autolr.score import predict
+from autolr.score.forward import run_batches
 from autolr.search.folder import StudyFolder
-from autolr.search.inputs import Inputs, label_ids, open_inputs
+from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.pricing import lowest_costs
 from autolr.search.scales import SCALE_EXAMPLES, stored_menus
 from autolr.types import Unit
@@ -86,14 +88,14 @@ def _times(inputs: Inputs) -> dict[str, float]:
     """Return the predicted seconds of each stage, from a timed batch and a timed decomposition."""
     batches = inputs.batches("search")
     chosen = [batches[len(batches) // 2]]
-    predict(inputs.model, chosen)  # warm-up
+    _pass(inputs.model, chosen)  # warm-up
     started = time.perf_counter()
-    predict(inputs.model, chosen)
-    per_example = (time.perf_counter() - started) / len(chosen[0]["labels"])
+    _pass(inputs.model, chosen)
+    per_example = (time.perf_counter() - started) * len(batches) / len(inputs.parts.search)
     parts, spec = inputs.parts, inputs.spec
     gradients = any("gradients" in m.needs for m in inputs.methods)
     # Heuristic: a backward pass for each class but one costs two forward passes, the Grams about one each.
-    per_pass = 2 + 3 * (len(label_ids(inputs.model)) - 1) * gradients
+    per_pass = 2 + 3 * inputs.task.backward_passes * gradients
     units = inputs.units.units
     calibrated = len(parts.calibration) * per_pass * pass_count(units, gradients=gradients)
     scored = min(SCALE_EXAMPLES, len(parts.calibration)) * len(units) * len(inputs.methods)
@@ -105,6 +107,11 @@ def _times(inputs: Inputs) -> dict[str, float]:
         "select and report": (10 * len(parts.selection) + 2 * len(parts.report)) * per_example,
     }
     return {**seconds, "total": sum(seconds.values())}
+
+
+def _pass(model: nn.Module, batches: Sequence[Batch]) -> None:
+    """Run the model and keep one number of each row."""
+    run_batches(model, batches, lambda logits, _, start: logits.flatten(1)[:, :1])
 
 
 def _decompose_seconds(units: Sequence[Unit]) -> float:

@@ -1,27 +1,26 @@
-"""Measuring a checkpoint on labelled pairs, without a study."""
+"""Measuring a checkpoint on data of its task, without a study."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
-from autolr.data import NliData
-from autolr.data.batches import ensure_padding, longest_input, pair_batches
+from autolr.data.batches import ensure_padding
 from autolr.progress import Progress
-from autolr.score import mean_score, predict
-from autolr.search.inputs import check_classifier, checked_device, label_ids, load_tokenizer
+from autolr.search.inputs import checked_device, load_tokenizer
+from autolr.tasks import task_for
 
 
-def evaluate_checkpoint(
-    spec: StudySpec, load: Callable[[dict[str, int]], NliData], progress: Progress
-) -> dict[str, Any]:
-    """Return a checkpoint's accuracy with its standard error, number of pairs and the share of the commonest label.
+def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progress: Progress) -> dict[str, Any]:
+    """Return a checkpoint's accuracy with standard error, number of examples and share of the commonest answer.
+
+    For task lm its loss in nats per token and its perplexity too.
 
     Args:
-        spec: names the checkpoint as its model, and the device, dtype and batch size.
-        load: the model's label names -> the labelled pairs.
+        spec: names the checkpoint as its model, the task, and the device, dtype and batch size.
+        source: the data.
+        split: of a hub data set.
         progress: told what is under way.
 
     Raises:
@@ -33,27 +32,33 @@ def evaluate_checkpoint(
     model = load_checkpoint(
         spec.model, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype)
     )
-    check_classifier(model, spec.model)
     model.to(device)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(spec.model, spec)
     ensure_padding(model, tokenizer)
-    data = load(label_ids(model))
-    batches = pair_batches(tokenizer, data, spec.run.scoring_batch_size, longest_input(model, tokenizer), device)
-    progress.start(f"score {len(data)} pairs")
+    task = task_for(spec, model, tokenizer, spec.model)
+    data = task.load(spec, source, split)
+    batches = task.batches(data, spec.run.scoring_batch_size, device)
+    progress.start(f"score {len(data)} {task.noun}")
     done = iter(range(1, len(batches) + 1))
 
     def tick() -> None:
         progress.check()
         progress.update(next(done) / len(batches))
 
-    logits = predict(model, batches, tick)
-    labels = torch.cat([batch["labels"].cpu() for batch in batches])
-    score = mean_score((logits.argmax(-1) == labels).double())
-    return {
+    scorer = task.scorer(model, batches, tick)
+    scores = scorer.compare(scorer.dense)
+    score = scores["accuracy"]
+    found = {
         "accuracy": score.value,
         "stderr": score.stderr,
         "n": score.n,
-        "majority": float(labels.bincount().max()) / len(labels),
+        "majority": scorer.majority(),
         "data": data.name,
         "checkpoint": spec.model,
+        "noun": task.noun,
     }
+    if "loss" in scores:
+        loss = scores["loss"]
+        perplexity = float(torch.tensor(loss.value).exp())
+        found |= {"loss": loss.value, "loss_stderr": loss.stderr, "perplexity": perplexity}
+    return found

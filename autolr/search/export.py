@@ -15,6 +15,7 @@ from autolr.refit import Corrections, refitted
 from autolr.report.card import model_card
 from autolr.rewrites import applied
 from autolr.search.inputs import Inputs
+from autolr.tasks.choose import is_decoder
 from autolr.types import Candidate
 
 Form = Literal["hf", "dense"]
@@ -56,7 +57,7 @@ def export(
     progress.start(f"export trial {member['trial']} to {directory} and load it again")
     candidate = Candidate.from_json(member["candidate"])
     source = inputs.spec.model or "the embedded example"
-    auto = "AutoModelForSequenceClassification"
+    auto = "AutoModelForCausalLM" if is_decoder(inputs.model) else "AutoModelForSequenceClassification"
     card = model_card(source, member, report, form, auto, inputs.spec.search.objective, len(corrections))
     batches = _checks(inputs.batches("selection"))
     with refitted(inputs.model, candidate, bank, corrections):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from autolr.bank import Bank
-from autolr.data.batches import pair_batches
 from autolr.progress import Progress
 from autolr.refit import VERSION, Correction, Corrections, refit
 from autolr.search.inputs import Inputs
@@ -33,9 +32,9 @@ def corrections_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: P
     if stored is not None:
         names = {name.removesuffix("/left") for name in stored if name.endswith("/left")}
         return {name: Correction(stored[f"{name}/left"], stored[f"{name}/bias"]) for name in names}
-    run, data = inputs.spec.run, inputs.parts.calibration.take(REFIT_EXAMPLES, inputs.spec.seed)
-    batches = pair_batches(inputs.tokenizer, data, run.scoring_batch_size, inputs.max_length, inputs.model.device)
-    progress.start(f"refit {len(candidate.choices)} layers on {len(data)} pairs")
+    data = inputs.parts.calibration.take(REFIT_EXAMPLES, inputs.spec.seed)
+    batches = inputs.batches_of(data)
+    progress.start(f"refit {len(candidate.choices)} layers on {len(data)} {inputs.task.noun}")
 
     def step(share: float) -> None:
         progress.check()

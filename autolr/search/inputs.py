@@ -14,14 +14,15 @@ from autolr.bank import tensor_digest
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
 from autolr.cost import CostTable
-from autolr.data.batches import Batch, ensure_padding, length_order, longest_input, mean_length, pair_batches
+from autolr.data.batches import Batch, ensure_padding, longest_input
 from autolr.data.example import EXAMPLE_MODEL
-from autolr.data.parts import Parts, load_parts
+from autolr.data.parts import Data, Parts
 from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.spaces.configs import load_space_config
+from autolr.tasks import Task, task_for
 from autolr.types import Candidate, Method
 from autolr.units import Units, check_finite, find_units
 
@@ -34,7 +35,8 @@ class Inputs:
         spec: the specification.
         model: the dense model, in eval mode on its device.
         tokenizer: the model's.
-        max_length: tokens after which a pair is cut.
+        task: what the model is asked to do.
+        max_length: tokens after which an example is cut.
         parts: the data.
         units: what can be compressed.
         costs: prices candidates.
@@ -44,6 +46,7 @@ class Inputs:
     spec: StudySpec
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    task: Task
     max_length: int
     parts: Parts
     units: Units
@@ -55,14 +58,17 @@ class Inputs:
 
         Args:
             part: ``calibration``, ``search``, ``selection`` or ``report``.
-            rows: which of its pairs, by their rank in the order of all its batches, ascending; None: all.
+            rows: which of its examples, by their rank in the order of all its batches, ascending; None: all.
         """
-        data = getattr(self.parts, part)
+        data: Data = getattr(self.parts, part)
         if rows is not None:
-            order = length_order(self.tokenizer, data, self.max_length)
+            order = self.task.order(data)
             data = data.select(order[row] for row in rows)
-        size = self.spec.run.scoring_batch_size
-        return pair_batches(self.tokenizer, data, size, self.max_length, self.model.device)
+        return self.batches_of(data)
+
+    def batches_of(self, data: Data) -> list[Batch]:
+        """Return tokenized batches of some data on the model's device."""
+        return self.task.batches(data, self.spec.run.scoring_batch_size, self.model.device)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -94,6 +100,7 @@ class Inputs:
             "model weights": tensor_digest(self.model.state_dict()),
             "model labels": {str(k): str(v) for k, v in labels.items()},
             "tokenizer": _tokenizer_digest(self.tokenizer),
+            **self.task.fingerprint(),
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"method {method.name}": method.version for method in self.methods},
             "space": space.model_dump(mode="json", exclude_defaults=True),
@@ -120,23 +127,23 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     model, tokenizer = open_model(spec)
     check_finite(model)
     progress.update(0.5)
-    parts = load_parts(spec.data, label_ids(model), spec.model is None, spec.run.offline, spec.seed)
+    task = task_for(spec, model, tokenizer, spec.model or str(EXAMPLE_MODEL))
+    parts = task.load_parts(spec)
     for note in parts.notes:
         progress.note(note)
     units = find_units(model, spec.search.include, spec.search.exclude)
-    max_length = longest_input(model, tokenizer)
-    seq_len = spec.run.seq_len or _typical_length(tokenizer, parts, max_length)
+    seq_len = spec.run.seq_len or task.seq_len(parts)
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
-    return Inputs(spec, model, tokenizer, max_length, parts, units, costs, methods)
+    return Inputs(spec, model, tokenizer, task, longest_input(model, tokenizer), parts, units, costs, methods)
 
 
 def open_model(spec: StudySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model onto its device, in eval mode, and its tokenizer.
 
     Raises:
-        UsageError: there is no such device here, or the model is not one that the task can use.
+        UsageError: there is no such device here, or the model or its tokenizer does not load.
     """
     device = checked_device(spec.run.device)
     source = str(EXAMPLE_MODEL) if spec.model is None else spec.model
@@ -145,7 +152,6 @@ def open_model(spec: StudySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     )
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
-    check_classifier(model, source)
     tokenizer = load_tokenizer(source, spec)
     ensure_padding(model, tokenizer)
     return model, tokenizer
@@ -165,26 +171,6 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
-def check_classifier(model: PreTrainedModel, source: str) -> None:
-    """Raise unless the model is a sequence classifier with at least two labels.
-
-    Raises:
-        UsageError: with the architecture seen.
-    """
-    name = type(model).__name__
-    if not name.endswith("ForSequenceClassification"):
-        raise UsageError(f"task nli needs a sequence classifier, {source} is a {name}; fine-tune it on NLI first")
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UsageError(f"encoder-decoder models such as {name} are not supported yet; use an encoder or a decoder")
-    if len(label_ids(model)) < 2:
-        raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
-
-
-def label_ids(model: PreTrainedModel) -> dict[str, int]:
-    """Return the classifier's label names with their ids."""
-    return {str(name): int(index) for name, index in (model.config.label2id or {}).items()}
-
-
 def load_tokenizer(source: str, spec: StudySpec) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer.
 
@@ -201,12 +187,6 @@ def load_tokenizer(source: str, spec: StudySpec) -> PreTrainedTokenizerBase:
 
 def _hub(spec: StudySpec) -> Mapping[str, Any]:
     return {"local_files_only": True} if spec.run.offline else {}
-
-
-def _typical_length(tokenizer: PreTrainedTokenizerBase, parts: Parts, max_length: int) -> int:
-    """Return the mean length of the search data in tokens, rounded up to a multiple of 8."""
-    mean = mean_length(pair_batches(tokenizer, parts.search, 256, max_length))
-    return min(max_length, -(-int(mean + 0.5) // 8) * 8)
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -22,7 +22,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autolr.errors import AutolrError, UsageError
-from autolr.score.nli import Logits
+from autolr.score.scorer import Answers
 from autolr.search.adapter import SpaceSampler, quiet_optuna
 from autolr.search.batching import proposals_at_once
 from autolr.search.folder import StudyFolder
@@ -58,6 +58,7 @@ OWNER, DEATHS = "owner", "deaths"
 
 SENSE: dict[str, Literal["minimize", "maximize"]] = {
     "divergence": "minimize",
+    "loss": "minimize",
     "accuracy": "maximize",
     "agreement": "maximize",
 }
@@ -92,7 +93,7 @@ class Ledger:
     inputs: Inputs
     prepared: Prepared
     folder: StudyFolder
-    rescore: Callable[[Candidate], Logits]
+    rescore: Callable[[Candidate], Answers]
     study: optuna.Study = field(init=False)
     _seen: dict[str, int] = field(init=False, default_factory=dict)
     _failed: set[str] = field(init=False, default_factory=set)

@@ -27,8 +27,8 @@ def note_study(study: optuna.Study, inputs: Inputs) -> None:
         f"sampler: {spec.search.sampler}; seed: {spec.seed}",
         f"* dense: {dense.flops:,} FLOPs (batch {conditions.batch_size} x {conditions.seq_len} tokens), "
         f"{dense.params:,} parameters, {dense.memory:,} bytes ({conditions.dtype})",
-        f"* data: {len(parts.calibration)} pairs calibrate, {len(parts.search)} search, {len(parts.selection)} select, "
-        f"{len(parts.report)} report",
+        f"* data: {len(parts.calibration)} {inputs.task.noun} calibrate, {len(parts.search)} search, "
+        f"{len(parts.selection)} select, {len(parts.report)} report",
         "* a trial's constraint is above zero where it misses its budget or floor",
     ]
     save_note(study, "\n".join(lines))

@@ -12,7 +12,7 @@ from autolr.bank import Bank
 from autolr.compress import compress_, restore_
 from autolr.config import Budget, Floor
 from autolr.data.batches import Batch
-from autolr.score import NliScorer, predict
+from autolr.score import Scorer
 from autolr.search.inputs import Inputs
 from autolr.search.racing import Heat, Outcome, Race
 from autolr.types import Candidate, Cost, Evaluation, Score
@@ -33,7 +33,7 @@ class Objective:
 
     inputs: Inputs
     bank: Bank
-    scorer: NliScorer
+    scorer: Scorer
     _race: tuple[np.ndarray, Race] | None = None
 
     def evaluate(
@@ -70,7 +70,7 @@ class Objective:
         try:
             compressed = time.perf_counter()
             if heat is None:
-                logits = predict(model, self.scorer.batches, tick, halved)
+                logits = self.scorer.answers(model, self.scorer.batches, None, tick, halved)
                 outcome = Outcome(self.scorer.compare(logits), logits, 0.0)
             else:
                 outcome = self._race_of(heat).run(model, heat.rival, tick, halved)

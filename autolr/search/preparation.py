@@ -6,11 +6,11 @@ from math import ceil
 from pathlib import Path
 
 from autolr.bank import Bank
-from autolr.calibrate import calibrate, class_cotangents, pass_count
+from autolr.calibrate import calibrate, pass_count
 from autolr.errors import BudgetError
 from autolr.factorize.statistics import TOKENS_PER_FEATURE, too_few_tokens
 from autolr.progress import Progress
-from autolr.score import NliScorer
+from autolr.score import Scorer
 from autolr.search.inputs import Inputs
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
@@ -31,7 +31,7 @@ class Prepared:
     """
 
     bank: Bank
-    scorer: NliScorer
+    scorer: Scorer
     space: Space
     fixed: dict[str, Candidate]
 
@@ -63,7 +63,7 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
     def measure(units: Sequence[Unit]) -> Iterator[tuple[Unit, LayerStats]]:
         passes = pass_count(units, gradients=gradients)
         progress.start(
-            f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} pairs"
+            f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} {inputs.task.noun}"
             + (f", {passes} passes" if passes > 1 else "")
         )
         batches = inputs.batches("calibration")
@@ -72,7 +72,7 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
             progress.update(share)
             progress.check()
 
-        return calibrate(inputs.model, units, batches, class_cotangents if gradients else None, progress=step)
+        return calibrate(inputs.model, units, batches, inputs.task.cotangents if gradients else None, progress=step)
 
     def decomposing(what: str, done: int, total: int) -> None:
         if done == len(inputs.methods):
@@ -94,7 +94,8 @@ def _warn_of_few_tokens(inputs: Inputs, bank: Bank, progress: Progress) -> None:
     if lacking:
         used, asked = len(inputs.parts.calibration), inputs.spec.data.calibration_examples
         enough = rounded_up(used * max(lacking))
-        remedy = f"--calibration-examples {enough} would do" if enough > asked else f"about {enough} pairs would do"
+        noun = inputs.task.noun
+        remedy = f"--calibration-examples {enough} would do" if enough > asked else f"about {enough} {noun} would do"
         remedy += f"; the train data has {used}" if used < asked else f" (now {used})"
         progress.note(
             f"{len(lacking)} of {len(inputs.units.units)} layers have fewer than {TOKENS_PER_FEATURE} calibration "

@@ -20,9 +20,10 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from autolr.score import NliScorer, predict
-from autolr.score.nli import Batch, Logits
+from autolr.score import Scorer
+from autolr.score.forward import Batch
 from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
+from autolr.score.scorer import Answers
 from autolr.types import Score
 
 CONFIDENCE = 0.95
@@ -40,7 +41,7 @@ COST_TOLERANCE = 0.005
 EVEN_SHARE = 0.5
 """Share of the samples that is spread evenly, for examples on which the first candidates happened to agree."""
 
-SIGN = {"divergence": 1.0, "accuracy": -1.0, "agreement": -1.0}
+SIGN = {"divergence": 1.0, "loss": 1.0, "accuracy": -1.0, "agreement": -1.0}
 """Objective -> 1 where less is better, -1 where more is."""
 
 
@@ -49,7 +50,7 @@ class Rival:
     """The candidate that another one races: its trial and its logits on all examples."""
 
     trial: int
-    logits: Logits
+    logits: Answers
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Outcome:
     """
 
     scores: Mapping[str, Score]
-    logits: Logits | None
+    logits: Answers | None
     stderr: float
 
 
@@ -108,7 +109,7 @@ class Race:
 
     def __init__(
         self,
-        scorer: NliScorer,
+        scorer: Scorer,
         objective: str,
         sizes: Array,
         batches: Callable[[Sequence[int]], Sequence[Batch]],
@@ -139,7 +140,8 @@ class Race:
         rows, logits = np.empty(0, dtype=np.int64), torch.empty(0, rival.logits.shape[1])
         for part in self.parts:
             rows = np.concatenate([rows, part.rows])
-            logits = torch.cat([logits, predict(model, part.batches, tick, halved)])
+            new = self.scorer.answers(model, part.batches, torch.from_numpy(part.rows), tick, halved)
+            logits = torch.cat([logits, new])
             ours = {name: v.numpy() for name, v in self.scorer.values(logits, torch.from_numpy(rows)).items()}
             probabilities = part.probabilities[rows]
             total = len(part.probabilities)
@@ -164,15 +166,15 @@ def _estimate(name: str, theirs: Array, gap: Mean, n: int) -> Score:
     """Return the score that all examples would give: the rival's plus the gap."""
     value = float(theirs.mean()) + gap.value
     stderr = float(np.hypot(theirs.std(ddof=1) / len(theirs) ** 0.5, gap.wide_stderr))
-    return Score(max(value, 0.0) if name == "divergence" else min(max(value, 0.0), 1.0), stderr, n)
+    return Score(max(value, 0.0) if SIGN[name] > 0 else min(max(value, 0.0), 1.0), stderr, n)
 
 
-def example_sizes(scorer: NliScorer, objective: str, references: Sequence[Logits]) -> Array:
+def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers]) -> Array:
     """Return how much each example separates candidates, (N,), learned from the first candidates' logits, at least two.
 
     Of scores that are 0 or 1, what two candidates differ by need not be where the first ones differed: all count alike.
     """
-    if objective != "divergence":
+    if objective not in ("divergence", "loss"):
         return np.ones(len(scorer.dense))
     return separation(np.stack([scorer.values(logits)[objective].numpy() for logits in references]))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autolr.score import NliScorer
-from autolr.score.nli import Logits
+from autolr.score import Scorer
 from autolr.score.sampling import Array
+from autolr.score.scorer import Answers
 from autolr.search.inputs import Inputs
 from autolr.search.kept import read_kept, write_kept
 from autolr.search.racing import COST_TOLERANCE, REFERENCES, SIGN, Heat, Rival, example_sizes
@@ -37,14 +37,14 @@ class Rivals:
     """
 
     inputs: Inputs
-    scorer: NliScorer
+    scorer: Scorer
     folder: Path
-    rescore: Callable[[Candidate], Logits]
+    rescore: Callable[[Candidate], Answers]
     _scored: list[_Scored] = field(default_factory=list)
-    _logits: dict[int, Logits] = field(default_factory=dict)
+    _logits: dict[int, Answers] = field(default_factory=dict)
     _sizes: Array | None = None
 
-    def keep(self, trial: int, candidate: Candidate, logits: Logits) -> None:
+    def keep(self, trial: int, candidate: Candidate, logits: Answers) -> None:
         """Write a trial's logits; before it is told, so that a kill cannot come between."""
         self._logits[trial] = logits
         write_kept(self._file(trial), self._key(candidate), {"logits": logits})
@@ -77,7 +77,7 @@ class Rivals:
             self._sizes = example_sizes(self.scorer, search.objective, references)
         return Heat(self._sizes, Rival(best.trial, self._answers(best)))
 
-    def stderr(self, logits: Logits) -> float:
+    def stderr(self, logits: Answers) -> float:
         """Return the standard error of the objective as far as it differs from the study's first compressed candidate.
 
         What the examples have in common for all candidates cancels: it moves all scores alike and misleads nobody.
@@ -97,7 +97,7 @@ class Rivals:
         cost = self.inputs.costs.cost(candidate)
         return [float(cost.get(quantity)) for quantity in self.inputs.limits]
 
-    def _answers(self, one: _Scored) -> Logits:
+    def _answers(self, one: _Scored) -> Answers:
         if one.trial not in self._logits:
             stored = read_kept(self._file(one.trial), self._key(one.candidate))
             if stored is None:

@@ -10,9 +10,8 @@ from torch import nn
 from autolr.allocate import Menu
 from autolr.bank import Bank
 from autolr.curves import Curve, build_menus, error_curve, measure_scales
-from autolr.data.batches import pair_batches
 from autolr.progress import Progress
-from autolr.score import NliScorer
+from autolr.score import Scorer
 from autolr.search.folder import write_atomically
 from autolr.search.inputs import Inputs
 
@@ -39,12 +38,10 @@ def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
     return [error_curve(bank, unit, method, multiple) for unit in inputs.units.units for method in inputs.methods]
 
 
-def sample_scorer(inputs: Inputs) -> NliScorer:
+def sample_scorer(inputs: Inputs) -> Scorer:
     """Return a scorer on a small sample of the calibration part, for measurements of one layer at a time."""
     data = inputs.parts.calibration.take(SCALE_EXAMPLES, inputs.spec.seed)
-    size = inputs.spec.run.scoring_batch_size
-    batches = pair_batches(inputs.tokenizer, data, size, inputs.max_length, inputs.model.device)
-    return NliScorer.of(inputs.model, batches)
+    return inputs.task.scorer(inputs.model, inputs.batches_of(data))
 
 
 def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[tuple[str, str], float]:

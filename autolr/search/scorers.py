@@ -5,12 +5,12 @@ import json
 
 from autolr.bank import Bank
 from autolr.progress import Progress
-from autolr.score import NliScorer
+from autolr.score import Scorer
 from autolr.search.inputs import Inputs
 from autolr.search.kept import read_kept, write_kept
 
 
-def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> NliScorer:
+def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scorer:
     """Return the scorer of a part, with the dense model's logits on it.
 
     Args:
@@ -22,12 +22,12 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> NliS
     batches = inputs.batches(part)
     fingerprint, run = inputs.fingerprint, inputs.spec.run
     described = [fingerprint["model weights"], fingerprint["tokenizer"], fingerprint[f"data {part}"], run.dtype]
-    described += [run.device, run.scoring_batch_size, inputs.max_length]
+    described += [run.device, run.scoring_batch_size, inputs.max_length, dict(inputs.task.fingerprint())]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     path = bank.directory / "dense" / f"{key[:16]}.safetensors"
     stored = read_kept(path, key)
     if stored is not None:
-        return NliScorer(batches, stored["logits"])
+        return inputs.task.stored_scorer(batches, stored)
     progress.start(f"score the dense model on the {part} part")
     done = iter(range(1, len(batches) + 1))
 
@@ -35,6 +35,6 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> NliS
         progress.check()
         progress.update(next(done) / len(batches))
 
-    scorer = NliScorer.of(inputs.model, batches, tick)
-    write_kept(path, key, {"logits": scorer.dense})
+    scorer = inputs.task.scorer(inputs.model, batches, tick)
+    write_kept(path, key, scorer.kept())
     return scorer

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
+from math import exp, hypot
 from types import MappingProxyType
 from typing import Any
 
@@ -14,8 +14,7 @@ from autolr.config import Floor
 from autolr.errors import AutolrError, Stopped
 from autolr.progress import Progress
 from autolr.refit import Corrections, refitted
-from autolr.score import NliScorer, predict
-from autolr.score.nli import mean_score
+from autolr.score import Scorer, mean_score
 from autolr.search.finalists import corrections_of
 from autolr.search.folder import StudyFolder, write_atomically
 from autolr.search.front import member
@@ -78,7 +77,7 @@ def rank_members(
     progress.start(f"score {len(trials)} members of the front on the selection part")
     scorer = scorer_of(inputs, bank, "selection", progress)
     dense = scorer.compare(scorer.dense)
-    sign = 1.0 if objective == "divergence" else -1.0
+    sign = SIGN[objective]
 
     def scored(one: dict[str, Any], corrections: Corrections) -> dict[str, Any]:
         candidate = Candidate.from_json(one["candidate"])
@@ -119,7 +118,7 @@ def score_candidate(
     inputs: Inputs,
     bank: Bank,
     candidate: Candidate,
-    scorer: NliScorer,
+    scorer: Scorer,
     progress: Progress,
     corrections: Corrections = MappingProxyType({}),
 ) -> dict[str, Score]:
@@ -146,7 +145,7 @@ def report_on(
     for part in ("search", "report"):
         scorer = scorer_of(inputs, bank, part, progress)
         with refitted(inputs.model, candidate, bank, corrections):
-            logits = predict(inputs.model, scorer.batches, progress.check)
+            logits = scorer.answers(inputs.model, scorer.batches, None, progress.check)
         ours, theirs = scorer.values(logits), scorer.values(scorer.dense)
         losses[part] = {name: mean_score(SIGN[name] * (ours[name] - theirs[name])) for name in ours}
     scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
@@ -158,9 +157,22 @@ def report_on(
         "compressed": _plain(scores),
         "accuracy_difference": describe_score(Score(-drop.value, drop.stderr, drop.n)),
         "accuracy_ratio": relative,
+        **_perplexities(scores, dense, losses["report"]),
         "optimism": {name: _difference(losses["report"][name], losses["search"][name]) for name in scores},
         "refitted": len(corrections),
-        "majority": float(scorer.labels.bincount().max()) / len(scorer.labels),
+        "majority": scorer.majority(),
+    }
+
+
+def _perplexities(
+    scores: Mapping[str, Score], dense: Mapping[str, Score], losses: Mapping[str, Score]
+) -> dict[str, Any]:
+    """Return what a language model's loss is commonly stated as; nothing for other models."""
+    if "loss" not in scores:
+        return {}
+    return {
+        "perplexity": {"dense": exp(dense["loss"].value), "compressed": exp(scores["loss"].value)},
+        "loss_difference": describe_score(losses["loss"]),
     }
 
 

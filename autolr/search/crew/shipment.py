@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from autolr import slots
 from autolr.bank import Bank, tensor_digest
@@ -15,11 +16,10 @@ from autolr.cost import CostTable
 from autolr.data.parts import Parts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
-from autolr.score import NliScorer
-from autolr.score.nli import Logits
 from autolr.search.inputs import Inputs, open_model
 from autolr.search.objective import Objective
 from autolr.search.preparation import Prepared
+from autolr.tasks import task_for
 from autolr.units import Units
 
 Fetch = Callable[[Path], bytes]
@@ -36,7 +36,7 @@ class Shipment:
         max_length: tokens after which a pair is cut.
         units: what can be compressed.
         costs: prices candidates.
-        dense: the dense model's logits on the search part.
+        dense: what the scorer of the search part kept of the dense model.
         weights: digest of the model's weights.
         calibration_key: of the bank.
         bank: its folder where the driver runs.
@@ -48,7 +48,7 @@ class Shipment:
     max_length: int
     units: Units
     costs: CostTable
-    dense: Logits
+    dense: Mapping[str, Tensor]
     weights: str
     calibration_key: str
     bank: Path
@@ -66,7 +66,7 @@ class Shipment:
             inputs.max_length,
             inputs.units,
             inputs.costs,
-            prepared.scorer.dense,
+            prepared.scorer.kept(),
             inputs.fingerprint["model weights"],
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
@@ -87,14 +87,15 @@ class Shipment:
         if tensor_digest(model.state_dict()) != self.weights:
             raise AutolrError(f"the weights of {self.spec.model} here are not those that the study began with")
         methods = get_methods(self.spec.search.methods)
+        task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
         inputs = Inputs(
-            self.spec, model, tokenizer, self.max_length, self.parts, self.units, self.costs, tuple(methods)
+            self.spec, model, tokenizer, task, self.max_length, self.parts, self.units, self.costs, tuple(methods)
         )
         bank = Bank(self.bank, model, self.units.units, self.calibration_key)
         if not bank.present(methods):
             bank = Bank(self._fetched(bank.files(methods), fetch), model, self.units.units, self.calibration_key)
             bank.complete(methods)
-        return Objective(inputs, bank, NliScorer(inputs.batches("search"), self.dense))
+        return Objective(inputs, bank, task.stored_scorer(inputs.batches("search"), self.dense))
 
     def _fetched(self, files: Mapping[str, Path], fetch: Fetch) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""

@@ -8,7 +8,7 @@ from functools import cache
 from autolr.bank import Bank
 from autolr.compress import compressed
 from autolr.progress import Progress
-from autolr.score import NliScorer
+from autolr.score import Scorer
 from autolr.search.folder import read_json, write_atomically
 from autolr.search.inputs import Inputs
 from autolr.search.scales import SCALE_EXAMPLES, make_menus, sample_scorer
@@ -66,7 +66,7 @@ def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress
     before = len(known)
 
     @cache
-    def scorer() -> NliScorer:
+    def scorer() -> Scorer:
         progress.start(f"measure layers one at a time for {rule}")
         return sample_scorer(inputs)
 

@@ -1,0 +1,6 @@
+"""What a model is asked to do: which data it is given, how they become batches, how its answers are scored."""
+
+from autolr.tasks.base import Task
+from autolr.tasks.choose import task_for
+
+__all__ = ["Task", "task_for"]

@@ -1,0 +1,41 @@
+"""Which task object serves a specification: by the task's name and the kind of model."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from autolr.config import StudySpec
+from autolr.data.batches import longest_input
+from autolr.errors import UsageError
+from autolr.tasks.base import Task
+from autolr.tasks.classification import Classification, check_classifier, label_ids
+from autolr.tasks.language import LanguageModelling
+from autolr.tasks.prompted import Prompted
+
+
+def task_for(spec: StudySpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> Task:
+    """Return what the specification's task is for this model.
+
+    Args:
+        spec: names the task.
+        model: the dense model, on its device.
+        tokenizer: the model's, with a padding token.
+        source: where the model came from, for messages.
+
+    Raises:
+        UsageError: the model cannot do the task.
+    """
+    longest = longest_input(model, tokenizer)
+    if spec.task == "lm":
+        if not is_decoder(model):
+            raise UsageError(f"task lm needs a causal language model, {source} is a {type(model).__name__}")
+        if spec.run.seq_len is not None and not 2 <= spec.run.seq_len <= longest:
+            raise UsageError(f"--seq-len {spec.run.seq_len} must lie in [2, {longest}], what {source} takes")
+        return LanguageModelling.of(tokenizer, longest, spec)
+    if is_decoder(model):
+        return Prompted.of(model, tokenizer, longest, spec)
+    check_classifier(model, source)
+    return Classification(tokenizer, longest, label_ids(model))
+
+
+def is_decoder(model: PreTrainedModel) -> bool:
+    """Tell whether a model is a causal language model."""
+    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))

@@ -1,0 +1,99 @@
+"""Natural language inference by a sequence classifier."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, device, nn
+from transformers import PreTrainedModel
+
+from autolr.calibrate import class_cotangents
+from autolr.config import StudySpec
+from autolr.data.batches import Batch, length_order, mean_length, pair_batches
+from autolr.data.nli import NliData
+from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
+from autolr.errors import UsageError
+from autolr.score import NliScorer
+from autolr.tasks.lengths import rounded_length
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Pairs of sentences for a model with a classification head.
+
+    Attributes:
+        tokenizer: the model's.
+        max_length: tokens after which a pair is cut.
+        labels: the model's label names with their ids.
+    """
+
+    tokenizer: Any
+    max_length: int
+    labels: Mapping[str, int]
+    noun: str = "pairs"
+
+    @property
+    def backward_passes(self) -> int:
+        """One less than there are classes."""
+        return len(self.labels) - 1
+
+    def cotangents(self, logits: Tensor, mask: Tensor, /) -> list[Tensor]:
+        """Return the square root of the classes' Fisher information."""
+        return class_cotangents(logits, mask)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return nothing: the labels are in the model's configuration."""
+        return {}
+
+    def load_parts(self, spec: StudySpec) -> Parts:
+        """Read the pairs; see :meth:`Task.load_parts`."""
+        return load_nli_parts(spec.data, self.labels, spec.model is None, spec.run.offline, spec.seed)
+
+    def load(self, spec: StudySpec, source: str, split: str | None) -> NliData:
+        """Read pairs from one source."""
+        return load_pairs(spec.data, source, split, self.labels, spec.run.offline)
+
+    def seq_len(self, parts: Parts) -> int:
+        """Return the mean length of the search data in tokens, rounded up to a multiple of 8."""
+        return rounded_length(mean_length(self.batches(parts.search, 256, "cpu")), self.max_length)
+
+    def batches(self, data: Data, size: int, where: device | str) -> list[Batch]:
+        """Return batches with ``labels``, sorted by length."""
+        assert isinstance(data, NliData)
+        return pair_batches(self.tokenizer, data, size, self.max_length, where)
+
+    def order(self, data: Data) -> list[int]:
+        """Return the pairs in order of length."""
+        assert isinstance(data, NliData)
+        return length_order(self.tokenizer, data, self.max_length)
+
+    def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> NliScorer:
+        """Return a scorer whose reference is this dense model."""
+        return NliScorer.of(model, batches, tick)
+
+    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> NliScorer:
+        """Return the scorer with the dense model's logits."""
+        return NliScorer(batches, kept["logits"])
+
+
+def check_classifier(model: PreTrainedModel, source: str) -> None:
+    """Raise unless the model is a sequence classifier with at least two labels.
+
+    Raises:
+        UsageError: with the architecture seen.
+    """
+    name = type(model).__name__
+    if not name.endswith("ForSequenceClassification"):
+        raise UsageError(
+            f"task nli needs a sequence classifier or a causal language model, {source} is a {name}; fine-tune it on "
+            f"NLI first"
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UsageError(f"encoder-decoder models such as {name} are not supported yet; use an encoder or a decoder")
+    if len(label_ids(model)) < 2:
+        raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
+
+
+def label_ids(model: PreTrainedModel) -> dict[str, int]:
+    """Return the classifier's label names with their ids."""
+    return {str(name): int(index) for name, index in (model.config.label2id or {}).items()}
