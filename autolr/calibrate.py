@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -83,7 +84,8 @@ class SampledCotangents:
         """Return one tensor like the logits."""
         p = logits.detach().float().softmax(-1)
         likely = p.argmax(-1).to("cpu", torch.int32).numpy().tobytes()
-        random = torch.Generator().manual_seed((self.seed << 32) + zlib.crc32(likely))
+        state = np.random.SeedSequence([self.seed, zlib.crc32(likely)]).generate_state(1)  # torch reads 32 bits of it
+        random = torch.Generator().manual_seed(int(state[0]))
         drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=random).reshape(mask.shape).to(p.device)
         followed = torch.zeros_like(mask)
         followed[:, :-1] = mask[:, :-1] & mask[:, 1:]

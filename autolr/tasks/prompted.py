@@ -155,7 +155,7 @@ class Prompted:
         output = logits.detach().requires_grad_(True)
         with torch.enable_grad():
             labels = self.readout.read(output, mask)
-            vectors = class_cotangents(labels.detach(), mask)
+            vectors = class_cotangents(labels.detach())
             return [torch.autograd.grad(labels, output, vector, retain_graph=True)[0] for vector in vectors]
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -226,7 +226,7 @@ def _continuations(
     whole = [_without_end(tokenizer, tokenizer(f"{prompt} {word}")["input_ids"]) for word in words]
     length = next(i for i, ids in enumerate(zip_longest(*whole)) if len(set(ids)) > 1)
     common, rest = whole[0][:length], tuple(tuple(one[length:]) for one in whole)
-    if not all(rest):
+    if any(one is not other and other[: len(one)] == one for one in rest for other in rest):
         raise UsageError(f"of the words {', '.join(words)} one is the beginning of another for this tokenizer")
     return tuple(common), rest
 
