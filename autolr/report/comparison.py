@@ -18,11 +18,14 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     counts = [row["accuracy"]["n"] for row in rows if "accuracy" in row]
     seeds = "1 seed" if len(conditions["seeds"]) == 1 else f"{len(conditions['seeds'])} seeds: mean ± deviation"
     quantity = Budget.parse(conditions["budgets"][0]).quantity
+    lm = conditions.get("task") == "lm"
+    noun = "blocks" if lm else "pairs"
+    legend = "perplexity: exp of the mean loss" if lm else "kept %: accuracy, share of dense"
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"Each winner on {max(counts, default=0)} report pairs, which nothing was chosen on",
-        caption=f"{conditions['trials']} trials each (a rule stops at its one), {seeds}. kept %: accuracy, share of "
-        f"dense; {quantity}: reached, ratio to dense; nats: divergence from dense",
+        title=f"Each winner on {max(counts, default=0)} report {noun}, which nothing was chosen on",
+        caption=f"{conditions['trials']} trials each (a rule stops at its one), {seeds}. {legend}; {quantity}: "
+        f"reached, ratio to dense; nats: divergence from dense",
         title_justify="left",
         caption_justify="left",
         padding=(0, 1, 0, 0),
@@ -30,7 +33,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
     )
     table.add_column("budget", no_wrap=True)
     table.add_column("entry", overflow="fold")
-    for name in ("kept %", quantity, "nats"):
+    for name in ("perplexity" if lm else "kept %", quantity, "nats"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for budget in conditions["budgets"]:
@@ -69,8 +72,13 @@ def _cells(found: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], s
     marks = [_CHANCE] * any(_guesses(row) for row in rows) + [_OVER] * (found["reached"] < found["seeds"])
     if found["seeds"] < seeds:
         marks.append(f"{found['seeds']} of {seeds} seeds")
-    (share, spread), ratio = found["accuracy_ratio"], found["ratio"][0]
-    kept = f"{100 * share:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    ratio = found["ratio"][0]
+    if "perplexity" in found:
+        value, spread = found["perplexity"]
+        kept = f"{value:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+    else:
+        share, spread = found["accuracy_ratio"]
+        kept = f"{100 * share:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
     nats, deviation = found["divergence"]
     divergence = f"{nats:.3g}" + ("" if deviation is None else f" ± {deviation:.1g}")
     return kept, f"{ratio:.3f}", divergence, " ".join(marks)

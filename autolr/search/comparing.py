@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
@@ -59,6 +59,7 @@ class Comparison(Strict):
     """The YAML file of ``autolr compare``."""
 
     model: str | None = None
+    task: Literal["nli", "lm"] = "nli"
     data: DataSpec = DataSpec()
     run: RunSpec = RunSpec()
     budgets: Annotated[tuple[Annotated[str, AfterValidator(_relative)], ...], Field(min_length=1)]
@@ -147,6 +148,7 @@ def _spec(comparison: Comparison, entry: Entry, budget: str, seed: int) -> Study
     search = entry.model_dump(mode="json", exclude={"name"}) | {"methods": methods, "multiple": comparison.multiple}
     plain = {
         "model": comparison.model,
+        "task": comparison.task,
         "data": comparison.data.model_dump(mode="json"),
         "run": comparison.run.model_dump(mode="json"),
         "budgets": [budget],

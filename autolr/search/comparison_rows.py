@@ -44,6 +44,7 @@ def outcome(folder: StudyFolder, budget: str, result: Mapping[str, Any]) -> dict
         "accuracy_ratio": report["accuracy_ratio"],
         "majority": report["majority"],
         "divergence": report["compressed"]["divergence"],
+        **({"perplexity": report["perplexity"]["compressed"]} if "perplexity" in report else {}),
         "trials": result["trials"],
         "trace": trace,
     }
@@ -79,7 +80,7 @@ def _moments(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not rows:
         return None
     found: dict[str, Any] = {"seeds": len(rows), "reached": sum(row["reached"] for row in rows)}
-    for name in ("accuracy_ratio", "divergence", "ratio"):
+    for name in ("accuracy_ratio", "divergence", "ratio", *(["perplexity"] if "perplexity" in rows[0] else [])):
         values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in rows]
         found[name] = [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None]
     return found
