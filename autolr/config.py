@@ -111,7 +111,7 @@ class Budget:
         return cost.get(self.quantity) <= self.limit(dense)
 
 
-FLOORED = ("accuracy", "agreement")
+FLOORED = ("accuracy", "agreement", "probe")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Floor:
 
     Attributes:
         text: as the user wrote it.
-        metric: accuracy or agreement.
+        metric: accuracy, agreement or probe.
         value: the threshold, or the share of the dense model's score.
         relative: which of the two ``value`` is.
 
@@ -189,6 +189,8 @@ class DataSpec(Strict):
     """Where the data come from; see the options ``--train``, ``--validation``, ``--test``, ``--dataset``.
 
     ``templates`` and ``words`` are those of a language model that is asked in words; none: the task's own.
+    ``probes`` is a file or folder of probing tasks; of each, ``probe_train`` sentences train the probes, and
+    ``probe_test`` are divided among search, selection and report.
     """
 
     train: str | None = None
@@ -202,17 +204,22 @@ class DataSpec(Strict):
     text_column: str = "text"
     templates: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    probes: str | None = None
+    probe_train: Annotated[int, Field(ge=20)] = 300
+    probe_test: Annotated[int, Field(ge=6)] = 300
+    pooling: Literal["mean", "first", "last"] = "mean"
     calibration_examples: Annotated[int, Field(ge=1)] = 1024
     search_examples: Annotated[int, Field(ge=2)] = 1000
     selection_examples: Annotated[int, Field(ge=2)] = 1000
 
 
 class SearchSpec(Strict):
-    """How candidates are proposed and compared."""
+    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective."""
 
     space: str = "importance"
     sampler: str = "botorch"
     objective: Literal["divergence", "accuracy", "agreement", "loss"] = "divergence"
+    probe_axis: bool = False
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
@@ -270,9 +277,13 @@ class StudySpec(Strict):
     crew: CrewSpec = CrewSpec()
 
     @model_validator(mode="after")
-    def _objective_of_task(self) -> "StudySpec":
+    def _objectives_measurable(self) -> "StudySpec":
         if self.search.objective == "loss" and self.task != "lm":
             raise ValueError(f"objective loss is of task lm; the task is {self.task}")
+        floored = any(floor.metric == "probe" for floor in self.parsed_floors)
+        if self.data.probes is None and (floored or self.search.probe_axis):
+            what = "a floor of probe" if floored else "objective probes"
+            raise ValueError(f"{what} needs probing tasks; name their file or folder with --probes")
         return self
 
     @property

@@ -189,6 +189,7 @@ class Evaluation:
         logits: its answers to all examples; None where the evaluation was stopped.
         stopped_by: the trial that dominates it with confidence, so that the rest of the examples was spared; else None.
         stderr: standard error of the study's objective, as far as it differs from that trial's.
+        probe_stderr: of the probes' score, as far as it differs from the dense model's.
     """
 
     candidate: Candidate
@@ -198,3 +199,4 @@ class Evaluation:
     logits: Float[Tensor, "examples classes"] | None = None
     stopped_by: int | None = None
     stderr: float = 0.0
+    probe_stderr: float = 0.0

@@ -49,8 +49,21 @@ Space = Annotated[
 ]
 Sampler = Annotated[str, typer.Option(help="botorch, gp, tpe, nsga2 or random.")]
 Objective = Annotated[
-    str, typer.Option(help="The search signal: divergence, accuracy or agreement with the dense model; lm: loss too.")
+    list[str] | None,
+    typer.Option(
+        help="The search signal: divergence (default), accuracy or agreement with the dense model; lm: loss too. "
+        "probes beside it: what probes find as a third axis."
+    ),
 ]
+Probes = Annotated[
+    str | None,
+    typer.Option(help="Probing tasks, a file or a folder (split, label, sentence between tabs): a score, probe."),
+]
+ProbeTrain = Annotated[int, typer.Option(min=20, help="Sentences of each task that train its probe.")]
+ProbeTest = Annotated[
+    int, typer.Option(min=6, help="Test sentences of each task, divided among search, selection and report.")
+]
+Pooling = Annotated[str, typer.Option(help="Of a sentence's tokens for the probes: mean, first or last.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Methods to choose from; repeatable.")]
 Multiple = Annotated[int, typer.Option(min=1, help="Ranks are multiples of it.")]
 WarmStart = Annotated[
@@ -134,6 +147,22 @@ def parse_duration(text: str | None, option: str = "--time-limit") -> float | No
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def objectives(given: list[str] | None) -> dict[str, Any]:
+    """Return the search signal, and whether the probes are a third axis.
+
+    Raises:
+        UsageError: there are two signals.
+
+    Example:
+        >>> objectives(["probes"])
+        {'objective': 'divergence', 'probe_axis': True}
+    """
+    signals = [name for name in given or [] if name != "probes"]
+    if len(signals) > 1:
+        raise UsageError(f"--objective names {' and '.join(signals)}; a search has one signal, and probes beside it")
+    return {"objective": signals[0] if signals else "divergence", "probe_axis": "probes" in (given or [])}
+
+
 def names(text: str | None) -> list[str] | None:
     """Return the names of a list such as ``yes, no``.
 
@@ -214,6 +243,10 @@ def collect(
     text_column: str,
     template: list[str] | None,
     words: str | None,
+    probes: str | None,
+    probe_train: int,
+    probe_test: int,
+    pooling: str,
     budget: list[str],
     floor: list[str] | None,
     trials: int,
@@ -221,7 +254,7 @@ def collect(
     seed: int,
     space: str,
     sampler: str,
-    objective: str,
+    objective: list[str] | None,
     method: list[str] | None,
     multiple: int,
     refit: bool,
@@ -269,6 +302,10 @@ def collect(
             "text_column": text_column,
             "templates": template or [],
             "words": names(words) or [],
+            "probes": _absolute(probes),
+            "probe_train": probe_train,
+            "probe_test": probe_test,
+            "pooling": pooling,
             "calibration_examples": calibration_examples,
             "search_examples": search_examples,
             "selection_examples": selection_examples,
@@ -281,7 +318,7 @@ def collect(
         "search": {
             "space": _absolute(space) if space.endswith((".yaml", ".yml")) else space,
             "sampler": sampler,
-            "objective": objective,
+            **objectives(objective),
             "methods": list(method or load_space_config(space).methods or DEFAULT_METHODS),
             "multiple": multiple,
             "refit": refit,

@@ -13,7 +13,16 @@ from autolr.report.chance import at_chance
 Plain = Mapping[str, Any]
 
 
-NUMBER_WIDTH = {"trial": 5, "FLOPs": 5, "params": 6, "latency": 7, "nats": 16, "agree %": 10, "accuracy %": 10}
+NUMBER_WIDTH = {
+    "trial": 5,
+    "FLOPs": 5,
+    "params": 6,
+    "latency": 7,
+    "nats": 16,
+    "agree %": 10,
+    "accuracy %": 10,
+    "probe %": 10,
+}
 """Least widths: on a narrow terminal the origin is cut off, never a number."""
 
 
@@ -51,7 +60,7 @@ def result_table(result: Plain, spec: StudySpec) -> Table:
     table = _member_table(
         "The front of the search, scored again" if result["reached"] else "No candidate met all; the nearest",
         f"Scores on {first} selection {noun(spec)}, which the search did not see: there a member may fall behind "
-        f"another; {refitted}the winner (*) is the best in {spec.search.objective} there",
+        f"another; {refitted}the winner (*) is {_chosen_by(spec)} there",
         members,
     )
     for one in members:
@@ -88,7 +97,9 @@ def _member_table(title: str, caption: str, members: Sequence[Plain]) -> Table:
     )
     table.add_column("trial", justify="right", no_wrap=True, min_width=NUMBER_WIDTH["trial"])
     table.add_column("origin", overflow="ellipsis", no_wrap=True)
-    for name in ("latency",) * timed + ("FLOPs", "params", "nats", "agree %", "accuracy %"):
+    probed = any("probe" in one["scores"] for one in members)
+    names = ("latency",) * timed + ("FLOPs", "params", "nats", "agree %", "accuracy %") + ("probe %",) * probed
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True, min_width=NUMBER_WIDTH[name])
     return table
 
@@ -104,6 +115,7 @@ def _add_member(table: Table, one: Plain, scores: Plain, winner: bool) -> None:
         nats(scores["divergence"]),
         percent(scores["agreement"]),
         percent(scores["accuracy"]),
+        *([percent(scores["probe"])] if "probe" in scores else []),
     )
 
 
@@ -131,6 +143,14 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     )
     if "perplexity" in report:
         yield _perplexity_sentence(report)
+    if "probes" in report:
+        found, gap = report["probes"], report["probes"]["difference"]
+        yield (
+            f"Probes, mean accuracy over {len(found['dense']) - 1} tasks, {found['dense']['mean']['n']} sentences that "
+            f"nothing was chosen on: dense {percent(found['dense']['mean'])} %, compressed "
+            f"{percent(found['compressed']['mean'])} %; difference {100 * gap['value']:+.1f} ± "
+            f"{100 * gap['stderr']:.1f} points."
+        )
     if at_chance(dense, report["majority"]):
         yield (
             f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
@@ -158,6 +178,12 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         )
     if result["checkpoint"] is not None:
         yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+
+
+def _chosen_by(spec: StudySpec) -> str:
+    if spec.search.probe_axis:
+        return "the best in probe of those within a point of accuracy of the best"
+    return f"the best in {spec.search.objective}"
 
 
 def _perplexity_sentence(report: Plain) -> str:

@@ -33,6 +33,7 @@ class Entry(Strict):
         sampler: as ``autolr search --sampler``.
         methods: none: those the space names, else the defaults.
         objective: as ``autolr search --objective``.
+        probe_axis: whether the probes are a third objective.
         refit: whether finalists are refitted.
         racing: whether candidates are scored on growing parts of the search data.
         proposals: as ``autolr search --proposals``.
@@ -43,6 +44,7 @@ class Entry(Strict):
     sampler: str = "botorch"
     methods: tuple[str, ...] = ()
     objective: str = "divergence"
+    probe_axis: bool = False
     refit: bool = True
     racing: bool = True
     proposals: Annotated[int, Field(ge=1)] | None = None

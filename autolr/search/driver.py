@@ -37,7 +37,7 @@ class Driver:
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
-        self.objective = Objective(self.inputs, self.prepared.bank, self.prepared.scorer)
+        self.objective = Objective(self.inputs, self.prepared.bank, self.prepared.scorer, self.prepared.probe)
         self.ledger = Ledger(self.inputs, self.prepared, self.folder, self._rescore)
 
     def run(self) -> None:

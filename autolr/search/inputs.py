@@ -17,6 +17,7 @@ from autolr.cost import CostTable
 from autolr.data.batches import Batch, ensure_padding, longest_input
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import Data, Parts
+from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
@@ -41,6 +42,7 @@ class Inputs:
         units: what can be compressed.
         costs: prices candidates.
         methods: in the study's order.
+        probes: part -> its probing tasks; empty where there are none.
     """
 
     spec: StudySpec
@@ -52,6 +54,7 @@ class Inputs:
     units: Units
     costs: CostTable
     methods: tuple[Method, ...]
+    probes: ProbeParts
 
     def batches(self, part: str, rows: Sequence[int] | None = None) -> list[Batch]:
         """Return a part's tokenized batches on the model's device.
@@ -102,6 +105,7 @@ class Inputs:
             "tokenizer": _tokenizer_digest(self.tokenizer),
             **self.task.fingerprint(),
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
+            **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
             **{f"method {method.name}": method.version for method in self.methods},
             "space": space.model_dump(mode="json", exclude_defaults=True),
             "seq_len": self.costs.dense.conditions.seq_len,
@@ -129,6 +133,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     progress.update(0.5)
     task = task_for(spec, model, tokenizer, spec.model or str(EXAMPLE_MODEL))
     parts = task.load_parts(spec)
+    probes = load_probe_parts(spec.data, spec.seed)
     for note in parts.notes:
         progress.note(note)
     units = find_units(model, spec.search.include, spec.search.exclude)
@@ -136,7 +141,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
-    return Inputs(spec, model, tokenizer, task, longest_input(model, tokenizer), parts, units, costs, methods)
+    return Inputs(spec, model, tokenizer, task, longest_input(model, tokenizer), parts, units, costs, methods, probes)
 
 
 def open_model(spec: StudySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -22,6 +22,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autolr.errors import AutolrError, UsageError
+from autolr.score.probing import mean_accuracy
 from autolr.score.scorer import Answers
 from autolr.search.adapter import SpaceSampler, quiet_optuna
 from autolr.search.batching import proposals_at_once
@@ -56,7 +57,8 @@ FINGERPRINT = "fingerprint"
 OWNER, DEATHS = "owner", "deaths"
 """Attributes of a trial: who runs it; how often its owner died."""
 
-SENSE: dict[str, Literal["minimize", "maximize"]] = {
+Sense = Literal["minimize", "maximize"]
+SENSE: dict[str, Sense] = {
     "divergence": "minimize",
     "loss": "minimize",
     "accuracy": "maximize",
@@ -109,6 +111,8 @@ class Ledger:
         quiet_optuna()
         spec, scorer = self.inputs.spec, self.prepared.scorer
         self.dense_scores = scorer.compare(scorer.dense)
+        if self.prepared.probe is not None:
+            self.dense_scores["probe"] = mean_accuracy(self.prepared.probe.dense)
         self.rivals = Rivals(self.inputs, scorer, self.folder.path / "trials", self.rescore)
         self._batch = proposals_at_once(self.inputs)
         self._open()
@@ -130,12 +134,13 @@ class Ledger:
             own = {"is_new": self._is_new, "focus": QUALITY, "known": known}
             return make_sampler(spec.search.sampler, seed, N_STARTUP, **own)
 
+        third: list[Sense] = ["maximize"] if spec.search.probe_axis else []
         storage = self.folder.storage(repair=True)
         with alone(storage, self.folder.study_name):
             self.study = optuna.create_study(
                 study_name=self.folder.study_name,
                 storage=storage,
-                directions=[SENSE[spec.search.objective], "minimize"],
+                directions=[SENSE[spec.search.objective], "minimize", *third],
                 sampler=SpaceSampler(make, space, spec.seed, self._at_once),
                 load_if_exists=True,
             )
@@ -143,7 +148,8 @@ class Ledger:
             if not self.study.metric_names:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                    self.study.set_metric_names([spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"])
+                    names = [spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"]
+                    self.study.set_metric_names([*names, *("probe" for _ in third)])
                 note_study(self.study, self.inputs)
             store_dense_cost(self.study, self.inputs.costs.dense)
 
@@ -241,11 +247,14 @@ class Ledger:
         elif evaluation.stopped_by is not None and twin is None:
             error = hypot(error, self.rivals.stderr_of(evaluation.stopped_by))
         learned = {"values": [value, ratio], "stderr": [error, 0.0]}
+        if spec.search.probe_axis:  # then nothing is stopped early
+            learned["values"].append(evaluation.scores["probe"].value)
+            learned["stderr"].append(evaluation.probe_stderr)
         plain |= {ESTIMATE: learned} if stopped else {STDERR: learned["stderr"]}
         floors = () if stopped else spec.parsed_floors  # an estimate decides no floor
         limits = constraints(evaluation, spec.parsed_budgets, floors, dense, self.dense_scores)
         try:
-            self._tell(trial, plain, limits, None if stopped else [value, ratio])
+            self._tell(trial, plain, limits, None if stopped else learned["values"])
         except UpdateFinishedTrialError:
             return
         self._failures_in_a_row = 0

@@ -13,6 +13,7 @@ from autolr.compress import compress_, restore_
 from autolr.config import Budget, Floor
 from autolr.data.batches import Batch
 from autolr.score import Scorer
+from autolr.score.probing import ProbeScorer, mean_accuracy
 from autolr.search.inputs import Inputs
 from autolr.search.racing import Heat, Outcome, Race
 from autolr.types import Candidate, Cost, Evaluation, Score
@@ -29,11 +30,13 @@ class Objective:
         inputs: the model, what prices candidates, and the search part.
         bank: decompositions.
         scorer: of the search part.
+        probe: the probes of the search part, where the study has some.
     """
 
     inputs: Inputs
     bank: Bank
     scorer: Scorer
+    probe: ProbeScorer | None = None
     _race: tuple[np.ndarray, Race] | None = None
 
     def evaluate(
@@ -57,7 +60,10 @@ class Objective:
         if not candidate.choices:  # the dense model: its answers are known
             dense_logits = self.scorer.dense
             seconds = {"compress": 0.0, "score": 0.0}
-            return Evaluation(candidate, cost, self.scorer.compare(dense_logits), seconds, dense_logits)
+            scores = self.scorer.compare(dense_logits)
+            if self.probe is not None:
+                scores["probe"] = mean_accuracy(self.probe.dense)
+            return Evaluation(candidate, cost, scores, seconds, dense_logits)
         with slots.evaluating(tick):
             return self._score(candidate, cost, tick, heat, halved)
 
@@ -74,11 +80,16 @@ class Objective:
                 outcome = Outcome(self.scorer.compare(logits), logits, 0.0)
             else:
                 outcome = self._race_of(heat).run(model, heat.rival, tick, halved)
+            seconds = {"compress": compressed - started, "score": time.perf_counter() - compressed}
+            scores, probe_error = dict(outcome.scores), 0.0
+            if self.probe is not None and outcome.logits is not None:
+                correct = self.probe.correct(model, tick)
+                scores["probe"], probe_error = mean_accuracy(correct), self.probe.stderr(correct)
+                seconds["probe"] = time.perf_counter() - compressed - seconds["score"]
         finally:
             restore_(model, dense)
-        seconds = {"compress": compressed - started, "score": time.perf_counter() - compressed}
         stopped_by = None if outcome.logits is not None or heat is None else heat.rival.trial
-        return Evaluation(candidate, cost, outcome.scores, seconds, outcome.logits, stopped_by, outcome.stderr)
+        return Evaluation(candidate, cost, scores, seconds, outcome.logits, stopped_by, outcome.stderr, probe_error)
 
     def _race_of(self, heat: Heat) -> Race:
         """Return the race over the search part; all heats of a study share it."""

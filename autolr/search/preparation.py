@@ -11,7 +11,9 @@ from autolr.errors import BudgetError
 from autolr.factorize.statistics import TOKENS_PER_FEATURE, too_few_tokens
 from autolr.progress import Progress
 from autolr.score import Scorer
+from autolr.score.probing import ProbeScorer
 from autolr.search.inputs import Inputs
+from autolr.search.probing import probe_scorer
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space
@@ -26,12 +28,14 @@ class Prepared:
     Attributes:
         bank: decompositions.
         scorer: of the search part.
+        probe: the probes of the search part, where the study has some.
         space: what the sampler proposes.
         fixed: candidates to evaluate first, by name: the dense model and uniform compression.
     """
 
     bank: Bank
     scorer: Scorer
+    probe: ProbeScorer | None
     space: Space
     fixed: dict[str, Candidate]
 
@@ -52,7 +56,7 @@ def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
         fixed[f"uniform {method}"] = uniform_candidate(units, method, inputs.spec.search.multiple, inputs.fits)
     except BudgetError as error:
         progress.note(f"no uniform candidate: {error}")
-    return Prepared(bank, scorer, space, fixed)
+    return Prepared(bank, scorer, probe_scorer(inputs, bank, "search", progress), space, fixed)
 
 
 def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:

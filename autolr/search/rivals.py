@@ -57,10 +57,11 @@ class Rivals:
     def heat(self, candidate: Candidate) -> Heat | None:
         """Return the race that a candidate has to run, against the best that costs no more in any budget's quantity.
 
-        None where racing is off, the first candidates are not all scored, or nothing feasible is as cheap.
+        None where racing is off (with the probes as an objective it is: nothing is known of those of a stopped
+        candidate), the first candidates are not all scored, or nothing feasible is as cheap.
         """
         search = self.inputs.spec.search
-        if not search.racing or not candidate.choices or len(self._scored) < REFERENCES:
+        if not search.racing or search.probe_axis or not candidate.choices or len(self._scored) < REFERENCES:
             return None
         sign = SIGN[search.objective]
         most = [amount * (1 + COST_TOLERANCE) for amount in self._amounts(candidate)]

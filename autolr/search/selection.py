@@ -1,7 +1,7 @@
 """From the front to a claim: choose the winner on data the search did not see, report on data nothing was chosen on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, hypot
 from types import MappingProxyType
@@ -15,11 +15,13 @@ from autolr.errors import AutolrError, Stopped
 from autolr.progress import Progress
 from autolr.refit import Corrections, refitted
 from autolr.score import Scorer, mean_score
+from autolr.score.probing import ProbeScorer, mean_accuracy
 from autolr.search.finalists import corrections_of
 from autolr.search.folder import StudyFolder, write_atomically
 from autolr.search.front import member
 from autolr.search.inputs import Inputs
 from autolr.search.objective import describe_score
+from autolr.search.probing import probe_scorer
 from autolr.search.racing import SIGN
 from autolr.search.scorers import scorer_of
 from autolr.types import Candidate, Score
@@ -51,6 +53,8 @@ class Result:
         }
 
 
+NEARLY_BEST = 0.01
+"""Accuracy that may be given for what the probes find, where they are an objective."""
 FINALISTS = 4
 """Members of the front, the best on the selection part, that are refitted and scored again."""
 
@@ -76,12 +80,13 @@ def rank_members(
     objective = inputs.spec.search.objective
     progress.start(f"score {len(trials)} members of the front on the selection part")
     scorer = scorer_of(inputs, bank, "selection", progress)
-    dense = scorer.compare(scorer.dense)
+    probes = probe_scorer(inputs, bank, "selection", progress)
+    dense = with_probe(scorer.compare(scorer.dense), None if probes is None else mean_accuracy(probes.dense))
     sign = SIGN[objective]
 
     def scored(one: dict[str, Any], corrections: Corrections) -> dict[str, Any]:
         candidate = Candidate.from_json(one["candidate"])
-        scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections)
+        scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections, probes)
         kept = meets(inputs.spec.parsed_floors, scores, dense)
         return {**one, "selection": _plain(scores), "keeps_floors": kept}
 
@@ -92,7 +97,7 @@ def rank_members(
     for done, trial in enumerate(trials):
         members.append(scored(member(trial), {}))
         progress.update((done + 1) / len(trials))
-    members.sort(key=rank)
+    members = in_order(members, rank, inputs.spec.search.probe_axis)
     for index, one in enumerate(members[:FINALISTS]):
         try:
             corrections = corrections_of(inputs, bank, Candidate.from_json(one["candidate"]), progress)
@@ -106,7 +111,26 @@ def rank_members(
             continue
         if scores_better(rank(after), rank(one)):
             members[index] = after
-    return sorted(members, key=rank)
+    return in_order(members, rank, inputs.spec.search.probe_axis)
+
+
+def in_order(members: Sequence[dict[str, Any]], rank: Callable[[dict[str, Any]], Any], probes: bool) -> list[Any]:
+    """Return members best first: by their rank, and where the probes are an objective by them among the nearly best.
+
+    Nearly best are those that keep the floors as the first does and whose accuracy is within ``NEARLY_BEST`` of its.
+    """
+    ranked = sorted(members, key=rank)
+    if not probes:
+        return ranked
+    first = ranked[0]
+    least = first["selection"]["accuracy"]["value"] - NEARLY_BEST
+
+    def far(one: Mapping[str, Any]) -> bool:
+        return bool(one["keeps_floors"] != first["keeps_floors"] or one["selection"]["accuracy"]["value"] < least)
+
+    near = [one for one in ranked if not far(one)]
+    near.sort(key=lambda one: -one["selection"]["probe"]["value"])
+    return near + [one for one in ranked if far(one)]
 
 
 def scores_better(after: tuple[bool, float, int], before: tuple[bool, float, int]) -> bool:
@@ -121,10 +145,17 @@ def score_candidate(
     scorer: Scorer,
     progress: Progress,
     corrections: Corrections = MappingProxyType({}),
+    probes: ProbeScorer | None = None,
 ) -> dict[str, Score]:
     """Return a candidate's scores on a scorer's data, refitted by the corrections if there are any."""
     with refitted(inputs.model, candidate, bank, corrections):
-        return scorer.score(inputs.model, progress.check)
+        scores = scorer.score(inputs.model, progress.check)
+        return with_probe(scores, None if probes is None else probes.score(inputs.model, progress.check))
+
+
+def with_probe(scores: Mapping[str, Score], probe: Score | None) -> dict[str, Score]:
+    """Return scores with the probes' among them, where there are probes."""
+    return dict(scores) if probe is None else {**scores, "probe": probe}
 
 
 def meets(floors: Sequence[Floor], scores: Mapping[str, Score], dense: Mapping[str, Score]) -> bool:
@@ -146,6 +177,8 @@ def report_on(
         scorer = scorer_of(inputs, bank, part, progress)
         with refitted(inputs.model, candidate, bank, corrections):
             logits = scorer.answers(inputs.model, scorer.batches, None, progress.check)
+            if part == "report":
+                probed = _probed(inputs, bank, progress)
         ours, theirs = scorer.values(logits), scorer.values(scorer.dense)
         losses[part] = {name: mean_score(SIGN[name] * (ours[name] - theirs[name])) for name in ours}
     scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
@@ -157,11 +190,27 @@ def report_on(
         "compressed": _plain(scores),
         "accuracy_difference": describe_score(Score(-drop.value, drop.stderr, drop.n)),
         "accuracy_ratio": relative,
+        **probed,
         **_perplexities(scores, dense, losses["report"]),
         "optimism": {name: _difference(losses["report"][name], losses["search"][name]) for name in scores},
         "refitted": len(corrections),
         "majority": scorer.majority(),
     }
+
+
+def _probed(inputs: Inputs, bank: Bank, progress: Progress) -> dict[str, Any]:
+    """Return what the probes of the report part find in the model as it is and in the dense one, task by task."""
+    scorer = probe_scorer(inputs, bank, "report", progress)
+    if scorer is None:
+        return {}
+    correct = scorer.correct(inputs.model, progress.check)
+    found = {
+        name: {"mean": describe_score(mean_accuracy(one))}
+        | {task: describe_score(mean_score(right.double())) for task, right in one.items()}
+        for name, one in (("dense", scorer.dense), ("compressed", correct))
+    }
+    gap = mean_accuracy(correct).value - mean_accuracy(scorer.dense).value
+    return {"probes": {**found, "difference": {"value": gap, "stderr": scorer.stderr(correct)}}}
 
 
 def _perplexities(

@@ -14,11 +14,13 @@ from autolr.bank import Bank, tensor_digest
 from autolr.config import StudySpec
 from autolr.cost import CostTable
 from autolr.data.parts import Parts
+from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
 from autolr.search.inputs import Inputs, open_model
 from autolr.search.objective import Objective
 from autolr.search.preparation import Prepared
+from autolr.search.probing import stored_probes
 from autolr.tasks import task_for
 from autolr.units import Units
 
@@ -37,6 +39,8 @@ class Shipment:
         units: what can be compressed.
         costs: prices candidates.
         dense: what the scorer of the search part kept of the dense model.
+        probes: part -> probing tasks.
+        dense_probes: what the scorer of the search part's probes kept of the dense model; None: there are no probes.
         weights: digest of the model's weights.
         calibration_key: of the bank.
         bank: its folder where the driver runs.
@@ -49,6 +53,8 @@ class Shipment:
     units: Units
     costs: CostTable
     dense: Mapping[str, Tensor]
+    probes: ProbeParts
+    dense_probes: Mapping[str, Tensor] | None
     weights: str
     calibration_key: str
     bank: Path
@@ -67,6 +73,8 @@ class Shipment:
             inputs.units,
             inputs.costs,
             prepared.scorer.kept(),
+            inputs.probes,
+            None if prepared.probe is None else prepared.probe.kept(),
             inputs.fingerprint["model weights"],
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
@@ -88,14 +96,16 @@ class Shipment:
             raise AutolrError(f"the weights of {self.spec.model} here are not those that the study began with")
         methods = get_methods(self.spec.search.methods)
         task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
-        inputs = Inputs(
-            self.spec, model, tokenizer, task, self.max_length, self.parts, self.units, self.costs, tuple(methods)
-        )
+        given = (self.max_length, self.parts, self.units, self.costs, tuple(methods), self.probes)
+        inputs = Inputs(self.spec, model, tokenizer, task, *given)
         bank = Bank(self.bank, model, self.units.units, self.calibration_key)
         if not bank.present(methods):
             bank = Bank(self._fetched(bank.files(methods), fetch), model, self.units.units, self.calibration_key)
             bank.complete(methods)
-        return Objective(inputs, bank, task.stored_scorer(inputs.batches("search"), self.dense))
+        probe = None
+        if self.dense_probes is not None:
+            probe = stored_probes(inputs, "search", self.dense_probes)
+        return Objective(inputs, bank, task.stored_scorer(inputs.batches("search"), self.dense), probe)
 
     def _fetched(self, files: Mapping[str, Path], fetch: Fetch) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""

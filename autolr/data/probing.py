@@ -1,0 +1,145 @@
+"""Probing tasks: sentences with a linguistic label, in SentEval's format (split, label, sentence between tabs).
+
+Source: Conneau et al. 2018, What you can cram into a single vector, arXiv 1805.01070.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from autolr.errors import UsageError
+
+SPLITS = {"tr": "train", "va": "validation", "te": "test"}
+SUFFIXES = (".tsv", ".txt")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences of one split.
+
+    Attributes:
+        texts: the sentences, tokens between spaces.
+        labels: as many, indices of the task's classes.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, n: int, seed: int) -> "Sentences":
+        """Return ``n`` sentences drawn without replacement, each class in proportion; all where there are no more.
+
+        For one seed the draws are nested but for the rounding of the classes' shares.
+        """
+        if n >= len(self):
+            return self
+        draw = np.random.default_rng(seed).permutation(len(self))
+        labels = np.array(self.labels)[draw]
+        # The k-th of c sentences of a class stands at (k + 1/2) / c: so each beginning has the classes in proportion.
+        place = np.empty(len(self))
+        for label in set(self.labels):
+            rows = np.flatnonzero(labels == label)
+            place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+        chosen = draw[np.argsort(place, kind="stable")[:n]].tolist()
+        return Sentences(tuple(self.texts[i] for i in chosen), tuple(self.labels[i] for i in chosen))
+
+
+@dataclass(frozen=True)
+class ProbingTask:
+    """A linguistic label to be read from a model's representation of a sentence.
+
+    Attributes:
+        name: of the file, without its ending.
+        classes: the labels, sorted.
+        train: sentences that probes are trained on.
+        test: sentences that they are scored on.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Sentences
+    test: Sentences
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything but the name, 64 hexadecimal digits."""
+        content = [self.classes, self.train.texts, self.train.labels, self.test.texts, self.test.labels]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def majority(self) -> float:
+        """Share of the test sentences that have the commonest label of the training sentences."""
+        commonest = Counter(self.train.labels).most_common(1)[0][0]
+        return self.test.labels.count(commonest) / len(self.test)
+
+    def take(self, n_train: int | None, n_test: int | None, seed: int) -> "ProbingTask":
+        """Return the task with fewer sentences; None: all."""
+        train = self.train if n_train is None else self.train.take(n_train, seed)
+        test = self.test if n_test is None else self.test.take(n_test, seed)
+        return ProbingTask(self.name, self.classes, train, test)
+
+
+def load_probing_tasks(path: Path) -> tuple[ProbingTask, ...]:
+    """Read one task from a file, or all tasks from the files of a folder, sorted by name.
+
+    Rows of the split ``va`` are left out: nothing here is chosen on them.
+
+    Args:
+        path: a .tsv or .txt file, or a folder with some.
+
+    Raises:
+        UsageError: there is no such file, or one is not of SentEval's format; with the line and what was seen.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if not files:
+            raise UsageError(f"{path} holds no probing task; tasks are {' or '.join(SUFFIXES)} files")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise UsageError(f"{path}: no such file or folder of probing tasks")
+    return tuple(_read(file) for file in files)
+
+
+def _read(file: Path) -> ProbingTask:
+    rows: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        if len(cells) != 3 or cells[0] not in SPLITS:
+            raise UsageError(
+                f"{file}, line {number}: must be a split ({', '.join(SPLITS)}), a label and a sentence, with tabs "
+                f"between them; saw {line[:60]!r}"
+            )
+        rows[SPLITS[cells[0]]].append((cells[1], cells[2]))
+    classes = tuple(sorted({label for label, _ in rows["train"]}))
+    if len(classes) < 2:
+        raise UsageError(f"{file}: its training sentences have {len(classes)} labels; a probe needs at least two")
+    if not rows["test"]:
+        raise UsageError(f"{file}: it has no test sentences (split te)")
+    unseen = sorted({label for label, _ in rows["test"]} - set(classes))
+    if unseen:
+        raise UsageError(f"{file}: no training sentence has the label {unseen[0]!r} of its test sentences")
+    known = {text for _, text in rows["train"]}
+    shared = sum(text in known for _, text in rows["test"])
+    if 2 * shared > len(rows["test"]):
+        raise UsageError(f"{file}: {shared} of {len(rows['test'])} test sentences are training sentences too")
+    return ProbingTask(file.stem, classes, _sentences(rows["train"], classes), _sentences(rows["test"], classes))
+
+
+def _sentences(rows: Sequence[tuple[str, str]], classes: Sequence[str]) -> Sentences:
+    index = {label: i for i, label in enumerate(classes)}
+    return Sentences(tuple(text for _, text in rows), tuple(index[label] for label, _ in rows))

@@ -1,0 +1,159 @@
+"""Probes: how well a linguistic label is read from representations of sentences by a simple classifier.
+
+Symbols:
+    X (n, d): representations, standardised by the training sentences; Y (n, k): one-hot labels less their mean.
+
+ridge     W = (XᵀX + λ I)⁻¹ Xᵀ Y, the class with the greatest score; λ by generalised cross-validation. Closed form.
+logistic  multinomial logistic regression (scikit-learn)
+mlp       one hidden layer (scikit-learn)
+
+A probe that reads the label may have learned the task rather than found it. So each is also trained on a control task,
+the same sentences with labels that say nothing of their language, and its selectivity is what it is better by on the
+real ones. Hewitt and Liang give every word a random label; a sentence here gets the random label of its rarest word (of
+those that occur in the training sentences more than once, where there are any), so that, as there, a control task can
+be learned only by memorising words.
+
+Source: Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, arXiv 1909.03368; Golub, Heath and
+Wahba 1979 (generalised cross-validation).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from autolr.data.probing import ProbingTask, Sentences
+
+Probe = Literal["ridge", "logistic", "mlp"]
+Matrix = Float[Tensor, "sentences hidden"]
+Labels = Int[Tensor, " sentences"]
+Correct = Bool[Tensor, " test_sentences"]
+
+PENALTIES = torch.logspace(-4, 4, 17, dtype=torch.float64)
+"""λ as a share of the mean eigenvalue of XᵀX."""
+ITERATIONS = 1000
+HIDDEN = 128
+"""Width of the multilayer probe."""
+SENTENCE_LENGTHS = 40
+"""Words beyond which sentences count as equally long in the baseline that sees nothing else."""
+
+
+def probe(kind: Probe, train: Matrix, train_labels: Labels, test: Matrix, test_labels: Labels) -> Correct:
+    """Train a probe and return for each test sentence whether it is right.
+
+    Args:
+        kind: of classifier.
+        train: representations of the training sentences.
+        train_labels: their classes.
+        test: representations of the test sentences.
+        test_labels: their classes.
+
+    Example:
+        >>> X, y = torch.tensor([[0.0], [1.0], [10.0], [11.0]]), torch.tensor([0, 0, 1, 1])
+        >>> probe("ridge", X, y, torch.tensor([[2.0], [9.0]]), torch.tensor([0, 0])).tolist()
+        [True, False]
+    """
+    mean, spread = train.double().mean(0), train.double().std(0, correction=0)
+    known, asked = ((X.double() - mean) / torch.where(spread > 0, spread, 1.0) for X in (train, test))
+    return _PROBES[kind](known, train_labels, asked) == test_labels
+
+
+def _ridge(train: Matrix, labels: Labels, test: Matrix) -> Labels:
+    weights, offset = ridge_weights(train, labels)
+    return (test @ weights + offset).argmax(-1)
+
+
+def ridge_weights(
+    X: Float[Tensor, "sentences hidden"], labels: Labels
+) -> tuple[Float[Tensor, "hidden classes"], Float[Tensor, " classes"]]:
+    """Return weights and offset of the ridge regression of one-hot labels on centred X, λ by cross-validation.
+
+    Args:
+        X: (n, d) float64, columns with mean zero.
+        labels: (n,) from 0 to k − 1.
+    """
+    n = len(X)
+    Y = torch.nn.functional.one_hot(labels).double()
+    offset = Y.mean(0)
+    Y = Y - offset
+    values, vectors = torch.linalg.eigh(X.mT @ X if X.shape[1] <= n else X @ X.mT)
+    values = values.clamp(min=0.0)
+    penalties = PENALTIES * (values.sum() / min(X.shape)).clamp(min=torch.finfo(torch.float64).tiny)
+    shrink = values / (values + penalties[:, None])  # (λ, directions), the eigenvalues of the hat matrix
+    total = Y.square().sum()
+    if X.shape[1] <= n:
+        projected = vectors.mT @ (X.mT @ Y)
+        # |(u, Y)|² of each left singular vector u, where its singular value is not zero
+        energy = projected.square().sum(1) / values.clamp(min=values.max() * 1e-12 + 1e-300)
+        energy = torch.where(values > values.max() * 1e-12, energy, 0.0)
+    else:
+        projected = vectors.mT @ Y
+        energy = projected.square().sum(1)
+    residual = total - energy.sum() + ((1.0 - shrink).square() * energy).sum(1)
+    freedom = (1.0 - (shrink.sum(1) + 1.0) / n).clamp(min=1e-6)  # the mean takes one degree
+    best = penalties[int((residual / freedom.square()).argmin())]
+    solved = vectors @ (projected / (values + best)[:, None])
+    return (solved if X.shape[1] <= n else X.mT @ solved), offset
+
+
+def _logistic(train: Matrix, labels: Labels, test: Matrix) -> Labels:
+    from sklearn.linear_model import LogisticRegression
+
+    # Heuristic: C = 0.01 to 0.1 was best on average over tasks; standardised features of some hundred dimensions.
+    model = LogisticRegression(C=0.05, max_iter=ITERATIONS)
+    return torch.from_numpy(model.fit(train.numpy(), labels.numpy()).predict(test.numpy()))
+
+
+def _mlp(train: Matrix, labels: Labels, test: Matrix) -> Labels:
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier((HIDDEN,), alpha=1.0, early_stopping=True, random_state=0, max_iter=ITERATIONS)
+    return torch.from_numpy(model.fit(train.numpy(), labels.numpy()).predict(test.numpy()))
+
+
+_PROBES: dict[str, Callable[[Matrix, Labels, Matrix], Labels]] = {"ridge": _ridge, "logistic": _logistic, "mlp": _mlp}
+
+
+def control_labels(task: ProbingTask, seed: int) -> tuple[Labels, Labels]:
+    """Return labels of the training and the test sentences that say nothing of their language.
+
+    A sentence gets the random label of its rarest word. Labels are drawn in the proportions of the task's own.
+
+    Args:
+        task: the real one.
+        seed: of the words' labels.
+    """
+    counts = Counter(word for text in task.train.texts for word in set(text.split()))
+    shares = np.cumsum(np.bincount(task.train.labels, minlength=len(task.classes))) / len(task.train)
+
+    def label(text: str) -> int:
+        words = [word for word in text.split() if counts[word] > 1] or text.split() or [""]
+        word = min(words, key=lambda w: (counts[w], w))
+        digest = hashlib.blake2b(word.encode(), key=str(seed).encode(), digest_size=8).digest()
+        return min(int(np.searchsorted(shares, int.from_bytes(digest) / 2**64, side="right")), len(task.classes) - 1)
+
+    def labels(sentences: Sentences) -> Labels:
+        return torch.tensor([label(text) for text in sentences.texts])
+
+    return labels(task.train), labels(task.test)
+
+
+def lengths(sentences: Sentences) -> Float[Tensor, "sentences lengths"]:
+    """Return the sentences' numbers of words, one-hot: all that the length baseline sees."""
+    words = torch.tensor([min(len(text.split()), SENTENCE_LENGTHS) for text in sentences.texts])
+    return torch.nn.functional.one_hot(words, SENTENCE_LENGTHS + 1).float()
+
+
+def labels_of(sentences: Sentences) -> Labels:
+    """Return the sentences' classes."""
+    return torch.tensor(sentences.labels)
+
+
+def texts_of(tasks: Sequence[ProbingTask]) -> list[str]:
+    """Return all sentences of some tasks: of each the training, then the test sentences."""
+    return [text for task in tasks for text in (*task.train.texts, *task.test.texts)]
