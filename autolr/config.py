@@ -174,7 +174,8 @@ def _checked_floor(text: str) -> str:
 
 
 def _without_secret(address: str) -> str:
-    if urlsplit(address).password is not None:
+    parts = urlsplit(address)
+    if parts.password is not None or "password" in parts.query.lower():
         raise ValueError("a specification is stored, so an address in it must not hold a password")
     return address
 
@@ -205,8 +206,8 @@ class DataSpec(Strict):
     templates: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     probes: str | None = None
-    probe_train: Annotated[int, Field(ge=20)] = 300
-    probe_test: Annotated[int, Field(ge=6)] = 300
+    probe_train: Annotated[int, Field(ge=20)] = 200
+    probe_test: Annotated[int, Field(ge=6)] = 150
     pooling: Literal["mean", "first", "last"] = "mean"
     calibration_examples: Annotated[int, Field(ge=1)] = 1024
     search_examples: Annotated[int, Field(ge=2)] = 1000

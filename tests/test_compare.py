@@ -125,7 +125,10 @@ def test_an_unknown_key_ends_the_command_with_one_line(plain: dict, tmp_path: Pa
     file = written(plain | {"trails": 9}, tmp_path / "c.yaml")
     done = CliRunner().invoke(app, ["compare", str(file), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
-    assert done.stderr == f"error: {file}: unknown key 'trails' at the top level; did you mean trials or entries or task?\n"
+    assert (
+        done.stderr
+        == f"error: {file}: unknown key 'trails' at the top level; did you mean trials or entries or task?\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,9 @@ from database_fixture import PASSWORD, Server, server
 from nli_fixture import arguments, write_inputs, write_pairs
 from optuna.trial import TrialState
 from test_search import spec_of
+from typer.testing import CliRunner
 
+from autolr.cli.main import app
 from autolr.config import make_spec
 from autolr.errors import UsageError
 from autolr.progress import Silent
@@ -26,7 +28,7 @@ from autolr.search.ledger import DEATHS, OWNER, Ledger
 from autolr.search.objective import Objective
 from autolr.search.roster import Roster
 from autolr.search.run import _prepared_driver, run_search
-from autolr.search.storage import open_database, without_password
+from autolr.search.storage import _passwords, check_private, open_database, without_password
 from autolr.search.summary import SURPLUS, summarize
 
 __all__ = ["server"]  # a fixture
@@ -91,6 +93,78 @@ def test_an_address_that_cannot_be_used_is_refused(address: str, said: str) -> N
     with pytest.raises(UsageError, match=said) as refused:
         open_database(address)
     assert PASSWORD not in str(refused.value)
+
+
+def test_a_beat_that_fails_ends_the_work_of_its_process(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise others would take over its trials while it goes on."""
+    mine = Roster(optuna.create_study(storage=open_database(server.database())))
+    monkeypatch.setattr(roster_module, "BEAT_SECONDS", 0.01)
+    mine.start()
+
+    def fails() -> None:
+        raise KeyError("no such table")
+
+    monkeypatch.setattr(mine, "_beat", fails)
+    mine._thread.join(10.0)
+    with pytest.raises(KeyError, match="no such table"):
+        mine.check()
+
+
+@pytest.mark.parametrize(
+    ("address", "plain"),
+    [
+        (f"postgresql://me:{PASSWORD}@host/db", "postgresql://me@host/db"),
+        (f"postgresql://me@host/db?password={PASSWORD}", "postgresql://me@host/db"),
+        (f"postgresql://host/db?user=me&password={PASSWORD}", "postgresql://host/db?user=me"),
+    ],
+)
+def test_a_password_is_taken_out_of_an_address_wherever_it_stands(address: str, plain: str) -> None:
+    assert without_password(address) == plain
+    assert _passwords[plain] == PASSWORD
+    with pytest.raises(UsageError, match="must not hold a password"):
+        make_spec({"budgets": ["0.5x-flops"], "storage": address}, "test")
+    check_private(address, cluster=False)
+    with pytest.raises(UsageError, match="a cluster must not be sent a password") as refused:
+        check_private(address, cluster=True)
+    assert PASSWORD not in str(refused.value)
+    check_private(plain, cluster=True)
+
+
+def test_a_password_for_a_key_is_refused() -> None:
+    with pytest.raises(UsageError, match="must not hold sslpassword") as refused:
+        without_password(f"postgresql://me@host/db?sslpassword={PASSWORD}")
+    assert PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize("command", ["search", "doctor"])
+def test_no_command_sends_a_password_to_a_cluster(command: str) -> None:
+    """Also where only the cluster's address says that there is one."""
+    given = ["--ray-address", "127.0.0.1:1", "--storage", f"postgresql://me:{PASSWORD}@host/db"]
+    given += ["--budget", "0.5x-flops"] if command == "search" else []
+    done = CliRunner().invoke(app, [command, *given])
+    assert (done.exit_code, "a cluster must not be sent a password" in " ".join(done.output.split())) == (2, True)
+    assert PASSWORD not in done.output
+
+
+def test_a_trial_that_another_process_closed_while_it_was_proposed_is_let_go(
+    server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = ledger_of(options, tmp_path / "study", server.database())
+    ask = ledger.study.ask
+    closed = []
+
+    def slow() -> optuna.Trial:
+        trial = ask()
+        if not closed:
+            closed.append(trial.number)
+            ledger.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return trial
+
+    monkeypatch.setattr(ledger.study, "ask", slow)
+    claim = ledger.claim()
+    assert closed
+    assert claim.trial.number not in closed
+    assert not ledger._mine - {claim.trial.number}
 
 
 def test_a_name_that_the_database_knows_from_another_study_is_refused(
@@ -177,12 +251,29 @@ def test_a_beat_that_stands_still_is_given_up_after_the_grace(
     other, mine = Roster(study, me="elsewhere 1 2 other"), Roster(study)
     other._beat()
     assert mine.alive(other.me)
-    now[0] = roster_module.GRACE_SECONDS - 1
+
+    def later(seconds: float) -> None:  # for which this process beats
+        until = now[0] + seconds
+        while now[0] < until:
+            now[0] = min(until, now[0] + roster_module.BEAT_SECONDS)
+            mine._beat()
+
+    later(roster_module.GRACE_SECONDS - 1)
     assert mine.alive(other.me)
     other._beat()
-    now[0] += roster_module.GRACE_SECONDS - 1
+    later(roster_module.GRACE_SECONDS - 1)
     assert mine.alive(other.me)
-    now[0] += roster_module.GRACE_SECONDS + 1
+    later(roster_module.GRACE_SECONDS + 1)
+    assert not mine.alive(other.me)
+    other._beat()
+    assert mine.alive(other.me)
+    now[0] += 2 * roster_module.GRACE_SECONDS  # the database was away: nobody could beat
+    assert mine.alive(other.me)
+    mine._beat()
+    assert mine.alive(other.me)
+    later(roster_module.GRACE_SECONDS - 1)
+    assert mine.alive(other.me)
+    later(2)
     assert not mine.alive(other.me)
     assert mine.alive(mine.me)
     machine, pid, started, _ = mine.me.split(" ")

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from nli_fixture import write_inputs
@@ -154,19 +155,62 @@ def test_a_candidate_that_takes_its_workers_down_fails_with_the_reason(options: 
         dispatcher.stop()
 
 
+@pytest.mark.parametrize("error", [AutolrError, KeyError, optuna.exceptions.StorageInternalError])
 def test_what_goes_wrong_while_proposing_reaches_the_caller(
-    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     dispatcher, driver = dispatcher_of(options, tmp_path / "study")
 
     def fails() -> None:
-        raise AutolrError("no proposal")
+        raise error("no proposal")
 
     monkeypatch.setattr(driver.ledger, "claim", fails)
     dispatcher.start()
-    with pytest.raises(AutolrError, match="no proposal"):
+    with pytest.raises(error, match="no proposal"):
         dispatcher.next(10.0)
     dispatcher.stop()
+
+
+def test_a_candidate_under_way_is_not_evaluated_twice(options: dict[str, str], tmp_path: Path) -> None:
+    """A trial that comes to the same candidate waits for the first, and is recorded with its scores."""
+    _, driver = dispatcher_of(options, tmp_path / "study")
+    ledger, objective = driver.ledger, driver.objective
+    decode, first = ledger._candidate, ledger.claim()
+    calls = []
+
+    def same(trial: optuna.Trial) -> Candidate:
+        calls.append(trial.number)
+        return first.candidate if len(calls) < 3 else decode(trial)
+
+    ledger._candidate = same
+    third = ledger.claim()
+    assert len(calls) == 3
+    assert third.candidate != first.candidate
+    assert ledger.completed() == 0
+    ledger.record(first, objective.evaluate(first.candidate, lambda: None))
+    assert ledger.completed() == 3
+    twins = [ledger.study.trials[number].user_attrs["same_as"] for number in calls[:2]]
+    assert twins == [first.trial.number] * 2
+    ledger.record(third, objective.evaluate(third.candidate, lambda: None))
+    assert ledger.completed() == 4
+
+
+def test_who_waits_for_a_candidate_that_fails_is_evaluated_after_all(options: dict[str, str], tmp_path: Path) -> None:
+    _, driver = dispatcher_of(options, tmp_path / "study")
+    ledger, objective = driver.ledger, driver.objective
+    first, decode, calls = ledger.claim(), ledger._candidate, []
+
+    def same(trial: optuna.Trial) -> Candidate:
+        calls.append(trial.number)
+        return first.candidate if len(calls) < 3 else decode(trial)
+
+    ledger._candidate = same
+    ledger.claim()
+    ledger.fail(first, "out of memory")
+    second = ledger.claim()
+    assert second.trial.number == calls[0]
+    ledger.record(second, objective.evaluate(second.candidate, lambda: None))
+    assert ledger.study.trials[calls[1]].user_attrs["same_as"] == calls[0]
 
 
 def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(

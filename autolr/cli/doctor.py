@@ -29,13 +29,13 @@ def doctor(
 ) -> None:
     """Check versions, model, storage and memory, here or on every node of a cluster, before anything is spent."""
     from autolr.search.doctor import Needs, examine, extras, versions
-    from autolr.search.storage import without_password
+    from autolr.search.storage import check_private
 
     quiet_libraries()
-    if storage is not None and cluster and without_password(storage) != storage:
-        raise UsageError("other nodes must not be sent a password: set PGPASSWORD or ~/.pgpass there, and leave it out")
+    remote = cluster or ray_address is not None
+    check_private(storage, remote)
     needs = Needs(model, offline, trust_remote_code, storage, study, device, dtype, workers or 1)
-    if cluster or ray_address is not None:
+    if remote:
         try:
             from autolr.search.crew.doctor import examine_cluster
         except ImportError as error:

@@ -28,8 +28,8 @@ def search(
     template: o.Templates = None,
     words: o.Words = None,
     probes: o.Probes = None,
-    probe_train: o.ProbeTrain = 300,
-    probe_test: o.ProbeTest = 300,
+    probe_train: o.ProbeTrain = 200,
+    probe_test: o.ProbeTest = 150,
     pooling: o.Pooling = "mean",
     floor: o.Floors = None,
     trials: o.Trials = 40,
@@ -68,6 +68,9 @@ def search(
     json: o.Json = False,
 ) -> None:
     """Search the best candidates within a budget, choose the winner on held-out data, export it."""
+    from autolr.search.storage import check_private
+
+    check_private(storage, ray_address is not None)
     spec = o.collect(
         model=model,
         task=task,
@@ -135,9 +138,10 @@ def resume(
 ) -> None:
     """Go on with a study that was stopped or killed, or with more trials than before."""
     from autolr.search.folder import StudyFolder
-    from autolr.search.storage import without_password
+    from autolr.search.storage import check_private, without_password
 
     spec = StudyFolder.existing(study).spec()
+    check_private(storage, (ray_address or spec.crew.ray_address) is not None)
     if storage is not None and without_password(storage) != spec.storage:
         raise UsageError(f"the trials of {study} are kept in {spec.storage or 'its own folder'}, not in --storage")
     crew = CrewSpec(**{**spec.crew.model_dump(), **o.crew(workers, ray_address, gpus_per_worker, worker_timeout)})
@@ -187,8 +191,8 @@ def estimate(
     template: o.Templates = None,
     words: o.Words = None,
     probes: o.Probes = None,
-    probe_train: o.ProbeTrain = 300,
-    probe_test: o.ProbeTest = 300,
+    probe_train: o.ProbeTrain = 200,
+    probe_test: o.ProbeTest = 150,
     pooling: o.Pooling = "mean",
     trials: o.Trials = 40,
     study: o.Study = None,

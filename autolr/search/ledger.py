@@ -101,6 +101,10 @@ class Ledger:
     _failed: set[str] = field(init=False, default_factory=set)
     _learned: set[int] = field(init=False, default_factory=set)
     _mine: set[int] = field(init=False, default_factory=set)
+    _under_way: dict[str, list[Claim]] = field(init=False, default_factory=dict)
+    """Digest of what is being evaluated -> claimed trials of the same candidate, which wait for it."""
+    _again: list[Claim] = field(init=False, default_factory=list)
+    """Claimed trials that are to be evaluated after all."""
     _decoded: dict[str, Candidate] = field(init=False, default_factory=dict)
     _n_seeds: int = field(init=False, default=0)
     _failures_in_a_row: int = field(init=False, default=0)
@@ -192,17 +196,39 @@ class Ledger:
         Returns:
             The trial; None when as many as are wanted are finished or under way.
         """
-        while (trial := self._next_trial()) is not None:
+        if self.roster is not None:
+            self.roster.check()
+        while True:
             with self._lock:
-                self._learn()
-            began = time.perf_counter()
-            candidate = self._candidate(trial)
-            claim = Claim(trial, candidate, time.perf_counter() - began)
-            twin = self._seen.get(candidate.digest)
-            if twin is None:
-                return claim
-            self.record(claim, self._known(candidate, twin), twin)
-        return None
+                if self._again:
+                    return self._again.pop()
+            try:
+                claim = self._claimed()
+            except UpdateFinishedTrialError:  # it took so long that another process closed the trial
+                continue
+            if claim is None:
+                return None
+            with self._lock:
+                digest = claim.candidate.digest
+                twin = self._seen.get(digest)
+                if twin is None and digest not in self._under_way:
+                    self._under_way[digest] = []
+                    return claim
+                if twin is None:  # its twin is being evaluated: it is recorded with that
+                    self._under_way[digest].append(claim)
+                    continue
+            self.record(claim, self._known(claim.candidate, twin), twin)
+
+    def _claimed(self) -> Claim | None:
+        """Return the next trial with its candidate, which may be known; None where no more are wanted."""
+        trial = self._next_trial()
+        if trial is None:
+            return None
+        with self._lock:
+            self._learn()
+        began = time.perf_counter()
+        candidate = self._candidate(trial)
+        return Claim(trial, candidate, time.perf_counter() - began)
 
     def heat(self, claim: Claim) -> Heat | None:
         """Return the race that a claimed trial's candidate has to run; None: it is scored on everything."""
@@ -219,6 +245,7 @@ class Ledger:
             self._close(claim.trial, {"reason": reason, "digest": claim.candidate.digest})
             self._failed.add(claim.candidate.digest)
             self._failures_in_a_row += 1
+            self._release(claim.candidate.digest)
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
             raise AutolrError(
                 f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; see the reasons in autolr status {self.folder.path}"
@@ -231,6 +258,20 @@ class Ledger:
         """
         with self._lock:
             self._record(claim, evaluation, twin)
+            digest = claim.candidate.digest
+            number = self._seen.get(digest)
+            if number is None:  # the trial was another process's
+                self._release(digest)
+            elif twin is None:
+                for other in self._under_way.pop(digest, []):
+                    self._record(other, self._known(other.candidate, number), number)
+
+    def _release(self, digest: str) -> None:
+        """Let one of those that waited for a twin that came to nothing be evaluated, and the others wait for it."""
+        waiting = self._under_way.pop(digest, [])
+        if waiting:
+            self._again.append(waiting[0])
+            self._under_way[digest] = waiting[1:]
 
     def _record(self, claim: Claim, evaluation: Evaluation, twin: int | None) -> None:
         spec, dense, trial = self.inputs.spec, self.inputs.costs.dense, claim.trial
@@ -368,7 +409,7 @@ class Ledger:
 
     def _is_new(self, params: dict[str, Any], batch: Sequence[dict[str, Any]]) -> bool:
         digest = self._decode(params).digest
-        known = digest in self._seen or digest in self._failed
+        known = digest in self._seen or digest in self._failed or digest in self._under_way
         return not known and digest not in {self._decode(other).digest for other in batch}
 
     def _learn(self) -> None:
@@ -391,10 +432,12 @@ class Ledger:
         stored = twin.user_attrs
         scores = {name: Score(**score) for name, score in stored["scores"].items()}
         # Studies from before the errors were stored have none.
-        error = float((stored[ESTIMATE]["stderr"] if twin.state == TrialState.PRUNED else stored.get(STDERR, [0.0]))[0])
+        errors = stored[ESTIMATE]["stderr"] if twin.state == TrialState.PRUNED else stored.get(STDERR, [0.0])
+        error, probe = float(errors[0]), float(errors[2]) if len(errors) > 2 else 0.0
         seconds = {"compress": 0.0, "score": 0.0}
         cost = self.inputs.costs.cost(candidate)
-        return Evaluation(candidate, cost, scores, seconds, stopped_by=stored.get("stopped_by"), stderr=error)
+        by = stored.get("stopped_by")
+        return Evaluation(candidate, cost, scores, seconds, stopped_by=by, stderr=error, probe_stderr=probe)
 
     def _enqueue_seeds(self) -> None:
         """Put the first candidates into the study, once each: dense as trial 0, the knapsack's, uniform, those near."""

@@ -60,6 +60,11 @@ class Roster:
     _beats: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _error: BaseException | None = None
+    _beaten: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._beaten = time.monotonic()
 
     def start(self) -> None:
         """Begin to beat, in a thread of its own."""
@@ -86,19 +91,35 @@ class Roster:
         """Tell whether a running trial that nobody has signed may still be signed."""
         return self._moves(f"trial {trial}", 0)
 
+    def check(self) -> None:
+        """Raise what ended the beats of this process, whose trials others would now take over."""
+        if self._error is not None:
+            raise self._error
+
     def _moves(self, name: str, beat: int) -> bool:
+        self._forget_if_away()
         now = time.monotonic()
         if name not in self._seen or self._seen[name][0] != beat:
             self._seen[name] = (beat, now)
         return now - self._seen[name][1] < GRACE_SECONDS
 
     def _run(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            self._beat()
+        try:
+            while not self._stop.wait(BEAT_SECONDS):
+                self._beat()
+        except BaseException as error:  # noqa: BLE001  a thread's boundary: check() raises it, whatever it is
+            self._error = error
 
     def _beat(self) -> None:
         self._beats += 1
         self.study._storage.set_study_system_attr(self.study._study_id, _BEAT + self.me, self._beats)
+        self._forget_if_away()
+        self._beaten = time.monotonic()
+
+    def _forget_if_away(self) -> None:
+        """Begin to count anew where this process could not beat for a while: then the others could not either."""
+        if time.monotonic() - self._beaten > 2 * BEAT_SECONDS:
+            self._seen.clear()
 
 
 def _gone(owner: str) -> bool | None:

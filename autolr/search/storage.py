@@ -10,7 +10,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ PATIENCE = 300.0
 """Seconds that a database may be away before the work ends."""
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)
 _CONNECT_SECONDS = 10
+_LOCK_SECONDS = 0.05
 
 _passwords: dict[str, str] = {}
 """Address without password -> password, as given in this process."""
@@ -53,10 +54,33 @@ def without_password(address: str) -> str:
             f"--storage takes PostgreSQL databases alone, got {url.get_backend_name()}://; without --storage a "
             "journal file in the study's folder serves one machine"
         )
+    secrets = [name for name in url.query if "password" in name.lower()]
+    if set(secrets) - {"password"}:
+        raise UsageError(f"--storage must not hold {', '.join(sorted(secrets))}; let libpq read it from its own files")
+    password = url.password if url.password is not None else url.query.get("password")
+    url = url.difference_update_query(secrets)
     plain = url._replace(password=None).render_as_string(hide_password=False)  # set() would keep it
-    if url.password is not None:
-        _passwords[plain] = str(url.password)
+    if password is not None:
+        _passwords[plain] = str(password)
     return plain
+
+
+def check_private(address: str | None, cluster: bool) -> None:
+    """Refuse a password where a cluster would see it: Ray keeps the command line of what it runs, for all to read.
+
+    Raises:
+        UsageError: there is a password, or the address is not one of PostgreSQL.
+    """
+    if address is None:
+        return
+    import sqlalchemy
+
+    without_password(address)
+    url = sqlalchemy.make_url(address)
+    if cluster and (url.password is not None or "password" in url.query):
+        raise UsageError(
+            "a cluster must not be sent a password in --storage: set PGPASSWORD or write ~/.pgpass where it is needed"
+        )
 
 
 def open_journal(path: Path, repair: bool = False) -> JournalStorage:
@@ -179,8 +203,17 @@ def alone(storage: BaseStorage, name: str) -> Iterator[None]:
     import sqlalchemy
 
     key = {"key": zlib.crc32(name.encode())}
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), key)
+
+    def take() -> sqlalchemy.Connection | None:
+        connection: sqlalchemy.Connection = engine.connect()
+        if connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
+            return connection
+        connection.close()
+        return None  # another holds it
+
+    while (connection := _patient(take)()) is None:
+        time.sleep(_LOCK_SECONDS)
+    with closing(connection):
         try:
             yield
         finally:

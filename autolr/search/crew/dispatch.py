@@ -4,7 +4,6 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-from autolr.errors import AutolrError
 from autolr.search.ledger import Claim, Ledger
 from autolr.search.racing import Heat
 from autolr.types import Candidate, Evaluation
@@ -126,7 +125,7 @@ class Dispatcher:
                     else:
                         self._ready.append(claim)
                         self._changed.notify_all()
-        except (AutolrError, OSError, RuntimeError, ValueError) as error:
+        except BaseException as error:  # noqa: BLE001  a thread's boundary: the caller raises it, whatever it is
             with self._changed:
                 self._error = error
                 self._changed.notify_all()

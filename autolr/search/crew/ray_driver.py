@@ -128,14 +128,14 @@ class StudySearcher(Searcher):
             task = self.dispatcher.next()
             if task is None:
                 return
-            shift.tasks[task.trial] = task
+            shift.tasks[task.trial], shift.idle = task, 0
             self.board.put.remote(name, task)
 
     @contextmanager
     def _kept_errors(self) -> Iterator[None]:
         try:
             yield
-        except (AutolrError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, it is raised when Tune has ended
             self.error = error
 
     def __getstate__(self) -> dict[str, Any]:
