@@ -32,7 +32,9 @@ from autolr.data.probing import ProbingTask, Sentences
 Probe = Literal["ridge", "logistic", "mlp"]
 Matrix = Float[Tensor, "sentences hidden"]
 Labels = Int[Tensor, " sentences"]
-Correct = Bool[Tensor, " test_sentences"]
+Asked = Float[Tensor, "asked hidden"]
+Answers = Int[Tensor, " asked"]
+Correct = Bool[Tensor, " asked"]
 
 PENALTIES = torch.logspace(-4, 4, 17, dtype=torch.float64)
 """λ as a share of the mean eigenvalue of XᵀX."""
@@ -43,7 +45,7 @@ SENTENCE_LENGTHS = 40
 """Words beyond which sentences count as equally long in the baseline that sees nothing else."""
 
 
-def probe(kind: Probe, train: Matrix, train_labels: Labels, test: Matrix, test_labels: Labels) -> Correct:
+def probe(kind: Probe, train: Matrix, train_labels: Labels, test: Asked, test_labels: Answers) -> Correct:
     """Train a probe and return for each test sentence whether it is right.
 
     Args:
@@ -63,7 +65,7 @@ def probe(kind: Probe, train: Matrix, train_labels: Labels, test: Matrix, test_l
     return _PROBES[kind](known, train_labels, asked) == test_labels
 
 
-def _ridge(train: Matrix, labels: Labels, test: Matrix) -> Labels:
+def _ridge(train: Matrix, labels: Labels, test: Asked) -> Answers:
     weights, offset = ridge_weights(train, labels)
     return (test @ weights + offset).argmax(-1)
 
@@ -101,7 +103,7 @@ def ridge_weights(
     return (solved if X.shape[1] <= n else X.mT @ solved), offset
 
 
-def _logistic(train: Matrix, labels: Labels, test: Matrix) -> Labels:
+def _logistic(train: Matrix, labels: Labels, test: Asked) -> Answers:
     from sklearn.linear_model import LogisticRegression
 
     # Heuristic: C = 0.01 to 0.1 was best on average over tasks; standardised features of some hundred dimensions.
@@ -109,17 +111,17 @@ def _logistic(train: Matrix, labels: Labels, test: Matrix) -> Labels:
     return torch.from_numpy(model.fit(train.numpy(), labels.numpy()).predict(test.numpy()))
 
 
-def _mlp(train: Matrix, labels: Labels, test: Matrix) -> Labels:
+def _mlp(train: Matrix, labels: Labels, test: Asked) -> Answers:
     from sklearn.neural_network import MLPClassifier
 
     model = MLPClassifier((HIDDEN,), alpha=1.0, early_stopping=True, random_state=0, max_iter=ITERATIONS)
     return torch.from_numpy(model.fit(train.numpy(), labels.numpy()).predict(test.numpy()))
 
 
-_PROBES: dict[str, Callable[[Matrix, Labels, Matrix], Labels]] = {"ridge": _ridge, "logistic": _logistic, "mlp": _mlp}
+_PROBES: dict[str, Callable[[Matrix, Labels, Asked], Answers]] = {"ridge": _ridge, "logistic": _logistic, "mlp": _mlp}
 
 
-def control_labels(task: ProbingTask, seed: int) -> tuple[Labels, Labels]:
+def control_labels(task: ProbingTask, seed: int) -> tuple[Labels, Answers]:
     """Return labels of the training and the test sentences that say nothing of their language.
 
     A sentence gets the random label of its rarest word. Labels are drawn in the proportions of the task's own.

@@ -17,7 +17,7 @@ from autolr.score.features import Features, Pooling, SentenceBatches, features, 
 from autolr.score.probes import labels_of, probe, texts_of
 from autolr.types import Score
 
-Correct = Mapping[str, Bool[Tensor, " test_sentences"]]
+Correct = Mapping[str, Bool[Tensor, " asked"]]
 """Task -> for each of its test sentences whether the probe is right."""
 
 
@@ -122,11 +122,11 @@ def mean_accuracy(correct: Correct) -> Score:
     return Score(mean, float(variance**0.5) / len(values), sum(len(one) for one in values.values()))
 
 
-def _by_task(tasks: Sequence[ProbingTask], found: Features) -> Sequence[Features]:
+def _by_task(tasks: Sequence[ProbingTask], found: Features) -> Sequence[Tensor]:
     return torch.split(found, [len(task.train) + len(task.test) for task in tasks], dim=1)
 
 
-def _correct(task: ProbingTask, at_layer: Tensor) -> Bool[Tensor, " test_sentences"]:
+def _correct(task: ProbingTask, at_layer: Tensor) -> Bool[Tensor, " asked"]:
     n = len(task.train)
     return probe("ridge", at_layer[:n], labels_of(task.train), at_layer[n:], labels_of(task.test))
 

@@ -1,0 +1,58 @@
+"""A small Llama, nothing trained: perplexity at two shares of its linear layers' FLOPs, methods uniform and searched.
+
+    python studies/probing-pitfalls/decoder.py FOLDER       # writes decoder.json; FOLDER keeps the studies, to go on
+
+Needs AUTOLR_ASSETS with models/stories260k-llama and data/lm/tinystories_valid_head.txt. The text is cut into three
+stretches: 55 % calibrates, 25 % searches and selects, 20 % is reported on, in blocks of 256 tokens. The non-embedding
+parameters of this model are those of its linear layers (and norms), so their ratio is the linear layers' FLOPs ratio.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from autolr.progress import Silent
+from autolr.search.comparing import Comparison, compare
+
+METHODS = ("svd", "fwsvd", "asvd", "drone", "afm", "kfac", "losparse")
+SHARES = {"train": 0.55, "validation": 0.25, "test": 0.2}
+
+
+def stretches(text: str, folder: Path) -> dict[str, str]:
+    """Write the three stretches and return their files."""
+    files, start = {}, 0.0
+    for name, share in SHARES.items():
+        file = folder / f"{name}.txt"
+        file.write_text(text[int(start * len(text)) : int((start + share) * len(text))], encoding="utf-8")
+        files[name], start = str(file), start + share
+    return files
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    assets = Path(os.environ["AUTOLR_ASSETS"])
+    text = (assets / "data/lm/tinystories_valid_head.txt").read_text(encoding="utf-8")
+    entries = [{"name": f"uniform {m}", "space": "uniform", "methods": [m], "refit": False} for m in METHODS]
+    entries += [{"name": f"searched {m}", "methods": [m], "refit": False} for m in METHODS]
+    entries += [{"name": "searched kfac, refitted", "methods": ["kfac"], "refit": True}]
+    sizes = {"calibration_examples": 400, "search_examples": 200, "selection_examples": 200}
+    plain = {
+        "model": str(assets / "models/stories260k-llama"),
+        "task": "lm",
+        "data": {**stretches(text, folder), **sizes},
+        "run": {"seq_len": 256, "threads": 1, "scoring_batch_size": 16},
+        "budgets": ["0.8x-nonembedding-params", "0.6x-nonembedding-params"],
+        "multiple": 1,
+        "trials": 20,
+        "entries": entries,
+    }
+    summary = compare(Comparison.model_validate_json(json.dumps(plain)), folder / "studies", Silent())
+    rows = [{name: value for name, value in row.items() if name != "trace"} for row in summary["rows"]]
+    Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        print(f"{row['entry']:26} {row['budget']:26} {row['ratio']:.3f} {row['perplexity']:8.2f}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,274 @@
+"""Probes: tasks from files, representations of sentences, classifiers on them, control tasks, a study with them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from decoder_fixture import tokenizer as decoder_tokenizer
+from nli_fixture import write_inputs
+from tiny import build
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from autolr.cli.main import app
+from autolr.data.batches import ensure_padding
+from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
+from autolr.errors import AutolrError, UsageError
+from autolr.score.features import features, sentence_batches
+from autolr.score.probes import PENALTIES, control_labels, lengths, probe, ridge_weights
+from autolr.score.probing import ProbeScorer, mean_accuracy, probe_sentences
+
+SUBJECTS = ("a dog", "a cat", "the man", "two women", "some children", "a bird")
+VERBS = ("runs", "sleeps", "eats", "sings", "reads", "waits")
+
+
+def write_tasks(folder: Path, n: int = 90) -> Path:
+    """Two tasks on the words of the tiny tokenizers: which verb's half, and whether the subject has two words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(n):
+        s, v, w = (int(torch.randint(6, (), generator=draw)) for _ in range(3))
+        text = f"{SUBJECTS[s]} {VERBS[v]} in the park {VERBS[w]} {index}"
+        rows.append(("tr" if index < 2 * n // 3 else "te", v < 3, s < 3, text))
+    (folder / "verb.tsv").write_text("".join(f"{a}\t{b}\t{t}\n" for a, b, _, t in rows))
+    (folder / "subject.txt").write_text("".join(f"{a}\t{c}\t{t}\n" for a, _, c, t in rows))
+    (folder / "README.md").write_text("no task")
+    return folder
+
+
+def test_tasks_are_read_from_a_folder_or_a_file(tmp_path: Path):
+    folder = write_tasks(tmp_path / "tasks")
+    tasks = load_probing_tasks(folder)
+    assert [(t.name, len(t.train), len(t.test), t.classes) for t in tasks] == [
+        ("subject", 60, 30, ("False", "True")),
+        ("verb", 60, 30, ("False", "True")),
+    ]
+    assert load_probing_tasks(folder / "verb.tsv")[0].digest == tasks[1].digest != tasks[0].digest
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("tr\ta\tx y\nte\tb\n", r"line 2: must be a split \(tr, va, te\), a label and a sentence.*saw 'te\\tb'"),
+        ("dev\ta\tx\n", r"line 1: must be a split"),
+        ("tr\ta\tx\ntr\ta\ty\nte\ta\tz\n", r"its training sentences have 1 labels"),
+        ("tr\ta\tx\ntr\tb\ty\n", r"no test sentences"),
+        ("tr\ta\tx\ntr\tb\ty\nte\tc\tz\n", r"no training sentence has the label 'c'"),
+        ("tr\ta\tx\ntr\tb\ty\nte\ta\tx\n", r"1 of 1 test sentences are training sentences too"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path: Path, content: str, said: str):
+    file = tmp_path / "task.tsv"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=f"task.tsv.*{said}"):
+        load_probing_tasks(file)
+
+
+def test_a_folder_without_tasks_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="holds no probing task"):
+        load_probing_tasks(tmp_path)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        load_probing_tasks(tmp_path / "absent")
+
+
+def test_a_sample_keeps_the_proportions_of_the_classes():
+    sentences = Sentences(tuple(map(str, range(100))), tuple([0] * 60 + [1] * 30 + [2] * 10))
+    for n in (10, 37, 99):
+        counts = Counter(sentences.take(n, seed=1).labels)
+        assert all(abs(counts[label] - n * share) <= 1.5 for label, share in enumerate((0.6, 0.3, 0.1)))
+    assert sentences.take(10, seed=1) != sentences.take(10, seed=2)
+    assert sentences.take(200, seed=1) is sentences
+
+
+def test_the_majority_is_that_of_the_training_sentences():
+    task = ProbingTask("t", ("a", "b"), Sentences(("x", "y", "z"), (0, 0, 1)), Sentences(("u", "v"), (1, 1)))
+    assert task.majority == 0.0
+
+
+# Representations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama-lm-tied", "llama", "gpt2-lm"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+def test_features_are_those_of_each_sentence_alone(family: str, side: str, pooling: str):
+    """Whatever the batch, the padding and its side."""
+    model, made = build(family), decoder_tokenizer(side=side)
+    ensure_padding(model, made)
+    texts = ["a dog runs", "the cat sleeps in the park", "a man", "dog : yes no in the home park"]
+    found = features(model, sentence_batches(made, texts, 3, 64), pooling)
+    for row, text in enumerate(texts):
+        ids = torch.tensor([made(text)["input_ids"]])
+        with torch.no_grad():
+            states = torch.stack(model.base_model(input_ids=ids, output_hidden_states=True).hidden_states)[:, 0]
+        alone = {"mean": states.mean(1), "first": states[:, 0], "last": states[:, -1]}[pooling]
+        # GPT-2 has positions of its own for padding on the left, which its caller would have to shift.
+        if family != "gpt2-lm" or side == "right":
+            torch.testing.assert_close(found[:, row], alone, atol=2e-4, rtol=1e-4)
+    some = features(model, sentence_batches(made, texts, 3, 64), pooling, [1])
+    torch.testing.assert_close(some[0], found[1])
+
+
+def test_representations_that_are_not_finite_are_refused():
+    model = build("llama-lm-tied")
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    made = decoder_tokenizer()
+    ensure_padding(model, made)
+    with pytest.raises(AutolrError, match="NaN or infinite"):
+        features(model, sentence_batches(made, ["a dog"], 1, 64))
+
+
+# Probes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (12, 30), (30, 30), (20, 5)])
+def test_the_ridge_is_the_one_of_generalised_cross_validation(shape: tuple[int, int]):
+    """Against the formula with the hat matrix written out, for each penalty."""
+    n, d = shape
+    random = torch.Generator().manual_seed(n)
+    X = torch.randn(n, d, generator=random, dtype=torch.float64)
+    if shape == (20, 5):
+        X[:, 4] = X[:, 0] - X[:, 1]  # rank-deficient
+    X = X - X.mean(0)
+    labels = (X[:, 0] + 0.7 * torch.randn(n, generator=random, dtype=torch.float64) > 0).long()
+    Y = torch.nn.functional.one_hot(labels).double()
+    Yc = Y - Y.mean(0)
+    mean_eigenvalue = float(torch.linalg.eigvalsh(X.mT @ X if d <= n else X @ X.mT).sum()) / min(n, d)
+    scores, solutions = [], []
+    for penalty in (PENALTIES * mean_eigenvalue).tolist():
+        inverse = torch.linalg.inv(X.mT @ X + penalty * torch.eye(d, dtype=torch.float64))
+        hat = X @ inverse @ X.mT
+        scores.append(float((Yc - hat @ Yc).square().sum()) / (1 - (float(hat.trace()) + 1) / n) ** 2)
+        solutions.append(inverse @ X.mT @ Yc)
+    weights, offset = ridge_weights(X, labels)
+    torch.testing.assert_close(weights, solutions[scores.index(min(scores))], atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(offset, Y.mean(0))
+
+
+@pytest.mark.parametrize("kind", ["ridge", "logistic", "mlp"])
+def test_a_planted_signal_is_found_and_noise_is_not(kind: str):
+    random = torch.Generator().manual_seed(0)
+    X = torch.randn(600, 20, generator=random)
+    labels = (X[:, 3] - X[:, 7] > 0).long()
+    X = X * torch.logspace(-2, 2, 20)  # scales do not matter
+    right = probe(kind, X[:400], labels[:400], X[400:], labels[400:]).double().mean()
+    assert right > 0.8
+    noise = torch.randint(2, (600,), generator=random)
+    assert abs(probe(kind, X[:400], noise[:400], X[400:], noise[400:]).double().mean() - 0.5) < 0.12
+    again = probe(kind, X[:400], labels[:400], X[400:], labels[400:]).double().mean()
+    assert right == again
+
+
+def test_a_constant_representation_gives_the_majority():
+    labels = torch.tensor([0, 0, 0, 1])
+    assert probe("ridge", torch.ones(4, 3), labels, torch.ones(2, 3), torch.tensor([0, 1])).tolist() == [True, False]
+
+
+def test_control_labels_depend_on_the_rarest_known_word_alone_and_have_the_tasks_proportions():
+    texts = tuple(f"the {'abcdefghij'[i % 10]}{i // 40} common" for i in range(800))
+    task = ProbingTask("t", ("x", "y"), Sentences(texts, tuple([0] * 600 + [1] * 200)), Sentences(texts[:5], (0,) * 5))
+    train, test = control_labels(task, seed=0)
+    by_word: dict[str, set[int]] = {}
+    for text, label in zip(texts, train.tolist(), strict=True):
+        by_word.setdefault(text.split()[1], set()).add(label)
+    assert all(len(labels) == 1 for labels in by_word.values())
+    assert 0.15 < train.double().mean() < 0.35
+    assert train[:5].tolist() == test.tolist()
+    assert not torch.equal(train, control_labels(task, seed=1)[0])
+
+
+def test_selectivity_unmasks_a_probe_that_memorises_words():
+    """Representations of nothing but word identity read a control task as well as any task of the same kind."""
+    draw = torch.Generator().manual_seed(0)
+    vectors = torch.randn(30, 64, generator=draw)
+    words = torch.randint(30, (900,), generator=draw)
+    texts = tuple(f"w{int(word)}" for word in words)
+    labels = tuple((words % 2).tolist())
+    task = ProbingTask("t", ("x", "y"), Sentences(texts[:600], labels[:600]), Sentences(texts[600:], labels[600:]))
+    X, y = vectors[words], words % 2
+    real = probe("ridge", X[:600], y[:600], X[600:], y[600:]).double().mean()
+    known, asked = control_labels(task, seed=0)
+    control = probe("ridge", X[:600], known, X[600:], asked).double().mean()
+    assert (float(real), float(control)) == (1.0, 1.0)
+
+
+def test_lengths_tell_nothing_but_the_number_of_words():
+    found = lengths(Sentences(("a b c", "x y z", "a", "a " * 500), (0, 0, 1, 1)))
+    assert torch.equal(found[0], found[1])
+    assert found.argmax(1).tolist() == [3, 3, 1, 40]
+
+
+# The score ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("inputs")
+    return write_inputs(folder), write_tasks(folder / "tasks", 240)
+
+
+def test_the_score_is_the_mean_of_the_tasks_probes_each_at_its_layer(made):
+    options, folder = made
+    model = AutoModelForSequenceClassification.from_pretrained(options["--model"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(options["--model"])
+    tasks = load_probing_tasks(folder)
+    sentences = probe_sentences(tokenizer, tasks, 16, 64, "cpu")
+    scorer = ProbeScorer.of(model, tasks, sentences, "mean")
+    correct = scorer.correct(model)
+    assert all(torch.equal(correct[name], right) for name, right in scorer.dense.items())
+    assert scorer.stderr(correct) == 0.0
+    shares = []
+    for task, layer in zip(tasks, scorer.layers, strict=True):
+        X, Z = (features(model, sentence_batches(tokenizer, s.texts, 7, 64))[layer] for s in (task.train, task.test))
+        y, z = torch.tensor(task.train.labels), torch.tensor(task.test.labels)
+        shares.append(float(probe("ridge", X, y, Z, z).double().mean()))
+    assert mean_accuracy(correct).value == pytest.approx(sum(shares) / len(shares), abs=0.02)
+    again = ProbeScorer.stored(tasks, sentences, "mean", scorer.kept())
+    assert again.layers == scorer.layers
+    assert again.score(model) == scorer.score(model)
+
+
+def search(options: dict[str, str], *flags: str) -> object:
+    given = [part for pair in options.items() for part in pair]
+    sizes = ["--search-examples", "30", "--selection-examples", "30", "--multiple", "2", "--budget", "0.6x-flops"]
+    return CliRunner().invoke(app, ["search", *given, *sizes, *flags])
+
+
+def test_a_study_with_probes_as_a_third_objective(made, tmp_path: Path):
+    options, folder = made
+    flags = ["--probes", str(folder), "--objective", "probes", "--trials", "12", "--study", str(tmp_path / "s")]
+    done = search(options, *flags, "--floor", "probe>=0.5*dense", "--json")
+    assert done.exit_code in (0, 3), done.output
+    result = json.loads(done.stdout)
+    found = result["report"]["probes"]
+    assert set(found["dense"]) == {"mean", "subject", "verb"}
+    n = found["dense"]["mean"]["n"]
+    assert n == sum(found["dense"][task]["n"] for task in ("subject", "verb")) == 2 * 26  # a third of 80, rounded down
+    front = json.loads((tmp_path / "s" / "front.json").read_text())
+    assert front["objectives"] == ["divergence", "flops ratio", "probe"]
+    accuracy = [one["selection"]["accuracy"]["value"] for one in result["members"]]
+    winner = next(one for one in result["members"] if one["trial"] == result["winner"])
+    kept = [one for one in result["members"] if one["keeps_floors"] == winner["keeps_floors"]]
+    near = [one for one in kept if one["selection"]["accuracy"]["value"] >= max(accuracy) - 0.01]
+    if winner in near:
+        assert winner["selection"]["probe"]["value"] == max(one["selection"]["probe"]["value"] for one in near)
+    trial = json.loads((tmp_path / "s" / "trials" / "3.json").read_text())
+    assert {"divergence", "accuracy", "agreement", "probe"} == set(trial["scores"])
+    shown = search(options, *flags, "--floor", "probe>=0.5*dense")  # finished: printed again
+    assert "probe %" in shown.stdout
+    assert "Probes, mean accuracy over 2 tasks" in " ".join(shown.stdout.split())
+
+
+@pytest.mark.parametrize("flags", [["--objective", "probes"], ["--floor", "probe>=0.9*dense"]])
+def test_probes_that_are_asked_for_must_be_given(made, tmp_path: Path, flags: list[str]):
+    done = search(made[0], *flags, "--study", str(tmp_path / "s"))
+    assert (done.exit_code, "--probes" in done.stderr) == (2, True)
+
+
+def test_a_search_has_one_signal(made, tmp_path: Path):
+    done = search(made[0], "--objective", "accuracy", "--objective", "agreement", "--study", str(tmp_path / "s"))
+    assert (done.exit_code, "a search has one signal" in done.stderr) == (2, True)
