@@ -192,18 +192,23 @@ class _Sweep:
             if number == 0:
                 check_inputs(calls, mask)
             vectors = self._vectors(stage.index, number, y)
-            wanted = ([] if x is None else [x]) + [call.y for call in calls]
-            gradients: dict[str, Sequence[Tensor | None]] = {}
+            outputs = [call.y for call in calls]
+            of_x: dict[str, Tensor] = {}
+            of_outputs: list[Sequence[Tensor | None]] = []
             for done, (name, vector) in enumerate(vectors.items()):
+                wanted = outputs if x is None else [*outputs, x]
                 more = done + 1 < len(vectors)
-                gradients[name] = torch.autograd.grad(y, wanted, vector, retain_graph=more, allow_unused=True)
-        if x is not None and gradients:
-            of_x = {name: torch.zeros_like(x) if of[0] is None else of[0] for name, of in gradients.items()}
+                found = torch.autograd.grad(y, wanted, vector, retain_graph=more, allow_unused=True)
+                if x is not None:
+                    of_x[name] = torch.zeros_like(x) if found[-1] is None else found[-1]
+                if name == _PROBE:
+                    reads |= reads_of(calls, found[: len(calls)], mask)
+                else:
+                    of_outputs.append(found[: len(calls)])
+        if of_x:
             self.shelf.put(f"gradient-{stage.index}-{number}", of_x)
-            gradients = {name: of[1:] for name, of in gradients.items()}
-        if _PROBE in gradients:
-            reads |= reads_of(calls, gradients.pop(_PROBE), mask)
-        add_batch(calls, list(gradients.values()), mask, reads, sums)
+        del x, y, vectors, of_x
+        add_batch(calls, of_outputs, mask, reads, sums)
 
     def _run(self, index: int, number: int) -> tuple[Tensor | None, Tensor]:
         """Return what a stage is fed, where that is a leaf of its graph, and what it gives."""

@@ -16,6 +16,8 @@ from autolr.errors import AutolrError
 from autolr.recording import Call, Reads, by_token, live_positions
 from autolr.types import LayerStats, Unit
 
+_STRIP = 256
+
 
 @dataclass
 class Sums:
@@ -29,7 +31,12 @@ class Sums:
 
     def add(self, name: str, value: Float[Tensor, "..."]) -> None:
         """Add one batch's sum to a term."""
-        self.terms[name] = self.terms[name].add_(value) if name in self.terms else value.double()
+        if name not in self.terms:
+            self.terms[name] = value.double()
+            return
+        # In strips: adding float32 to float64 makes a float64 copy of what is added.
+        for mine, part in zip(self.terms[name].split(_STRIP), value.split(_STRIP), strict=True):
+            mine.add_(part)
 
     def finish(self) -> LayerStats:
         """Return the statistics, made of the sums' own memory.
@@ -79,28 +86,24 @@ def add_batch(
     of_unit: dict[str, list[int]] = {}
     for index, call in enumerate(calls):
         of_unit.setdefault(call.unit.name, []).append(index)
-    shared: dict[tuple[Any, ...], _Inputs] = {}
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, indices in of_unit.items():
+        key = (tuple(id(calls[index].x) for index in indices), reads[name], id(sums[name].pivot))
+        alike.setdefault(key, []).append(name)
     with torch.no_grad():
-        for name, indices in of_unit.items():
-            total = sums[name]
-            # Query, key and value read the same input: one Gram serves the three.
-            key = (tuple(id(calls[index].x) for index in indices), reads[name], id(total.pivot))
-            if key not in shared:
-                shared[key] = _inputs([calls[index] for index in indices], mask, reads[name], total.pivot)
-            inputs = shared[key]
-            total.pivot = inputs.pivot
-            total.n_tokens += int(inputs.live.sum())
-            total.n_examples += len(mask)
-            for term, value in inputs.moments.items():
-                total.add(term, value)
-            if gradients:
-                g = [_outputs([(calls[i], of_class[i]) for i in indices], mask) for of_class in gradients]
-                flat = torch.cat([of_class[inputs.live] for of_class in g])
-                total.add("out_gram", flat.mT @ flat)
-                # Σ_out (Σ_t g_to x_ti)² = Σ_t x_ti (K x)_ti with K = g gᵀ over the positions of one example; x is zero
-                # where it is not live.
-                kernel = torch.stack([of_class @ of_class.mT for of_class in g]).sum(0)
-                total.add("fisher_in", (inputs.x * (kernel @ inputs.x)).sum((0, 1)))
+        for names in alike.values():  # query, key and value read the same input: one Gram serves the three
+            fed = [calls[index] for index in of_unit[names[0]]]
+            inputs = _inputs(fed, mask, reads[names[0]], sums[names[0]].pivot)
+            for name in names:
+                total = sums[name]
+                total.pivot = inputs.pivot
+                total.n_tokens += int(inputs.live.sum())
+                total.n_examples += len(mask)
+                for term, value in inputs.moments.items():
+                    total.add(term, value)
+                if gradients:
+                    own = [[(calls[i], of_class[i]) for i in of_unit[name]] for of_class in gradients]
+                    _add_gradients(total, inputs, [_outputs(of_class, mask) for of_class in own])
 
 
 @dataclass
@@ -125,9 +128,19 @@ def _inputs(calls: Sequence[Call], mask: Tensor, reads: Reads, pivot: Tensor | N
     whole = mask.any(1, keepdim=True)  # one position for a layer that runs once a sequence, not once a token
     live = torch.cat([live_positions(mask if x.shape[1] == mask.shape[1] else whole, reads) for x in each], 1)
     x = torch.cat(each, 1) if len(each) > 1 else each[0]
-    tokens = x[live]
+    everywhere = bool(live.all())  # then nothing is copied
+    tokens = x.flatten(0, 1) if everywhere else x[live]
     pivot = tokens.mean(0) if pivot is None else pivot
-    return _Inputs(x * live[..., None], live, pivot, _moments(tokens, pivot))
+    return _Inputs(x if everywhere else x * live[..., None], live, pivot, _moments(tokens, pivot))
+
+
+def _add_gradients(total: Sums, inputs: _Inputs, g: Sequence[Float[Tensor, "batch positions out"]]) -> None:
+    flat = torch.cat([of_class[inputs.live] for of_class in g])
+    total.add("out_gram", flat.mT @ flat)
+    # Σ_out (Σ_t g_to x_ti)² = Σ_t x_ti (K x)_ti with K = g gᵀ over the positions of one example; x is zero where it is
+    # not live.
+    kernel = torch.stack([of_class @ of_class.mT for of_class in g]).sum(0)
+    total.add("fisher_in", (inputs.x * (kernel @ inputs.x)).sum((0, 1)))
 
 
 def _moments(tokens: Float[Tensor, "tokens in"], pivot: Float[Tensor, " in"]) -> dict[str, Tensor]:
