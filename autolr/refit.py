@@ -23,13 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autolr.blocks import BlockCall, Stop, stopping
 from autolr.calibrate import positions_read
 from autolr.compress import DecompositionSource, compressed
 from autolr.cost.timing import shared_copy
 from autolr.errors import AutolrError, UsageError
 from autolr.layers import LowRankLinear
 from autolr.recording import Batch, Reads, by_token, live_positions, token_mask
-from autolr.stack import BlockCall, Stop, stopping
 from autolr.types import Candidate, Unit
 
 RIDGE = 0.01

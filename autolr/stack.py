@@ -4,68 +4,21 @@ The blocks of a stack are run one by one where each is called once, in order, wi
 it gave and with other arguments that no block has a part in (masks, rotary positions).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
 
+from autolr.blocks import BlockCall, Stop, stopping
 from autolr.errors import UsageError
+from autolr.precision import in_float32, looked_up_in_float32
 from autolr.recording import Batch, graph_from_embeddings, recorded
 from autolr.types import Unit
 
-HALVES = (torch.bfloat16, torch.float16)
 _REMEDY = "so it cannot be run block by block; leave out --stream"
-
-
-class Stop(Exception):
-    """Raised by a hook: the rest of the pass is not needed."""
-
-
-@contextmanager
-def stopping() -> Iterator[None]:
-    """Run a pass that ends where a hook raises :class:`Stop`."""
-    with suppress(Stop):
-        yield
-
-
-@dataclass(frozen=True)
-class BlockCall:
-    """How the model calls a block on one batch, apart from the hidden states.
-
-    Example:
-        >>> hidden, call = BlockCall.of((torch.zeros(1, 2, 3), None), {"use_cache": True})
-        >>> hidden.shape, call.args, call.kwargs
-        (torch.Size([1, 2, 3]), (None,), {'use_cache': True})
-    """
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, "BlockCall"]:
-        """Return the hidden states that a block is called with, and the rest of the call."""
-        rest = {key: _without_cache(value) for key, value in kwargs.items() if key != "hidden_states"}
-        if args:
-            return args[0], cls(tuple(map(_without_cache, args[1:])), rest)
-        return kwargs["hidden_states"], cls((), {**rest, "hidden_states": None})
-
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Return what the block makes of hidden states."""
-        if "hidden_states" in self.kwargs:
-            output = block(*self.args, **{**self.kwargs, "hidden_states": hidden})
-        else:
-            output = block(hidden, *self.args, **self.kwargs)
-        tensor: Tensor = output[0] if isinstance(output, tuple) else output
-        return tensor
-
-
-def _without_cache(value: Any) -> Any:
-    """Return an argument as it is, but no cache of keys and values: a block is called many times on the same batch."""
-    return None if isinstance(value, Cache) else value
 
 
 @dataclass(frozen=True)
@@ -139,7 +92,7 @@ class Stack:
 
     @contextmanager
     def _float32_before(self) -> Iterator[None]:
-        with in_float32(self.before), _looked_up_in_float32(self.tables):
+        with in_float32(self.before), looked_up_in_float32(self.tables):
             yield
 
     def _call(self, batch: Batch, index: int) -> tuple[Tensor, BlockCall]:
@@ -199,34 +152,6 @@ def stack_name(model: nn.Module, unit: Unit) -> str | None:
     parts = unit.name.split(".")
     prefixes = [".".join(parts[:n]) for n in range(1, len(parts))]
     return next((name for name in prefixes if isinstance(model.get_submodule(name), nn.ModuleList)), None)
-
-
-@contextmanager
-def in_float32(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Run a block of code with these modules' own parameters and buffers in float32; their own tensors are back later.
-
-    Submodules are not changed; give them, too. Tensors that are float32 (or float64) already are not copied.
-    """
-    with ExitStack() as stack:
-        for module in modules:
-            for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-                if tensor.dtype in HALVES:
-                    stack.callback(setattr, tensor, "data", tensor.data)
-                    tensor.data = tensor.data.float()
-        yield
-
-
-@contextmanager
-def _looked_up_in_float32(tables: Iterable[nn.Module]) -> Iterator[None]:
-    """Give what embeddings look up as float32: the tables, which may be large, stay as they are."""
-    with ExitStack() as stack:
-        for table in tables:
-            stack.callback(table.register_forward_hook(_as_float32).remove)
-        yield
-
-
-def _as_float32(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-    return output.float() if output.dtype in HALVES else output
 
 
 @dataclass(frozen=True)

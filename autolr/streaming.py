@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from autolr.calibrate import DEFAULT_MEMORY, Cotangents, unit_groups
 from autolr.errors import UsageError
+from autolr.precision import in_float32
 from autolr.recording import (
     Batch,
     Reads,
@@ -30,7 +31,7 @@ from autolr.recording import (
     token_mask,
     undisturbed,
 )
-from autolr.stack import Stack, in_float32, stack_name
+from autolr.stack import Stack, stack_name
 from autolr.sums import Sums, add_batch
 from autolr.types import LayerStats, Unit
 

@@ -1,18 +1,28 @@
 """Calibration block by block against calibration of the whole model at once."""
 
 import copy
+import importlib.util
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from nli_fixture import write_inputs
 from test_calibrate import EXAMPLES, FIELDS, state_of
 from tiny import batches, build, sequences
 from torch import nn
 
+from autolr.bank import Bank
 from autolr.calibrate import SampledCotangents, calibrate, class_cotangents
+from autolr.config import make_spec
 from autolr.errors import AutolrError, UsageError
-from autolr.stack import Stack, in_float32
+from autolr.factorize import get_methods
+from autolr.precision import in_float32
+from autolr.progress import Silent
+from autolr.search import preparation
+from autolr.search.folder import StudyFolder
+from autolr.search.inputs import open_inputs
+from autolr.stack import Stack
 from autolr.streaming import stream_calibrate
 from autolr.units import find_units
 
@@ -250,3 +260,51 @@ def test_tensors_are_put_back_also_after_an_error():
         assert block.weight.dtype == torch.float32
         raise KeyError
     assert (block.weight.dtype, block.weight.data_ptr()) == (torch.bfloat16, before)
+
+
+def test_a_bank_holds_the_same_decompositions(tmp_path: Path):
+    """The bank writes statistics in any order; its factors agree up to rounding."""
+    model = build("llama-lm-untied")
+    units, data = find_units(model).units, batches(EXAMPLES, 3)
+    methods, cotangents = get_methods(["svd", "drone"]), SampledCotangents(1)
+    banks = [Bank(tmp_path / name, model, units, "key") for name in ("streamed", "whole")]
+    computed = banks[0].build(
+        methods, lambda missing: stream_calibrate(model, missing, data, cotangents, tmp_path / "streamed")
+    )
+    banks[1].build(methods, lambda missing: calibrate(model, missing, data, cotangents))
+    assert len(computed) == 3 * len(units)
+    for unit in units:
+        for method in methods:
+            found, wanted = (bank.decomposition(unit.name, method.name) for bank in banks)
+            top = float(wanted.singular_values[0])
+            torch.testing.assert_close(found.singular_values, wanted.singular_values, rtol=1e-4, atol=1e-4 * top)
+
+
+def test_the_option_calibrates_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    options = write_inputs(tmp_path / "inputs")
+    data = {name.removeprefix("--"): value for name, value in options.items() if name != "--model"}
+    plain = {"model": options["--model"], "data": data, "budgets": ["0.5x-flops"], "search": {"methods": ["kfac"]}}
+    stats = {}
+    for stream in (True, False):
+        inputs = open_inputs(make_spec(plain | {"run": {"stream": stream}}, "test"), Silent())
+        with monkeypatch.context() as patch:
+            other = "calibrate" if stream else "stream_calibrate"
+            patch.setattr(preparation, other, lambda *_, **__: pytest.fail("the other one was asked for"))
+            folder = StudyFolder(tmp_path / f"study-{stream}").bank
+            bank = preparation.build_bank(inputs, folder, Silent())
+        stats[stream] = {unit.name: bank.stats(unit.name) for unit in bank.units}
+        assert sorted(path.name for path in folder.iterdir()) == ["kfac", "statistics"]
+    assert_same(stats[True], stats[False])
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_decoder_is_within_the_bound(tmp_path: Path):
+    """Weights and one layer's work, times 1.3: the study's measurement, once more."""
+    path = Path(__file__).parents[1] / "studies" / "streaming" / "peak.py"
+    if not path.is_file():
+        pytest.skip("the studies are not part of this distribution")
+    spec = importlib.util.spec_from_file_location("peak", path)
+    peak = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peak)
+    [found] = peak.run(peak.FULL, [("stream", "bfloat16")])["runs"].values()
+    assert 0.5 < found["times_bound"]["resident"] < 1.3
