@@ -1,7 +1,7 @@
 """Peak memory of calibrating and factorizing a random 12-layer decoder, block by block and all at once.
 
     python studies/streaming/peak.py            # writes peak.json; four minutes a run on one core
-    python studies/streaming/peak.py --only "stream bfloat16"    # one of its runs
+    python studies/streaming/peak.py --only "stream bfloat16 returning"    # one of its runs
     python studies/streaming/peak.py --small    # a model of seconds, to try it
 
 Every run is a process of its own on the same saved checkpoint. What is counted is said in README.md.
@@ -9,6 +9,7 @@ Every run is a process of its own on the same saved checkpoint. What is counted 
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,15 @@ FULL = {"width": 768, "inner": 2048, "layers": 12, "heads": 12, "vocabulary": 12
 SMALL = {"width": 256, "inner": 704, "layers": 12, "heads": 4, "vocabulary": 2_000}
 BATCHES, ROWS, LENGTH = 6, 4, 128
 METHODS = ["svd", "kfac"]
-RUNS = [("stream", "bfloat16"), ("stream", "float32"), ("whole", "float32")]
+RUNS = [  # how calibrated, weights, allocator
+    ("stream", "bfloat16", "returning"),
+    ("stream", "bfloat16", "keeping"),
+    ("stream", "float32", "returning"),
+    ("whole", "float32", "returning"),
+]
+ALLOCATORS = {"returning": {"MALLOC_MMAP_THRESHOLD_": "262144"}, "keeping": {}}
+FACTORIZED = ("stream", "bfloat16")
+"""The runs whose second half is taken, too; it is the same code in all."""
 MIB = 2**20
 
 
@@ -102,11 +111,11 @@ def warm_up(folder: Path) -> None:
     shape = {"width": 32, "inner": 64, "layers": 2, "heads": 2, "vocabulary": 60}
     build(shape).to(torch.bfloat16).save_pretrained(folder / "tiny")
     for path in ("stream", "whole"):
-        measure(path, "bfloat16", folder / "tiny", folder / f"warm-{path}")
+        measure(path, "bfloat16", folder / "tiny", folder / f"warm-{path}", factorized=True)
 
 
-def measure(path: str, dtype: str, checkpoint: Path, folder: Path, base: dict[str, int] | None = None) -> dict:
-    base = base or status()
+def measure(path: str, dtype: str, checkpoint: Path, folder: Path, factorized: bool) -> dict:
+    base = status()
     methods = get_methods(METHODS)
     with Peak(base) as calibrating:
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
@@ -124,13 +133,13 @@ def measure(path: str, dtype: str, checkpoint: Path, folder: Path, base: dict[st
     found = {"calibrate": calibrating.report()}
     left = [unit for unit in units if bank.stats(unit.name).fisher_in is None]
     assert not left
-    with Peak(base) as factorizing:
-        computed = bank.build(methods, statistics)
-    assert len(computed) == len(units) * len(methods)
-    found["factorize"] = factorizing.report()
-    found["seconds"] = round(calibrating.seconds + factorizing.seconds, 1)
+    if factorized:
+        with Peak(base) as factorizing:
+            computed = bank.build(methods, statistics)
+        assert len(computed) == len(units) * len(methods)
+        found["factorize"] = factorizing.report()
     for what in ("resident", "private"):
-        found[what] = max(found["calibrate"][what], found["factorize"][what])
+        found[what] = max(half[what] for half in found.values() if isinstance(half, dict))
     return found | {"weights": sum(p.numel() * p.element_size() for p in model.parameters()), "layer": work(units)}
 
 
@@ -159,33 +168,36 @@ def work(units) -> dict[str, int]:
 
 def child(path: str, dtype: str, checkpoint: Path, folder: Path) -> None:
     warm_up(folder)
-    print(json.dumps(measure(path, dtype, checkpoint, folder / "bank", status())))
+    print(json.dumps(measure(path, dtype, checkpoint, folder / "bank", (path, dtype) == FACTORIZED)))
 
 
-def run(shape: dict[str, int], runs: list[tuple[str, str]]) -> dict:
+def run(shape: dict[str, int], runs: list[tuple[str, str, str]]) -> dict:
     results: dict = {"shape": shape, "batches": [BATCHES, ROWS, LENGTH], "methods": METHODS, "threads": 1, "runs": {}}
     with tempfile.TemporaryDirectory() as temporary:
         model = build(shape)
         results["parameters"] = sum(p.numel() for p in model.parameters())
-        for dtype in sorted({dtype for _, dtype in runs}):
+        for dtype in sorted({dtype for _, dtype, _ in runs}, reverse=True):  # float32 first: the other loses digits
             saved = Path(temporary) / dtype
             model.to(getattr(torch, dtype)).save_pretrained(saved)
-        for path, dtype in runs:
+        for path, dtype, allocator in runs:
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, __file__, "--child", path, dtype, f"{temporary}/{dtype}", folder]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, env=os.environ | ALLOCATORS[allocator]
+                )
             if done.returncode:
                 raise RuntimeError(done.stderr)
             found = json.loads(done.stdout.splitlines()[-1])
             found["bound"] = found["weights"] + found["layer"]["work"]
             found["times_bound"] = {what: round(found[what] / found["bound"], 3) for what in ("resident", "private")}
-            results["runs"][f"{path} {dtype}"] = found
+            results["runs"][f"{path} {dtype} {allocator}"] = found
             print(
                 path,
                 dtype,
+                allocator,
                 {k: round(found[k] / MIB) for k in ("resident", "private", "weights", "bound")},
                 found["times_bound"],
-                {k: found[k] for k in ("calibrate", "factorize")},
+                {k: found.get(k) for k in ("calibrate", "factorize")},
             )
     return results
 
