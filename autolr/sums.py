@@ -35,8 +35,8 @@ class Sums:
             self.terms[name] = value.double()
             return
         # In strips: adding float32 to float64 makes a float64 copy of what is added.
-        for mine, part in zip(self.terms[name].split(_STRIP), value.split(_STRIP), strict=True):
-            mine.add_(part)
+        for start in range(0, len(value), _STRIP):
+            self.terms[name][start : start + _STRIP].add_(value[start : start + _STRIP])
 
     def finish(self) -> LayerStats:
         """Return the statistics, made of the sums' own memory.
