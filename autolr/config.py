@@ -243,6 +243,7 @@ class RunSpec(Strict):
     lengths: tuple[Annotated[int, Field(ge=1)], ...] = ()
     offline: bool = False
     trust_remote_code: bool = False
+    stream: bool = False
 
 
 class CrewSpec(Strict):

@@ -71,9 +71,9 @@ def shrink(gram: Float[Tensor, "n n"], intensity: float) -> Float[Tensor, "n n"]
         [[1.5, 0.0], [0.0, 0.5]]
     """
     n = gram.shape[0]
-    return (1 - intensity) * gram + intensity * gram.diagonal().sum() / n * torch.eye(
-        n, dtype=gram.dtype, device=gram.device
-    )
+    shrunk = (1 - intensity) * gram
+    shrunk.diagonal().add_(intensity * gram.diagonal().sum() / n)
+    return shrunk
 
 
 def oas_intensity(gram: Float[Tensor, "n n"], n_samples: int) -> float:

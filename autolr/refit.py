@@ -15,20 +15,21 @@ outputs rather than the dense layer's on the same inputs (measured: the same or 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import Cache
 
-from autolr.calibrate import Batch, Reads, by_token, live_positions, positions_read, token_mask
+from autolr.blocks import BlockCall, Stop, stopping
+from autolr.calibrate import positions_read
 from autolr.compress import DecompositionSource, compressed
 from autolr.cost.timing import shared_copy
 from autolr.errors import AutolrError, UsageError
 from autolr.layers import LowRankLinear
+from autolr.recording import Batch, Reads, by_token, live_positions, token_mask
 from autolr.types import Candidate, Unit
 
 RIDGE = 0.01
@@ -147,26 +148,6 @@ def block_name(unit: Unit) -> str:
     return ".".join(parts[: len(parts) - len(unit.role.split("."))])
 
 
-class _Stop(Exception):
-    """Raised by a hook: the rest of the pass is not needed."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How the model calls a block on one batch, apart from the hidden states."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        if "hidden_states" in self.kwargs:
-            output = block(*self.args, **{**self.kwargs, "hidden_states": hidden})
-        else:
-            output = block(hidden, *self.args, **self.kwargs)
-        tensor: Tensor = output[0] if isinstance(output, tuple) else output
-        return tensor
-
-
 @dataclass(frozen=True)
 class _Stacks:
     """The stack of blocks as the model runs it.
@@ -178,7 +159,7 @@ class _Stacks:
     """
 
     hidden: list[Tensor]
-    calls: dict[str, list[_Call]]
+    calls: dict[str, list[BlockCall]]
     true_x: dict[str, Tensor]
 
 
@@ -192,17 +173,15 @@ def _stack_inputs(model: nn.Module, of_block: Mapping[str, Sequence[Unit]], batc
     names = [f"{prefix}.{index}" for index in range(1 + max(int(name.rpartition(".")[2]) for name in of_block))]
     hidden: list[Tensor] = []
     true_x: dict[str, Tensor] = {}
-    calls: dict[str, list[_Call]] = {name: [] for name in names}
+    calls: dict[str, list[BlockCall]] = {name: [] for name in names}
 
     def record(name: str) -> Callable[..., None]:
         def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x = args[0] if args else kwargs["hidden_states"]
+            x, call = BlockCall.of(args, kwargs)
             true_x.setdefault(name, x)
             if name == names[0]:
                 hidden.append(x)
-            rest = {key: _without_cache(value) for key, value in kwargs.items() if key != "hidden_states"}
-            rest |= {} if args else {"hidden_states": None}
-            calls[name].append(_Call(tuple(map(_without_cache, args[1:])), rest))
+            calls[name].append(call)
 
         return hook
 
@@ -214,23 +193,13 @@ def _stack_inputs(model: nn.Module, of_block: Mapping[str, Sequence[Unit]], batc
     return _Stacks(hidden, calls, true_x) if all(len(found) == len(batches) for found in calls.values()) else None
 
 
-def _without_cache(value: Any) -> Any:
-    """Return an argument as it is, but no cache of keys and values: a block is called many times on the same batch."""
-    return None if isinstance(value, Cache) else value
-
-
-def _until_stopped(run: Callable[..., object], *args: Any) -> None:
-    with suppress(_Stop):
-        run(*args)
-
-
 @dataclass(frozen=True)
 class _Blocks:
     """One block, dense and compressed, with what is needed to run both on the calibration data."""
 
     dense: nn.Module
     small: nn.Module
-    calls: Sequence[_Call]
+    calls: Sequence[BlockCall]
     masks: Sequence[Tensor]
     reads: Mapping[str, Reads]
 
@@ -281,7 +250,9 @@ class _Blocks:
         return found
 
 
-def _observed(block: nn.Module, names: Sequence[str], call: _Call, hidden: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def _observed(
+    block: nn.Module, names: Sequence[str], call: BlockCall, hidden: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Run a block until the last of some layers and return what each was fed and gave."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with ExitStack() as hooks:
@@ -290,10 +261,11 @@ def _observed(block: nn.Module, names: Sequence[str], call: _Call, hidden: Tenso
             def note(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
                 seen[name] = (args[0], output)
                 if len(seen) == len(names):
-                    raise _Stop
+                    raise Stop
 
             hooks.callback(block.get_submodule(name).register_forward_hook(note).remove)
-        _until_stopped(call.run, block, hidden)
+        with stopping():
+            call.run(block, hidden)
     return seen
 
 

@@ -109,6 +109,12 @@ Profile = Annotated[
 ]
 Offline = Annotated[bool, typer.Option(help="Never reach for the hub.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model brings along.")]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream", help="Calibrate block by block, for models whose activations and statistics do not fit into memory."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that run trials, by Ray; none: 1, in this process alone.")
 ]
@@ -276,6 +282,7 @@ def collect(
     profile: Path | None,
     offline: bool,
     trust_remote_code: bool,
+    stream: bool = False,
     storage: str | None = None,
     crew: dict[str, Any] | None = None,
 ) -> StudySpec:
@@ -338,6 +345,7 @@ def collect(
             "lengths": parse_lengths(lengths),
             "offline": offline,
             "trust_remote_code": trust_remote_code,
+            "stream": stream,
             **read_profile(profile),
         },
         "storage": storage and without_password(storage),

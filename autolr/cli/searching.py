@@ -60,6 +60,7 @@ def search(
     profile: o.Profile = None,
     offline: o.Offline = False,
     trust_remote_code: o.TrustRemoteCode = False,
+    stream: o.Stream = False,
     workers: o.Workers = None,
     ray_address: o.RayAddress = None,
     gpus_per_worker: o.GpusPerWorker = None,
@@ -118,6 +119,7 @@ def search(
         profile=profile,
         offline=offline,
         trust_remote_code=trust_remote_code,
+        stream=stream,
         storage=storage,
         crew=o.crew(workers, ray_address, gpus_per_worker, worker_timeout),
     )

@@ -18,6 +18,7 @@ from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.grouped import uniform_candidate
+from autolr.streaming import stream_calibrate
 from autolr.types import Candidate, LayerStats, Unit
 
 
@@ -65,7 +66,7 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
     gradients = any("gradients" in method.needs for method in inputs.methods)
 
     def measure(units: Sequence[Unit]) -> Iterator[tuple[Unit, LayerStats]]:
-        passes = pass_count(units, gradients=gradients)
+        passes = 1 if inputs.spec.run.stream else pass_count(units, gradients=gradients)
         progress.start(
             f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} {inputs.task.noun}"
             + (f", {passes} passes" if passes > 1 else "")
@@ -76,7 +77,10 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
             progress.update(share)
             progress.check()
 
-        return calibrate(inputs.model, units, batches, inputs.task.cotangents if gradients else None, progress=step)
+        cotangents = inputs.task.cotangents if gradients else None
+        if inputs.spec.run.stream:
+            return stream_calibrate(inputs.model, units, batches, cotangents, directory, progress=step)
+        return calibrate(inputs.model, units, batches, cotangents, progress=step)
 
     def decomposing(what: str, done: int, total: int) -> None:
         if done == len(inputs.methods):
