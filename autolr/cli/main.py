@@ -2,7 +2,7 @@
 
 import typer
 
-from autolr.cli import checkpoints, comparing, doctor, explaining, results, searching, serving, timing
+from autolr.cli import checkpoints, comparing, doctor, explaining, probing, results, searching, serving, timing
 
 app = typer.Typer(
     name="autolr",
@@ -23,6 +23,7 @@ for command in (
     explaining.sensitivity,
     checkpoints.export,
     checkpoints.evaluate,
+    probing.probe,
     timing.bench,
     comparing.compare,
     serving.dashboard,

@@ -1,0 +1,62 @@
+"""``autolr probe``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from autolr.cli import options as o
+from autolr.cli.terminal import out, print_json, progress, reported
+from autolr.errors import UsageError, nearest
+
+KINDS = ("ridge", "logistic", "mlp")
+
+
+@reported
+def probe(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
+    tasks: Annotated[
+        Path | None, typer.Option(help="Probing tasks, a file or a folder (split, label, sentence between tabs).")
+    ] = None,
+    minimal_pairs: Annotated[
+        Path | None, typer.Option(help="Minimal pairs, a file or a folder (columns good and bad).")
+    ] = None,
+    kind: Annotated[str, typer.Option("--probe", help="ridge, logistic or mlp.")] = "logistic",
+    pooling: o.Pooling = "mean",
+    train_examples: Annotated[int, typer.Option(min=20, help="Training sentences of each task.")] = 2000,
+    test_examples: Annotated[int, typer.Option(min=6, help="Test sentences of each task.")] = 1000,
+    pairs: Annotated[int | None, typer.Option(min=2, help="Pairs of each paradigm; none: all.")] = None,
+    seed: o.Seed = 0,
+    device: o.Device = "cpu",
+    dtype: o.Dtype = "float32",
+    scoring_batch_size: o.ScoringBatch = 64,
+    threads: o.Threads = None,
+    offline: o.Offline = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    json: o.Json = False,
+) -> None:
+    """Measure what a checkpoint knows of its language: probes at every layer, minimal pairs."""
+    import torch
+
+    from autolr.config import make_spec
+    from autolr.report.probes import probe_tables
+    from autolr.search.probe_checkpoint import probe_checkpoint
+
+    if kind not in KINDS:
+        raise UsageError(f"there is no probe {kind!r}; {nearest(kind, KINDS)}")
+    if tasks is None and minimal_pairs is None:
+        raise UsageError("give --tasks, --minimal-pairs or both")
+    if threads:
+        torch.set_num_threads(threads)
+    run = {"device": device, "dtype": dtype, "scoring_batch_size": scoring_batch_size, "offline": offline}
+    data = {"probe_train": train_examples, "probe_test": test_examples, "pooling": pooling}
+    plain = {"model": directory, "budgets": ["1x-flops"], "seed": seed, "data": data}
+    spec = make_spec({**plain, "run": {**run, "trust_remote_code": trust_remote_code}}, "options")
+    chosen: dict[str, Literal["ridge", "logistic", "mlp"]] = {"ridge": "ridge", "logistic": "logistic", "mlp": "mlp"}
+    with progress() as listener:
+        found = probe_checkpoint(spec, tasks, minimal_pairs, chosen[kind], pairs, listener)
+    if json:
+        print_json(found)
+    else:
+        for part in probe_tables(found):
+            out.print(part, highlight=False, markup=False)

@@ -1,0 +1,55 @@
+"""The table of ``autolr probe``."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from autolr.report.tables import percent
+
+
+def probe_tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
+    """Return what probes and minimal pairs found, as tables with lines below."""
+    if "tasks" in found:
+        yield _tasks(found)
+    if "minimal_pairs" in found:
+        pairs = found["minimal_pairs"]
+        yield (
+            f"minimal pairs, by {pairs['how']}: {percent(pairs['mean'])} % of {pairs['mean']['n']} "
+            f"(chance 50; standard error over pairs)"
+        )
+        for name, score in pairs["fields"].items():
+            yield f"  {name}: {percent(score)} % of {score['n']}"
+
+
+def _tasks(found: Mapping[str, Any]) -> Table:
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{found['checkpoint']}: what {found['probe']} probes read, pooling {found['pooling']}",
+        caption="Per cent of the test sentences, ± standard error. layer: the best on them, 0 the embeddings; "
+        "selective: above a control task of the same sentences at that layer; chance: the commonest label; "
+        "length: a probe that sees the number of words alone",
+        title_justify="left",
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("task", overflow="fold")
+    for name in ("layer", "accuracy", "last layer", "selective", "chance", "length", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, task in found["tasks"].items():
+        accuracies = [layer["accuracy"]["value"] for layer in task["layers"]]
+        layer = accuracies.index(max(accuracies))
+        best, last = task["layers"][layer], task["layers"][-1]
+        table.add_row(
+            name,
+            str(layer),
+            percent(best["accuracy"]),
+            percent(last["accuracy"]),
+            f"{100 * best['selectivity']['value']:.1f}",
+            f"{100 * task['majority']:.1f}",
+            f"{100 * task['length']['value']:.1f}",
+            str(task["test"]),
+        )
+    return table

@@ -1,0 +1,154 @@
+"""How often a model finds the acceptable sentence of a minimal pair likelier.
+
+decoders         Σ_t log p(token t | tokens before). The first token of a sentence counts where the tokenizer puts one
+                 before it (Llama's ``<s>``); elsewhere nothing precedes it, and it does not.
+masked encoders  the pseudo-log-likelihood, Σ_t log p(token t | all others), each token masked in turn
+others           a probe: logistic regression on the mean of the last layer, trained on half of a paradigm's pairs to
+                 tell acceptable from not, asked which of the two sentences of the other half is the acceptable one
+
+Sources: Warstadt et al. 2020, arXiv 1912.00582; Salazar et al. 2020, Masked Language Model Scoring, arXiv 1910.14659.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autolr.data.minimal_pairs import MinimalPairs
+from autolr.errors import AutolrError
+from autolr.score.features import features, sentence_batches
+
+How = Literal["likelihood", "pseudo-likelihood", "probe"]
+Scores = Float[Tensor, " sentences"]
+
+
+def how_asked(model: nn.Module) -> How:
+    """Return how a model can be asked, by its head.
+
+    Example:
+        >>> how_asked(nn.Linear(2, 2))
+        'probe'
+    """
+    name = type(model).__name__
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return "likelihood"
+    return "pseudo-likelihood" if name.endswith("ForMaskedLM") else "probe"
+
+
+def preferred(
+    model: nn.Module,
+    tokenizer: Any,
+    pairs: MinimalPairs,
+    size: int = 64,
+    max_length: int = 512,
+    tick: Callable[[], None] = lambda: None,
+) -> Float[Tensor, " pairs"]:
+    """Return for each pair that was asked 1 where the acceptable sentence is likelier, 1/2 where both are alike, else 0.
+
+    Args:
+        model: see the head of this file.
+        tokenizer: the model's, with a padding token.
+        pairs: of one paradigm.
+        size: sentences in a batch.
+        max_length: tokens after which a sentence is cut.
+        tick: called between batches; may raise to stop.
+
+    Raises:
+        AutolrError: a likelihood is not finite.
+    """
+    model.eval()
+    n, texts, how = len(pairs), [*pairs.good, *pairs.bad], how_asked(model)
+    if how == "probe":
+        return _by_probe(model, tokenizer, pairs, size, max_length, tick)
+    ask = likelihoods if how == "likelihood" else pseudo_likelihoods
+    scores = ask(model, tokenizer, texts, size, max_length, tick)
+    if not torch.isfinite(scores).all():
+        raise AutolrError(f"the model's likelihood of a sentence of {pairs.paradigm} is NaN or infinite")
+    return _ahead(scores[:n], scores[n:])
+
+
+def _ahead(good: Scores, bad: Scores) -> Float[Tensor, " pairs"]:
+    return (good > bad).double() + 0.5 * (good == bad).double()
+
+
+def likelihoods(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    size: int = 64,
+    max_length: int = 512,
+    tick: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Return the log-likelihood of each text by a causal language model, nats, float64."""
+    sentences = sentence_batches(tokenizer, texts, size, max_length, _device(model))
+    parts = []
+    with torch.inference_mode():
+        for batch in sentences.batches:
+            mask = batch["attention_mask"].bool()
+            log_p = model(**batch).logits[:, :-1].float().log_softmax(-1)
+            said = log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].double()
+            parts.append((said * (mask[:, 1:] & mask[:, :-1])).sum(1).cpu())
+            tick()
+    return _in_order(torch.cat(parts), sentences.order)
+
+
+def pseudo_likelihoods(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    size: int = 64,
+    max_length: int = 512,
+    tick: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Return the pseudo-log-likelihood of each text by a masked language model, nats, float64."""
+    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
+    special = encoded.pop("special_tokens_mask")
+    places = [(row, t) for row, flags in enumerate(special) for t, flag in enumerate(flags) if not flag]
+    places.sort(key=lambda place: (len(encoded["input_ids"][place[0]]), place))
+    scores = torch.zeros(len(texts), dtype=torch.float64)
+    device = _device(model)
+    with torch.inference_mode():
+        for start in range(0, len(places), size):
+            rows, at = zip(*places[start : start + size], strict=True)
+            padded = tokenizer.pad(
+                {name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt"
+            )
+            inputs = {name: tensor.to(device) for name, tensor in padded.items()}
+            first = inputs["attention_mask"].int().argmax(1)  # where a sentence begins, whatever the padding's side
+            index = torch.arange(len(rows), device=device)
+            position = first + torch.tensor(at, device=device)
+            true = inputs["input_ids"][index, position].clone()
+            inputs["input_ids"][index, position] = tokenizer.mask_token_id
+            log_p = model(**inputs).logits[index, position].float().log_softmax(-1)
+            scores.index_add_(0, torch.tensor(rows), log_p[index, true].double().cpu())
+            tick()
+    return scores
+
+
+def _by_probe(
+    model: nn.Module, tokenizer: Any, pairs: MinimalPairs, size: int, max_length: int, tick: Callable[[], None]
+) -> Float[Tensor, " pairs"]:
+    from sklearn.linear_model import LogisticRegression
+
+    n = len(pairs)
+    sentences = sentence_batches(tokenizer, [*pairs.good, *pairs.bad], size, max_length, _device(model))
+    X = features(model, sentences, "mean", [-1], tick)[0].double()
+    gap = X[:n] - X[n:]  # what tells the two apart; a probe without offset on differences is one on both sentences
+    half = n // 2
+    gap = gap / gap[:half].square().mean(0).sqrt().clamp(min=1e-12)
+    probe = LogisticRegression(C=0.05, max_iter=1000, fit_intercept=False)
+    probe.fit(torch.cat([gap[:half], -gap[:half]]).numpy(), [1] * half + [0] * half)
+    score = torch.from_numpy(probe.decision_function(gap[half:].numpy()))
+    return _ahead(score, torch.zeros_like(score))
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _in_order(by_row: Tensor, order: Sequence[int]) -> Tensor:
+    found = torch.empty_like(by_row)
+    found[list(order)] = by_row
+    return found

@@ -1,0 +1,149 @@
+"""What a checkpoint knows of its language: probes at every layer, and minimal pairs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from autolr.checkpoint.load import load_checkpoint
+from autolr.config import StudySpec
+from autolr.data.batches import ensure_padding, longest_input
+from autolr.data.minimal_pairs import load_minimal_pairs
+from autolr.data.probing import ProbingTask, load_probing_tasks
+from autolr.progress import Progress
+from autolr.score import mean_score
+from autolr.score.features import Features, features
+from autolr.score.minimal_pairs import how_asked, preferred
+from autolr.score.probes import Probe, control_labels, labels_of, lengths, probe
+from autolr.score.probing import probe_sentences
+from autolr.search.inputs import checked_device, load_tokenizer
+from autolr.search.objective import describe_score
+
+Plain = dict[str, Any]
+
+
+def probe_checkpoint(
+    spec: StudySpec, tasks: Path | None, pairs: Path | None, kind: Probe, most_pairs: int | None, progress: Progress
+) -> Plain:
+    """Return what probes and minimal pairs find in a checkpoint.
+
+    Args:
+        spec: names the checkpoint as its model, the device, dtype and batch size, pooling and numbers of sentences.
+        tasks: file or folder of probing tasks.
+        pairs: file or folder of minimal pairs.
+        kind: of probe.
+        most_pairs: of each paradigm; None: all.
+        progress: told what is under way.
+
+    Returns:
+        ``tasks``: name -> ``layers`` (accuracy and accuracy on the control task of each layer, embeddings first),
+        ``majority``, ``length`` (accuracy of a probe that sees the number of words alone) and the numbers of sentences.
+        ``minimal_pairs``: ``how`` they were asked, ``mean``, ``fields`` and ``paradigms``, each with its accuracy.
+
+    Raises:
+        UsageError: the checkpoint, the tasks or the pairs cannot be used.
+        AutolrError: the model's output is not finite.
+    """
+    assert spec.model is not None
+    read = [] if tasks is None else load_probing_tasks(tasks)
+    paradigms = [] if pairs is None else [one.take(most_pairs) for one in load_minimal_pairs(pairs)]
+    model, tokenizer = _open(spec, progress)
+    max_length, size = longest_input(model, tokenizer), spec.run.scoring_batch_size
+    found: Plain = {"checkpoint": spec.model, "probe": kind, "pooling": spec.data.pooling}
+    by_task = {}
+    for number, task in enumerate(read):
+        progress.start(f"probe {task.name}, {number + 1} of {len(read)}")
+        small = task.take(spec.data.probe_train, spec.data.probe_test, spec.seed)
+        sentences = probe_sentences(tokenizer, [small], size, max_length, model.device)
+        by_layer = features(model, sentences, spec.data.pooling, None, _ticker(progress, len(sentences.batches)))
+        by_task[task.name] = probed(small, by_layer, kind, spec.seed)
+    if by_task:
+        found["tasks"] = by_task
+    if paradigms:
+        progress.start(f"ask {sum(map(len, paradigms))} minimal pairs")
+        tick = _ticker(progress, None)
+        right = {}
+        for number, one in enumerate(paradigms):
+            right[one.paradigm, one.field] = preferred(model, tokenizer, one, size, max_length, tick)
+            progress.update((number + 1) / len(paradigms))
+        found["minimal_pairs"] = {"how": how_asked(model), **_summary(right)}
+    return found
+
+
+def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Plain:
+    """Return what probes of one kind find at every layer of the representations of a task's sentences.
+
+    Args:
+        task: with its training and test sentences.
+        by_layer: of the training, then the test sentences.
+        kind: of probe.
+        seed: of the control task.
+    """
+    n, train, test = len(task.train), labels_of(task.train), labels_of(task.test)
+    control_train, control_test = control_labels(task, seed)
+    layers = []
+    for X in by_layer:
+        right = probe(kind, X[:n], train, X[n:], test)
+        control = probe(kind, X[:n], control_train, X[n:], control_test)
+        accuracy, chance = mean_score(right.double()), mean_score(control.double())
+        selectivity = mean_score(right.double() - control.double())
+        layers.append(
+            {
+                "accuracy": describe_score(accuracy),
+                "control": describe_score(chance),
+                "selectivity": describe_score(selectivity),
+            }
+        )
+    alone = probe("ridge", lengths(task.train), train, lengths(task.test), test)
+    return {
+        "classes": len(task.classes),
+        "train": n,
+        "test": len(task.test),
+        "majority": task.majority,
+        "length": describe_score(mean_score(alone.double())),
+        "layers": layers,
+    }
+
+
+def best_layer(task: Mapping[str, Any]) -> int:
+    """Return the layer at which a task's probe is right most often; the first of equal ones."""
+    accuracies = [layer["accuracy"]["value"] for layer in task["layers"]]
+    return accuracies.index(max(accuracies))
+
+
+def _open(spec: StudySpec, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    assert spec.model is not None
+    device = checked_device(spec.run.device)
+    progress.start(f"load {spec.model}")
+    model = load_checkpoint(
+        spec.model, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype)
+    )
+    model.to(device)  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(spec.model, spec)
+    ensure_padding(model, tokenizer)
+    return model, tokenizer
+
+
+def _ticker(progress: Progress, batches: int | None) -> Callable[[], None]:
+    done: Iterator[int] = iter(range(1, 2**31))
+
+    def tick() -> None:
+        progress.check()
+        if batches is not None:
+            progress.update(next(done) / batches)
+
+    return tick
+
+
+def _summary(right: Mapping[tuple[str, str], torch.Tensor]) -> Plain:
+    """Return means over all pairs, of each field and of each paradigm; errors are over pairs, taken as independent."""
+    fields: dict[str, list[torch.Tensor]] = {}
+    for (_, field), one in right.items():
+        fields.setdefault(field, []).append(one)
+    return {
+        "mean": describe_score(mean_score(torch.cat(list(right.values())))),
+        "fields": {name or "all": describe_score(mean_score(torch.cat(parts))) for name, parts in fields.items()},
+        "paradigms": {name: describe_score(mean_score(one)) for (name, _), one in right.items()},
+    }
