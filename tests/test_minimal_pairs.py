@@ -81,10 +81,10 @@ def test_a_model_without_such_a_head_is_probed():
     right = preferred(model, made, pairs)
     assert len(right) == 30
     assert right.mean() == 1.0
-    swapped = preferred(
-        model, made, MinimalPairs("noise", "", pairs.good[:20] + pairs.bad[20:], pairs.bad[:20] + pairs.good[20:])
-    )
-    assert swapped.mean() < 1.0
+    good, bad = pairs.good[:20] + pairs.bad[20:], pairs.bad[:20] + pairs.good[20:]
+    assert preferred(model, made, MinimalPairs("noise", "", good, bad)).mean() < 1.0
+    with pytest.raises(UsageError, match="paradigm few has 3 pairs; .* needs at least 4"):
+        preferred(model, made, MinimalPairs("few", "", good[:3], bad[:3]))
 
 
 def test_a_likelihood_that_is_not_finite_is_refused():
@@ -123,7 +123,8 @@ def run(*arguments: object):
 def test_a_checkpoint_is_asked_from_the_command_line(tmp_path: Path):
     model = write_inputs(tmp_path / "inputs")["--model"]
     tasks, pairs = write_tasks(tmp_path / "tasks"), write_pairs(tmp_path / "pairs")
-    done = run(model, "--tasks", tasks, "--minimal-pairs", pairs, "--probe", "ridge", "--json")
+    known = pairs / "order.jsonl.gz"
+    done = run(model, "--tasks", tasks, "--minimal-pairs", known, "--probe", "ridge", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     verb = found["tasks"]["verb"]
@@ -132,7 +133,7 @@ def test_a_checkpoint_is_asked_from_the_command_line(tmp_path: Path):
     gap = one["accuracy"]["value"] - one["control"]["value"]
     assert one["selectivity"]["value"] == pytest.approx(gap)
     assert found["minimal_pairs"]["how"] == "probe"
-    shown = run(model, "--tasks", tasks, "--minimal-pairs", pairs, "--probe", "ridge").stdout
+    shown = run(model, "--tasks", tasks, "--minimal-pairs", known, "--probe", "ridge").stdout
     assert "subject" in shown
     assert "minimal pairs, by probe" in shown
     decoder = run(write_decoder(tmp_path / "decoder"), "--minimal-pairs", pairs, "--json")

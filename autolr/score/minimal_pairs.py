@@ -17,9 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autolr.data.minimal_pairs import MinimalPairs
-from autolr.errors import AutolrError
+from autolr.errors import AutolrError, UsageError
 from autolr.score.features import features, sentence_batches
 
+LEAST_PAIRS = 4
+"""With which a probe can be trained and asked."""
 How = Literal["likelihood", "pseudo-likelihood", "probe"]
 Scores = Float[Tensor, " sentences"]
 
@@ -45,7 +47,7 @@ def preferred(
     max_length: int = 512,
     tick: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, " pairs"]:
-    """Return for each pair that was asked 1 where the acceptable sentence is likelier, 1/2 where both are alike, else 0.
+    """Return for each pair that was asked 1 where the acceptable sentence is likelier, 1/2 at a tie, else 0.
 
     Args:
         model: see the head of this file.
@@ -56,6 +58,7 @@ def preferred(
         tick: called between batches; may raise to stop.
 
     Raises:
+        UsageError: there are too few pairs for a probe.
         AutolrError: a likelihood is not finite.
     """
     model.eval()
@@ -133,6 +136,11 @@ def _by_probe(
     from sklearn.linear_model import LogisticRegression
 
     n = len(pairs)
+    if n < LEAST_PAIRS:
+        raise UsageError(
+            f"paradigm {pairs.paradigm} has {n} pairs; a model without a language model's head is asked by a probe, "
+            f"which needs at least {LEAST_PAIRS}"
+        )
     sentences = sentence_batches(tokenizer, [*pairs.good, *pairs.bad], size, max_length, _device(model))
     X = features(model, sentences, "mean", [-1], tick)[0].double()
     gap = X[:n] - X[n:]  # what tells the two apart; a probe without offset on differences is one on both sentences
