@@ -83,7 +83,7 @@ def test_a_model_without_such_a_head_is_probed():
     assert right.mean() == 1.0
     good, bad = pairs.good[:20] + pairs.bad[20:], pairs.bad[:20] + pairs.good[20:]
     assert preferred(model, made, MinimalPairs("noise", "", good, bad)).mean() < 1.0
-    with pytest.raises(UsageError, match="paradigm few has 3 pairs; .* needs at least 4"):
+    with pytest.raises(UsageError, match=r"paradigm few has 3 pairs; .* needs at least 4"):
         preferred(model, made, MinimalPairs("few", "", good[:3], bad[:3]))
 
 
