@@ -28,6 +28,7 @@ from autolr.recording import (
     random_cotangent,
     reads_of,
     recorded,
+    stray_calls,
     token_mask,
     undisturbed,
 )
@@ -170,6 +171,19 @@ def positions_read(model: nn.Module, units: Sequence[Unit], batch: Batch) -> dic
         outputs = [call.y for call in calls]
         gradients = torch.autograd.grad(logits, outputs, random_cotangent(logits), allow_unused=True)
     return reads_of(calls, gradients, mask)
+
+
+def unmatched_units(model: nn.Module, units: Sequence[Unit], batch: Batch) -> frozenset[str]:
+    """Return the units whose inputs cannot be matched to tokens, such as DeBERTa's projections of relative positions.
+
+    Args:
+        model: in any mode.
+        units: the layers in question.
+        batch: tokenized inputs, at best of several sequences of more than one token.
+    """
+    with undisturbed(model), torch.enable_grad(), graph_from_embeddings(model), recorded(model, units) as calls:
+        finite_logits(model, batch)
+        return frozenset(call.unit.name for call in stray_calls(calls, token_mask(batch)))
 
 
 def _accumulate(

@@ -63,11 +63,12 @@ def graph_from_embeddings(model: nn.Module) -> Iterator[None]:
         return output if output.requires_grad or not torch.is_grad_enabled() else output.requires_grad_(True)
 
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    hook = embeddings.register_forward_hook(start)
-    try:
+    # T5's encoder and decoder hold modules of their own with the same table.
+    same = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is embeddings.weight]
+    with ExitStack() as stack:
+        for module in same or [embeddings]:
+            stack.callback(module.register_forward_hook(start).remove)
         yield
-    finally:
-        hook.remove()
 
 
 def finite_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -128,11 +129,7 @@ def check_inputs(calls: Sequence[Call], mask: Tensor) -> None:
         UsageError: there are such; the message excludes them.
     """
     batch, length = mask.shape
-    strays = [
-        call
-        for call in calls
-        if call.y.numel() // call.y.shape[-1] not in (batch * length, batch) or not call.y.requires_grad
-    ]
+    strays = stray_calls(calls, mask)
     if strays:
         names = {call.unit.name for call in strays}
         roles = dict.fromkeys(f"--exclude '*{call.unit.role}'" for call in strays)
@@ -141,6 +138,13 @@ def check_inputs(calls: Sequence[Call], mask: Tensor) -> None:
             f"{tuple(strays[0].x.shape)}), so its inputs cannot be matched to tokens; leave out such layers "
             f"({len(names)} in all) with {' '.join(roles)}"
         )
+
+
+def stray_calls(calls: Sequence[Call], mask: Tensor) -> list[Call]:
+    """Return the calls whose input is not made of the tokens, or not one vector for each of them or each sequence."""
+    batch, length = mask.shape
+    sizes = (batch * length, batch)
+    return [c for c in calls if c.y.numel() // c.y.shape[-1] not in sizes or not c.y.requires_grad]
 
 
 def by_token(tensor: Tensor, mask: Tensor) -> Float[Tensor, "batch positions features"]:

@@ -5,7 +5,7 @@ purpose, with the reason on record: embeddings (no FLOPs to save), heads and poo
 tied weights (they would come apart), layers too small to gain.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -32,6 +32,17 @@ class Units:
 
     units: tuple[Unit, ...]
     excluded: Mapping[str, str]
+
+    def without(self, names: Set[str], reason: str) -> "Units":
+        """Return these units but some, which are left dense for a reason.
+
+        Raises:
+            UsageError: none is left.
+        """
+        kept = tuple(unit for unit in self.units if unit.name not in names)
+        if not kept:
+            raise UsageError(f"no layer of this model is left to compress; all are {reason}")
+        return Units(kept, {**self.excluded, **dict.fromkeys(sorted(names), reason)})
 
     def by_name(self) -> dict[str, Unit]:
         """Return name -> unit."""
@@ -81,6 +92,11 @@ def find_units(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[
             raise UsageError(f"--include brings in {name}, which cannot be compressed: {reason}")
         else:
             excluded[name] = reason
+    excluded |= {
+        name: "a stack of matrices in one tensor, as fused experts are; only single matrices are factorized"
+        for name, module in model.named_modules()
+        if any(p is not None and p.ndim == 3 for p in module._parameters.values())
+    }
     if not units:
         raise UsageError(f"no layer of this model is left to compress; excluded: {excluded}")
     return Units(tuple(units), excluded)

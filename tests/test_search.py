@@ -8,7 +8,6 @@ import pytest
 import torch
 from nli_fixture import write_inputs, write_model, write_pairs
 from optuna.trial import TrialState
-from transformers import BartConfig, BartForSequenceClassification
 
 from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
@@ -360,17 +359,6 @@ def test_the_nearest_of_an_unmet_floor_is_compressed(options: dict[str, str], tm
     spec = spec_of(options, budgets=["0.99x-flops"], floors=["accuracy>=1.0"], trials=4)
     result = run_search(spec, StudyFolder(tmp_path / "near"), Silent())
     assert result["winner"] != 0
-
-
-def test_an_encoder_decoder_is_refused_by_name(options: dict[str, str], tmp_path: Path) -> None:
-    config = BartConfig(
-        vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_labels=3,
-    )  # fmt: skip
-    BartForSequenceClassification(config).save_pretrained(tmp_path / "bart")
-    changed = spec_of(options | {"--model": str(tmp_path / "bart")})
-    with pytest.raises(UsageError, match="encoder-decoder models such as BartForSequenceClassification"):
-        run_search(changed, StudyFolder(tmp_path / "s"), Silent())
 
 
 def test_few_proposals_repeat_what_is_known(options: dict[str, str], tmp_path: Path) -> None:

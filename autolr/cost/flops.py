@@ -106,7 +106,14 @@ def _count(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: in
     rows = dict.fromkeys((unit.name for unit in units), 0)
     token = 0 if getattr(model.config, "pad_token_id", None) == 1 else 1
     ids = torch.full((batch_size, seq_len), token, dtype=torch.long, device=next(model.parameters()).device)
+    if getattr(model.config, "is_encoder_decoder", False):  # what is read is the state at the end of the text
+        config: Any = model.config
+        ids[:, -1] = config.eos_token_id
     with ExitStack() as stack:
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # torch's counter fails on a parameter that is handed to a module
+                parameter.requires_grad_(False)
+                stack.callback(parameter.requires_grad_, True)
         for unit in units:
 
             def count(_module: nn.Module, args: tuple[Tensor, ...], _output: Any, unit: Unit = unit) -> None:

@@ -42,6 +42,8 @@ def forward_inputs(model: nn.Module, conditions: Conditions) -> dict[str, Tensor
     for index in range(conditions.batch_size):
         mask[index, lengths[index % len(lengths)] :] = 0
     ids = torch.where(mask.bool(), ids, pad)
+    if getattr(model.config, "is_encoder_decoder", False):  # what is read is the state at the end of the text
+        ids[torch.arange(len(ids)), mask.sum(1) - 1] = model.config.eos_token_id  # type: ignore[union-attr, assignment]
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.bank import tensor_digest
+from autolr.calibrate import unmatched_units
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
 from autolr.cost import CostTable
@@ -137,6 +138,12 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     for note in parts.notes:
         progress.note(note)
     units = find_units(model, spec.search.include, spec.search.exclude)
+    strays = unmatched_units(model, units.units, task.batches(parts.calibration.take(2, spec.seed), 2, model.device)[0])
+    if strays:
+        units = units.without(strays, "fed something else than the tokens, such as relative positions")
+        progress.note(
+            f"{len(strays)} layers stay dense: they are fed something else than the tokens, {min(strays)} first"
+        )
     seq_len = spec.run.seq_len or task.seq_len(parts)
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)

@@ -88,8 +88,6 @@ def check_classifier(model: PreTrainedModel, source: str) -> None:
             f"task nli needs a sequence classifier or a causal language model, {source} is a {name}; fine-tune it on "
             f"NLI first"
         )
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UsageError(f"encoder-decoder models such as {name} are not supported yet; use an encoder or a decoder")
     if len(label_ids(model)) < 2:
         raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
 

@@ -3,8 +3,8 @@
     python studies/probing-pitfalls/encoder.py FOLDER     # writes encoder.json; FOLDER keeps the bank
 
 Needs the inputs of studies/nli-minilm, AUTOLR_ASSETS with data/probing and data/blimp. Compressed models: uniform by
-five methods, and the knapsack's allocation of the default methods (the search's start), none of them refitted; and where
-FOLDER has ``searched/<budget>/result.json``, a study's folder, its winner. Probes are ridge regressions on 600
+five methods, and the knapsack's allocation of the default methods (the search's start), none of them refitted; and
+where FOLDER has ``searched/<budget>/result.json``, a study's folder, its winner. Probes are ridge regressions on 600
 sentences, scored on 500; pairs are asked by a probe on the last layer, 60 of each paradigm. Set MODEL to another
 checkpoint (a hub id too) to run the same of it.
 """
