@@ -4,8 +4,8 @@
 
 Needs the inputs of studies/nli-minilm, AUTOLR_ASSETS with data/probing and data/blimp. Compressed models: uniform by
 five methods, and the knapsack's allocation of the default methods (the search's start), none of them refitted; and
-where FOLDER has ``searched/<budget>/result.json``, a study's folder, its winner. Probes are ridge regressions on 600
-sentences, scored on 500; pairs are asked by a probe on the last layer, 60 of each paradigm. Set MODEL to another
+where FOLDER has ``searched/<budget>/result.json``, a study's folder, its winner. Probes are ridge regressions on 400
+sentences, scored on 300; pairs are asked by a probe on the last layer, 30 of each paradigm. Set MODEL to another
 checkpoint (a hub id too) to run the same of it.
 """
 
@@ -36,7 +36,7 @@ from autolr.search.spaces.grouped import uniform_candidate
 from autolr.types import Candidate
 
 METHODS = ("svd", "fwsvd", "asvd", "drone", "kfac")
-BUDGETS = ("0.75x-flops", "0.5x-flops", "0.35x-flops", "0.2x-flops")
+BUDGETS = ("0.5x-flops", "0.35x-flops", "0.2x-flops")
 OUT = Path(__file__).with_suffix(".json")
 
 
@@ -70,11 +70,11 @@ def candidates(folder: Path) -> list[tuple[str, str, Candidate]]:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = opened("0.75x-flops", (*METHODS, "losparse"), folder)
+    inputs = opened("0.5x-flops", (*METHODS, "losparse"), folder)
     bank = build_bank(inputs, folder / "bank", Silent())
     scorer = scorer_of(inputs, bank, "report", Silent())
-    tasks = [task.take(600, 500, 0) for task in load_probing_tasks(ASSETS / "data/probing")]
-    paradigms = [one.take(60) for one in load_minimal_pairs(ASSETS / "data/blimp")]
+    tasks = [task.take(400, 300, 0) for task in load_probing_tasks(ASSETS / "data/probing")]
+    paradigms = [one.take(30) for one in load_minimal_pairs(ASSETS / "data/blimp")]
     batches = [probe_sentences(inputs.tokenizer, [task], 64, inputs.max_length, inputs.model.device) for task in tasks]
     rows = json.loads(OUT.read_text()) if OUT.is_file() else []
     for how, budget, candidate in candidates(folder):
