@@ -16,9 +16,11 @@ from autolr.cli.main import app
 from autolr.data.batches import ensure_padding
 from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
 from autolr.errors import AutolrError, UsageError
+from autolr.layers import LowRankLinear
 from autolr.score.features import features, sentence_batches
 from autolr.score.probes import PENALTIES, control_labels, lengths, probe, ridge_weights
 from autolr.score.probing import ProbeScorer, mean_accuracy, probe_sentences
+from autolr.search import selection
 
 SUBJECTS = ("a dog", "a cat", "the man", "two women", "some children", "a bird")
 VERBS = ("runs", "sleeps", "eats", "sings", "reads", "waits")
@@ -261,6 +263,24 @@ def test_a_study_with_probes_as_a_third_objective(made, tmp_path: Path):
     shown = search(options, *flags, "--floor", "probe>=0.5*dense")  # finished: printed again
     assert "probe %" in shown.stdout
     assert "Probes, mean accuracy over 2 tasks" in " ".join(shown.stdout.split())
+
+
+def test_what_the_dense_model_knows_is_measured_before_anything_is_compressed(
+    made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of every part, the report's too, which is touched while the winner is at hand."""
+    parts, build = [], selection.probe_scorer
+
+    def watched(inputs, bank, part, progress):
+        assert not any(isinstance(module, LowRankLinear) for module in inputs.model.modules())
+        parts.append(part)
+        return build(inputs, bank, part, progress)
+
+    monkeypatch.setattr(selection, "probe_scorer", watched)
+    options, folder = made
+    done = search(options, "--probes", str(folder), "--trials", "4", "--study", str(tmp_path / "s"))
+    assert done.exit_code == 0, done.output
+    assert parts == ["selection", "report"]
 
 
 @pytest.mark.parametrize("flags", [["--objective", "probes"], ["--floor", "probe>=0.9*dense"]])

@@ -173,12 +173,13 @@ def report_on(
     score; above zero the search part flatters.
     """
     losses = {}
+    probes = probe_scorer(inputs, bank, "report", progress)  # its reference is the dense model: before compressing
     for part in ("search", "report"):
         scorer = scorer_of(inputs, bank, part, progress)
         with refitted(inputs.model, candidate, bank, corrections):
             logits = scorer.answers(inputs.model, scorer.batches, None, progress.check)
             if part == "report":
-                probed = _probed(inputs, bank, progress)
+                probed = {} if probes is None else _probed(inputs, probes, progress)
         ours, theirs = scorer.values(logits), scorer.values(scorer.dense)
         losses[part] = {name: mean_score(SIGN[name] * (ours[name] - theirs[name])) for name in ours}
     scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
@@ -198,11 +199,8 @@ def report_on(
     }
 
 
-def _probed(inputs: Inputs, bank: Bank, progress: Progress) -> dict[str, Any]:
-    """Return what the probes of the report part find in the model as it is and in the dense one, task by task."""
-    scorer = probe_scorer(inputs, bank, "report", progress)
-    if scorer is None:
-        return {}
+def _probed(inputs: Inputs, scorer: ProbeScorer, progress: Progress) -> dict[str, Any]:
+    """Return what probes find in the model as it is and in the dense one, task by task."""
     correct = scorer.correct(inputs.model, progress.check)
     found = {
         name: {"mean": describe_score(mean_accuracy(one))}
