@@ -24,8 +24,8 @@ BAD = ("a runs dog", "the cat the sleeps in park", "man a", "home dog the eats")
 PAIRS = MinimalPairs("order", "syntax", GOOD, BAD)
 
 
-def masked_model():
-    made = tokenizer()
+def masked_model(side: str = "right"):
+    made = tokenizer(side=side)
     made.add_special_tokens({"mask_token": "[MASK]"})
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -49,8 +49,9 @@ def test_a_decoder_is_asked_for_the_likelihood(beginning: bool, side: str):
         assert score == pytest.approx(sum(float(log_p[i - 1, ids[i]]) for i in range(1, len(ids))), abs=1e-4)
 
 
-def test_a_masked_encoder_is_asked_with_each_token_masked_in_turn():
-    model, made = masked_model()
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_masked_encoder_is_asked_with_each_token_masked_in_turn(side: str):
+    model, made = masked_model(side)
     found = pseudo_likelihoods(model, made, GOOD, 5)
     for text, score in zip(GOOD, found.tolist(), strict=True):
         ids, total = made(text)["input_ids"], 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architecture_table import ARCHITECTURES, write
 from decoder_fixture import tokenizer as decoder_tokenizer
 from nli_fixture import write_inputs
 from tiny import build
@@ -69,6 +70,12 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, content: str, said: s
         load_probing_tasks(file)
 
 
+def test_separators_of_lines_within_a_sentence_are_kept(tmp_path: Path):
+    file = tmp_path / "task.tsv"
+    file.write_text("tr\ta\tx\u2028y\x85z\r\ntr\tb\ty\nte\ta\tz", newline="", encoding="utf-8")
+    assert load_probing_tasks(file)[0].train.texts == ("x\u2028y\x85z", "y")
+
+
 def test_a_folder_without_tasks_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="holds no probing task"):
         load_probing_tasks(tmp_path)
@@ -93,7 +100,7 @@ def test_the_majority_is_that_of_the_training_sentences():
 # Representations ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama-lm-tied", "llama", "gpt2-lm"])
+@pytest.mark.parametrize("family", ["llama-lm-tied", "llama", "gpt2-lm", "bert", "opt"])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("pooling", ["mean", "first", "last"])
 def test_features_are_those_of_each_sentence_alone(family: str, side: str, pooling: str):
@@ -107,11 +114,22 @@ def test_features_are_those_of_each_sentence_alone(family: str, side: str, pooli
         with torch.no_grad():
             states = torch.stack(model.base_model(input_ids=ids, output_hidden_states=True).hidden_states)[:, 0]
         alone = {"mean": states.mean(1), "first": states[:, 0], "last": states[:, -1]}[pooling]
-        # GPT-2 has positions of its own for padding on the left, which its caller would have to shift.
-        if family != "gpt2-lm" or side == "right":
-            torch.testing.assert_close(found[:, row], alone, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(found[:, row], alone, atol=2e-4, rtol=1e-4)
     some = features(model, sentence_batches(made, texts, 3, 64), pooling, [1])
     torch.testing.assert_close(some[0], found[1])
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_architecture_has_features(name: str, tmp_path: Path):
+    """Layers of one width, those of each sentence alone; of an encoder-decoder the encoder's."""
+    folder = write(name, tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    made = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    texts = ["a dog runs", "two women on the hill by the river", "a man"]
+    found = features(model, sentence_batches(made, texts, 3, 48))
+    assert found.shape[:2] == (3, 3)
+    alone = torch.cat([features(model, sentence_batches(made, [text], 1, 48)) for text in texts], 1)
+    torch.testing.assert_close(found, alone, atol=2e-4, rtol=2e-4)
 
 
 def test_representations_that_are_not_finite_are_refused():

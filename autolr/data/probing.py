@@ -112,7 +112,8 @@ def load_probing_tasks(path: Path) -> tuple[ProbingTask, ...]:
 def _read(file: Path) -> ProbingTask:
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines: sentences of the web hold other separators of lines, such as U+2028.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: cannot be read as UTF-8 text: {error}") from error
     for number, line in enumerate(lines, start=1):

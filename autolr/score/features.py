@@ -1,6 +1,7 @@
 """Representations of sentences: every layer's hidden states, pooled over the tokens of each sentence.
 
-Layer 0 is the embeddings' output; layer l what the l-th block puts out, as ``output_hidden_states`` has them.
+Layer 0 is the embeddings' output; layer l what the l-th block puts out, as ``output_hidden_states`` has them. Of an
+encoder-decoder they are the encoder's.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, device, nn
+from torch.nn.functional import pad
 
 from autolr.errors import AutolrError
 from autolr.score.forward import Batch
@@ -35,7 +37,7 @@ class SentenceBatches:
 def sentence_batches(
     tokenizer: Any, sentences: Sequence[str], size: int, max_length: int, where: device | str = "cpu"
 ) -> SentenceBatches:
-    """Tokenize sentences into padded batches, sorted by length.
+    """Tokenize sentences into batches, sorted by length and padded on the right, where no model's positions shift.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a padding token.
@@ -50,7 +52,8 @@ def sentence_batches(
     batches = []
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        padded = tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
+        listed = {name: [encoded[name][row] for row in rows] for name in encoded}
+        padded = tokenizer.pad(listed, padding_side="right", return_tensors="pt")
         batches.append({name: tensor.to(where) for name, tensor in padded.items()})
     return SentenceBatches(tuple(batches), tuple(order))
 
@@ -71,11 +74,16 @@ def features(
         layers: which; None: all, embeddings first.
         tick: called after each batch; may raise to stop.
 
+    Returns:
+        A layer narrower than others (OPT-350M's last, projected) has zeros behind, which no probe sees.
+
     Raises:
         AutolrError: a representation is not finite.
     """
     model.eval()
     body: Any = getattr(model, "base_model", model)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        body = body.get_encoder()
     parts: list[Tensor] = []
     with torch.inference_mode():
         for batch in sentences.batches:
@@ -83,7 +91,9 @@ def features(
             states = body(**inputs, output_hidden_states=True).hidden_states
             chosen = [states[layer] for layer in (range(len(states)) if layers is None else layers)]
             mask = batch["attention_mask"].bool()
-            parts.append(torch.stack([pooled(state.float(), mask, pooling) for state in chosen]).cpu())
+            vectors = [pooled(state.float(), mask, pooling) for state in chosen]
+            width = max(vector.shape[1] for vector in vectors)
+            parts.append(torch.stack([pad(vector, (0, width - vector.shape[1])) for vector in vectors]).cpu())
             tick()
     by_row = torch.cat(parts, 1)
     if not torch.isfinite(by_row).all():

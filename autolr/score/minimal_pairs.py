@@ -115,13 +115,10 @@ def pseudo_likelihoods(
     with torch.inference_mode():
         for start in range(0, len(places), size):
             rows, at = zip(*places[start : start + size], strict=True)
-            padded = tokenizer.pad(
-                {name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt"
-            )
+            listed = {name: [encoded[name][row] for row in rows] for name in encoded}
+            padded = tokenizer.pad(listed, padding_side="right", return_tensors="pt")
             inputs = {name: tensor.to(device) for name, tensor in padded.items()}
-            first = inputs["attention_mask"].int().argmax(1)  # where a sentence begins, whatever the padding's side
-            index = torch.arange(len(rows), device=device)
-            position = first + torch.tensor(at, device=device)
+            index, position = torch.arange(len(rows), device=device), torch.tensor(at, device=device)
             true = inputs["input_ids"][index, position].clone()
             inputs["input_ids"][index, position] = tokenizer.mask_token_id
             log_p = model(**inputs).logits[index, position].float().log_softmax(-1)
