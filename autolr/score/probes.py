@@ -11,7 +11,8 @@ A probe that reads the label may have learned the task rather than found it. So 
 the same sentences with labels that say nothing of their language, and its selectivity is what it is better by on the
 real ones. Hewitt and Liang give every word a random label; a sentence here gets the random label of its rarest word (of
 those that occur in the training sentences more than once, where there are any), so that, as there, a control task can
-be learned only by memorising words.
+be learned only by memorising words. Rare words are hard to memorise: where the control stays at chance, selectivity is
+the accuracy above chance and says nothing of memory.
 
 Source: Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, arXiv 1909.03368; Golub, Heath and
 Wahba 1979 (generalised cross-validation).
