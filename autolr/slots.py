@@ -1,8 +1,9 @@
 """What processes of one machine share out among themselves: the clock, and the cores.
 
 Times are measured while no trial runs on the machine, by whichever study or worker: who measures holds the clock
-alone, who evaluates holds it with others. Cores go to workers in blocks, so that they do not get in each other's way.
-All of it is locked files in the user's temporary folder; a process that dies lets go.
+alone, who evaluates holds it with others. Each core goes to one worker, so that they do not get in each other's way.
+All of it is locked files in the user's temporary folder, so it holds among the processes of one user; a process that
+dies lets go.
 """
 
 import fcntl
@@ -10,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -45,33 +46,48 @@ def evaluating(tick: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 
 @contextmanager
-def holding(name: str) -> Iterator[None]:
-    """Hold a lock of this name on the machine while a block runs."""
+def holding(name: str, tick: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock of this name on the machine while a block runs.
+
+    Args:
+        name: of the lock.
+        tick: called while waiting; may raise to stop.
+    """
     with _open(name + ".lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, fcntl.LOCK_EX, tick)
         yield
 
 
-def pin_to_cores(count: int) -> IO[str] | None:
-    """Bind this process to a block of cores that no other pinned process has.
+def pin_to_cores(count: int) -> ExitStack | None:
+    """Bind this process to cores that no other pinned process of this user has.
 
     Args:
-        count: cores in a block.
+        count: how many cores.
 
     Returns:
-        What holds the block until it is closed or the process ends; None where no block is free: nothing is bound.
+        What holds the cores until it is closed or the process ends; None where too few are free: nothing is bound.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None
-    cores = sorted(os.sched_getaffinity(0))
-    for block in range(len(cores) // count):
-        file = _open(f"cores-{count}-{block}")
-        with suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.sched_setaffinity(0, cores[block * count : (block + 1) * count])
-            return file
-        file.close()
+    with holding("cores"), ExitStack() as stack:  # one after the other, lest two take half of the last cores each
+        mine: list[int] = []
+        for core in sorted(os.sched_getaffinity(0)):
+            file = stack.enter_context(_open(f"core-{core}"))
+            if try_lock(file):
+                mine.append(core)
+            if len(mine) == count:
+                os.sched_setaffinity(0, mine)
+                return stack.pop_all()
     return None
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file for this process alone, and tell whether that went; it is let go when the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock(file: IO[str], kind: int, tick: Callable[[], None]) -> None:
@@ -85,7 +101,12 @@ def _lock(file: IO[str], kind: int, tick: Callable[[], None]) -> None:
             return
 
 
-def _open(name: str) -> IO[str]:
+def own_folder() -> Path:
+    """Return the folder that this user's processes on this machine share, and nobody else reads."""
     folder = Path(tempfile.gettempdir()) / f"autolr-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    return (folder / name).open("a")
+    return folder
+
+
+def _open(name: str) -> IO[str]:
+    return (own_folder() / name).open("a")

@@ -23,6 +23,7 @@ from autolr.progress import Silent
 from autolr.score import predict
 from autolr.search.crew.dispatch import MAX_TRIES, Dispatcher
 from autolr.search.crew.ray_driver import RayDriver, cluster
+from autolr.search.crew.scratch import BANK
 from autolr.search.crew.shipment import Shipment
 from autolr.search.crew.watchdog import Watchdog
 from autolr.search.folder import StudyFolder
@@ -224,16 +225,21 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
     elsewhere = tmp_path / "not-here"
     object.__setattr__(shipment, "bank", elsewhere)
     fetched = []
+    (old := slots.own_folder() / f"{BANK}old").mkdir()
+    os.utime(old, (0, 0))
 
     def fetch(path: Path) -> bytes:
         fetched.append(path)
         return (driver.prepared.bank.directory / path.relative_to(elsewhere)).read_bytes()
 
     there = shipment.open(fetch)
+    assert not old.exists()
     count = len(fetched)
     assert count == len(set(fetched)) == len(driver.inputs.units.units) * (1 + len(driver.inputs.methods))
+    os.utime(there.bank.directory, (0, 0))
     shipment.open(fetch)
     assert len(fetched) == count
+    assert there.bank.directory.stat().st_mtime > time.time() - 100  # it is in use
     candidate = driver.prepared.fixed["uniform kfac"]
     scores = [one.evaluate(candidate, lambda: None).scores for one in (driver.objective, here, there)]
     assert scores[0] == scores[1] == scores[2]
@@ -274,6 +280,34 @@ def test_the_watchdog_spares_a_process_that_rests_or_gives_signs() -> None:
     watchdog.close()
     process.kill()
     process.wait()
+
+
+def test_the_watchdog_notices_work_that_hangs_right_after_other_work() -> None:
+    """Quick tasks follow each other within the second in which signs of life are not passed on."""
+    process = sleeper()
+    watchdog = Watchdog(process.pid, timeout=0.5)
+    watchdog.tick()
+    watchdog.rest()
+    watchdog.tick()
+    assert process.wait(timeout=10) == -signal.SIGKILL
+    watchdog.close()
+
+
+HANGS_AS_IT_STARTS = """
+import time
+from autolr.search.crew import trainable
+
+trainable.OPEN_SECONDS = 0.5
+crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")
+shipment = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run), threads=1, open=lambda fetch, tick: time.sleep(30))
+worker = object.__new__(trainable.Worker)
+worker.setup({trainable.SHIFT: "one"}, shipment=shipment)
+"""
+
+
+def test_a_worker_that_hangs_while_it_starts_is_ended() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGS_AS_IT_STARTS])
+    assert process.wait(timeout=100) == -signal.SIGKILL
 
 
 def test_who_measures_waits_for_evaluations_and_holds_new_ones_off(
@@ -330,3 +364,23 @@ def test_pinned_processes_have_cores_of_their_own(tmp_path: Path, monkeypatch: p
     held[0].close()
     held.append(slots.pin_to_cores(1))
     assert os.sched_getaffinity(0) == {cores[0]}
+
+
+def test_processes_with_several_cores_share_none_with_those_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bound: list[set[int]] = [{3, 5, 6, 9}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6, 9})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: bound.append(set(cores)))
+    one, pair = slots.pin_to_cores(1), slots.pin_to_cores(2)
+    assert bound[1:] == [{3}, {5, 6}]
+    assert slots.pin_to_cores(2) is None  # a single one is left, and it stays free
+    last = slots.pin_to_cores(1)
+    assert bound[3:] == [{9}]
+    one.close()
+    last.close()
+    again = slots.pin_to_cores(2)
+    assert bound[4:] == [{3, 9}]
+    again.close()
+    pair.close()

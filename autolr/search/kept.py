@@ -1,6 +1,5 @@
 """Tensors kept beside the bank, so that nothing is computed twice: each file says what it was computed from."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autolr.bank import tensor_digest
+from autolr.search.replacing import replacing
 
 
 def read_kept(path: Path, key: str) -> dict[str, Tensor] | None:
@@ -28,6 +28,5 @@ def write_kept(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors in one step, with the key of what they were computed from and a checksum."""
     held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(held, temporary, metadata={"key": key, "checksum": tensor_digest(held)})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(held, temporary, metadata={"key": key, "checksum": tensor_digest(held)})

@@ -6,13 +6,10 @@ complete, and one whose worker died must be run again. Here Tune has the workers
 
 import logging
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +19,7 @@ from ray.tune.search import Searcher
 from autolr.errors import AutolrError, UsageError
 from autolr.search.crew.board import make_board
 from autolr.search.crew.dispatch import Dispatcher, Task
+from autolr.search.crew.scratch import scratch
 from autolr.search.crew.shipment import Shipment
 from autolr.search.crew.trainable import BROKEN, EVALUATION, IDLE, REASON, SHIFT, TRIAL, Worker
 from autolr.search.driver import Driver, Pace
@@ -207,21 +205,18 @@ class RayDriver(Driver):
         trainable = tune.with_parameters(Worker, shipment=shipment, board=searcher.board, driver_node=node)
         resources = {"cpu": self.threads} | ({"gpu": self.gpus} if self.gpus else {})
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # all workers start at once
-        scratch = Path(tempfile.mkdtemp(prefix="autolr-tune-"))
-        try:
+        with scratch() as folder:
             controller = tune.Tuner(
                 tune.with_resources(trainable, resources),
                 tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=workers),
                 run_config=tune.RunConfig(
-                    storage_path=str(scratch),
+                    storage_path=str(folder),
                     verbose=0,
                     stop=_Stopper(searcher),
                     failure_config=tune.FailureConfig(max_failures=0),
                 ),
             )
             controller.fit()
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         if searcher.error is not None:
             raise searcher.error
 

@@ -1,7 +1,6 @@
 """What a worker is given: all that an evaluation needs, but for the model and the bank, which it opens itself."""
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ from autolr.data.parts import Parts
 from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
+from autolr.search.crew.scratch import BANK, sweep_banks
 from autolr.search.inputs import Inputs, open_model
 from autolr.search.objective import Objective
 from autolr.search.preparation import Prepared
 from autolr.search.probing import stored_probes
+from autolr.search.replacing import replacing
 from autolr.tasks import task_for
 from autolr.units import Units
 
@@ -81,17 +82,19 @@ class Shipment:
             threads,
         )
 
-    def open(self, fetch: Fetch) -> Objective:
+    def open(self, fetch: Fetch, tick: Callable[[], None] = lambda: None) -> Objective:
         """Load the model, map the bank, and return what evaluates candidates exactly as the driver would.
 
         Args:
             fetch: reads a file of the driver's node; called where the bank's folder is not reachable here.
+            tick: called after each part of the work.
 
         Raises:
             AutolrError: the model here is another one, or cannot be loaded.
         """
         torch.set_num_threads(self.threads)
         model, tokenizer = open_model(self.spec)
+        tick()
         if tensor_digest(model.state_dict()) != self.weights:
             raise AutolrError(f"the weights of {self.spec.model} here are not those that the study began with")
         methods = get_methods(self.spec.search.methods)
@@ -100,23 +103,26 @@ class Shipment:
         inputs = Inputs(self.spec, model, tokenizer, task, *given)
         bank = Bank(self.bank, model, self.units.units, self.calibration_key)
         if not bank.present(methods):
-            bank = Bank(self._fetched(bank.files(methods), fetch), model, self.units.units, self.calibration_key)
+            bank = Bank(self._fetched(bank.files(methods), fetch, tick), model, self.units.units, self.calibration_key)
             bank.complete(methods)
         probe = None
         if self.dense_probes is not None:
             probe = stored_probes(inputs, "search", self.dense_probes)
         return Objective(inputs, bank, task.stored_scorer(inputs.batches("search"), self.dense), probe)
 
-    def _fetched(self, files: Mapping[str, Path], fetch: Fetch) -> Path:
+    def _fetched(self, files: Mapping[str, Path], fetch: Fetch, tick: Callable[[], None]) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""
-        name = f"bank-{tensor_digest({'key': torch.tensor(list(self.calibration_key.encode()))})[:16]}"
-        folder = Path(tempfile.gettempdir()) / f"autolr-{os.getuid()}" / name
-        with slots.holding(name):
+        name = f"{BANK}{tensor_digest({'key': torch.tensor(list(self.calibration_key.encode()))})[:16]}"
+        folder = slots.own_folder() / name
+        sweep_banks(besides=name)
+        with slots.holding(name, tick):
+            folder.mkdir(exist_ok=True)
+            os.utime(folder)  # it is in use
             for relative, path in files.items():
                 copy = folder / relative
                 if not copy.is_file():
                     copy.parent.mkdir(parents=True, exist_ok=True)
-                    temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
-                    temporary.write_bytes(fetch(path))
-                    temporary.replace(copy)
+                    with replacing(copy) as temporary:
+                        temporary.write_bytes(fetch(path))
+                    tick()
         return folder

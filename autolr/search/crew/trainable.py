@@ -24,6 +24,8 @@ SHIFT = "shift"
 TRIAL, EVALUATION, REASON, BROKEN, IDLE = "trial", "evaluation", "reason", "broken", "idle"
 """Keys of a result: the trial's number with what was found, or why it failed; why this worker cannot work; that its box
 is empty."""
+OPEN_SECONDS = 600.0
+"""For which a worker that starts may be silent, at least: loading a model has no batches that give signs of life."""
 WAIT_SECONDS = 1.0
 """For which a worker looks into its box before it says that it is idle."""
 
@@ -47,10 +49,14 @@ class Worker(tune.Trainable):
             content: bytes = ray.get(_read.options(scheduling_strategy=there).remote(str(path)))
             return content
 
+        opening = Watchdog(os.getpid(), max(shipment.spec.crew.timeout, OPEN_SECONDS))
+        opening.tick()
         try:
-            self._objective = shipment.open(fetch)
+            self._objective = shipment.open(fetch, opening.tick)
         except (AutolrError, OSError, RuntimeError) as error:
             self._broken = f"{type(error).__name__}: {error}"
+        finally:
+            opening.close()
 
     def step(self) -> dict[str, Any]:
         """Evaluate the next task."""

@@ -37,7 +37,7 @@ class Watchdog:
     def __init__(self, pid: int, timeout: float) -> None:
         command = [sys.executable, "-S", "-E", "-c", _PROGRAM, str(pid), str(timeout)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
-        self._last = 0.0
+        self._last = float("-inf")
 
     def tick(self) -> None:
         """Give a sign of life; from now on silence counts."""
@@ -47,6 +47,7 @@ class Watchdog:
     def rest(self) -> None:
         """Say that the work is done: silence no longer counts."""
         self._say(b"e")
+        self._last = float("-inf")  # the next tick begins new work: it is passed on at once
 
     def close(self) -> None:
         """End the watch."""

@@ -1,0 +1,30 @@
+"""Files that are replaced in one step."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside a file to write to, and put what was written in the file's place when the block ends.
+
+    A reader sees the old or the new content, never half. Where the block fails, because the disk is full, the old
+    content stays, and nothing beside it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with replacing(folder / "n") as new:
+        ...     _ = new.write_text("1")
+        >>> [found.name for found in folder.iterdir()]
+        ['n']
+    """
+    # No process number: containers that share a folder have equal ones. No mkstemp: its files are their owner's alone.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""What drivers and workers leave in a machine's temporary folder is cleared away, and nothing that is in use."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autolr import slots
+from autolr.search.crew.scratch import BANK, UNUSED_SECONDS, scratch, sweep_banks
+
+
+def test_what_a_killed_driver_left_is_swept_and_what_a_living_one_uses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
+    program += "from autolr.search.crew.scratch import scratch\nimport time\n"
+    program += "with scratch() as folder:\n    print(folder, flush=True); time.sleep(60)"
+    killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    left = Path(killed.stdout.readline().strip())
+    with scratch() as mine:
+        assert left.is_dir()
+        killed.kill()
+        killed.wait()
+        with scratch() as other:
+            assert not left.exists()
+            assert mine.is_dir()
+            assert mine != other
+    assert not list(tmp_path.glob("autolr-*/tune-*"))
+    killed.stdout.close()
+
+
+def test_banks_that_no_worker_has_opened_for_a_week_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    banks = {name: slots.own_folder() / f"{BANK}{name}" for name in ("old", "young", "own")}
+    for name, bank in banks.items():
+        bank.mkdir()
+        (bank / "content").write_text("x")
+        age = UNUSED_SECONDS + (-60 if name == "young" else 60)
+        os.utime(bank, (time.time() - age, time.time() - age))
+    sweep_banks(besides=banks["own"].name)
+    assert [name for name, bank in banks.items() if bank.exists()] == ["young", "own"]
