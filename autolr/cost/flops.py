@@ -83,7 +83,7 @@ def longest_sequence(model: nn.Module) -> int | None:
     RoBERTa's table of positions starts behind the padding index: of 514 rows 512 can be used.
     """
     longest = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(longest, int):
+    if not isinstance(longest, int) or longest < 1:  # XLNet says -1
         return None
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
