@@ -83,7 +83,9 @@ def graph_from_embeddings(model: nn.Module) -> Iterator[None]:
 
     embeddings = _input_embeddings(model)
     # T5's encoder and decoder hold modules of their own with the same table.
-    same = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is embeddings.weight]
+    same: list[nn.Module] = [
+        m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is embeddings.weight
+    ]
     with ExitStack() as stack:
         for module in same or [embeddings]:
             stack.callback(module.register_forward_hook(start).remove)
