@@ -55,16 +55,37 @@ def recorded(model: nn.Module, units: Iterable[Unit]) -> Iterator[list[Call]]:
         yield calls
 
 
+def _input_embeddings(model: nn.Module) -> nn.Module:
+    """Return the table of the tokens' vectors.
+
+    Raises:
+        UsageError: the model has none.
+    """
+    try:
+        embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    except NotImplementedError as error:
+        raise UsageError(
+            f"{type(model).__name__} has no table of token embeddings, which gradients begin at; models that read "
+            f"something else than tokens, such as characters, are not supported"
+        ) from error
+    assert isinstance(embeddings, nn.Module)
+    return embeddings
+
+
 @contextmanager
 def graph_from_embeddings(model: nn.Module) -> Iterator[None]:
     """Let the graph begin at the embeddings' output, where gradients are asked for at all."""
 
     def start(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return output if output.requires_grad or not torch.is_grad_enabled() else output.requires_grad_(True)
+        if output.requires_grad or not torch.is_grad_enabled():
+            return output
+        return output.requires_grad_(True).clone()  # a leaf could not be scaled in place, as CTRL does
 
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    embeddings = _input_embeddings(model)
     # T5's encoder and decoder hold modules of their own with the same table.
-    same = [m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is embeddings.weight]
+    same: list[nn.Module] = [
+        m for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is embeddings.weight
+    ]
     with ExitStack() as stack:
         for module in same or [embeddings]:
             stack.callback(module.register_forward_hook(start).remove)

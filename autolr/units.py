@@ -20,6 +20,9 @@ from autolr.types import Unit
 MIN_FEATURES = 16
 """A matrix with a side below this is left dense: its break-even rank leaves no useful menu of ranks."""
 
+PLAIN_LINEAR = frozenset({"transformers.models.falcon.modeling_falcon.FalconLinear"})
+"""Subclasses of ``Linear`` that compute just what it does; any other might do more, and is left dense."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -93,12 +96,15 @@ def find_units(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[
         else:
             excluded[name] = reason
     excluded |= {
-        name: "a stack of matrices in one tensor, as fused experts are; only single matrices are factorized"
+        name: _reason_of_stack(module)
         for name, module in model.named_modules()
         if any(p is not None and p.ndim == 3 for p in module._parameters.values())
     }
     if not units:
-        raise UsageError(f"no layer of this model is left to compress; excluded: {excluded}")
+        raise UsageError(
+            f"no layer of this {type(model).__name__} is left to compress: {_by_reason(excluded)}; autolr factorizes "
+            f"linear layers of repeated blocks, --include brings in those outside"
+        )
     return Units(tuple(units), excluded)
 
 
@@ -132,6 +138,25 @@ def _has_matrix(module: nn.Module) -> bool:
     return weight is not None and weight.ndim == 2
 
 
+def _path(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _reason_of_stack(module: nn.Module) -> str:
+    if isinstance(module, nn.Conv1d):
+        return "a convolution; only linear layers are factorized"
+    return "a stack of matrices in one tensor, as fused experts are; only single matrices are factorized"
+
+
+def _by_reason(excluded: Mapping[str, str]) -> str:
+    """Return how many layers each reason leaves dense, with the first of them by name."""
+    names: dict[str, list[str]] = {}
+    for name, reason in excluded.items():
+        names.setdefault(reason, []).append(name)
+    found = [f"{len(layers)} ({layers[0]} first) {reason}" for reason, layers in names.items()]
+    return "; ".join(found) or "it has no linear layers"
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -163,10 +188,11 @@ def _reason_to_leave(
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> str | None:
-    if not isinstance(module, nn.Linear | Conv1D):
+    if isinstance(module, nn.Embedding):
         return "an embedding: a table look-up has no FLOPs to save"
-    if type(module) not in (nn.Linear, Conv1D):
+    if type(module) not in (nn.Linear, Conv1D) and _path(module) not in PLAIN_LINEAR:
         return f"a {type(module).__name__}, which does not run as a plain linear layer"
+    assert isinstance(module, nn.Linear | Conv1D)
     others = sorted({holder.rpartition(".")[0] for holder in shared.get(id(module.weight), [])} - {name})
     if others:
         return f"tied to {', '.join(others)}"

@@ -22,12 +22,12 @@ IDS = [[1, 5, 9, 14, 2], [1, 7, 11, 8, 2]]
 RELOAD = """
 import json, sys, torch, autolr
 from safetensors.torch import save_file
-from autolr.checkpoint.load import load_checkpoint
+from transformers import AutoModelForSequenceClassification
 folders, ids, out = json.loads(sys.argv[1]), torch.tensor(json.loads(sys.argv[2])), sys.argv[3]
 found = {}
 with torch.no_grad():
     for name, folder in folders.items():
-        model = load_checkpoint(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
         found[name] = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 save_file(found, out)
 """

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autolr import rewrites
 from autolr.cost.table import CostTable
+from autolr.data.positions import longest_sequence
 from autolr.errors import UsageError
 from autolr.types import Conditions, Cost, Unit
 
@@ -75,20 +76,6 @@ def measure_costs(
     biased = frozenset(u.name for u in units if getattr(model.get_submodule(u.name), "bias", None) is not None)
     base = replace(dense, flops=flops)
     return CostTable(dense, base, {u.name: u for u in units}, rows, biased, parameter.element_size())
-
-
-def longest_sequence(model: nn.Module) -> int | None:
-    """Return how many tokens the model's positions allow, or None if its configuration sets no limit.
-
-    RoBERTa's table of positions starts behind the padding index: of 514 rows 512 can be used.
-    """
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(longest, int):
-        return None
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return min(longest, module.num_embeddings - module.padding_idx - 1)
-    return longest
 
 
 def _count_batch(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int) -> tuple[int, dict[str, int]]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from autolr.data.nli import NliData
+from autolr.data.positions import longest_sequence
 from autolr.errors import UsageError
 
 Batch = dict[str, Tensor]
@@ -18,21 +19,28 @@ LONGEST = 8192
 def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
     """Return how many tokens the model and its tokenizer take at most."""
     limits = [int(tokenizer.model_max_length)]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        padding = getattr(model.config, "pad_token_id", None) or 0
-        # RoBERTa numbers its positions from padding_idx + 1 on, so that many of them are never used.
-        limits.append(positions - (padding + 1 if "roberta" in str(model.config.model_type) else 0))
-    return min([*limits, LONGEST])
+    positions = longest_sequence(model)
+    return min([*limits, LONGEST] if positions is None else [*limits, LONGEST, positions])
 
 
 def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Give a tokenizer without a padding token its end-of-text token for that, and tell the model.
+    """Give a tokenizer without a padding token the model's or its own end-of-text token for that, and tell the model.
+
+    The model's goes first: a classifier of a decoder reads the last token that is not its own padding.
 
     Raises:
-        UsageError: the tokenizer has neither.
+        UsageError: there is neither, or the model reads its answer at the end of the text.
     """
     if tokenizer.pad_token is None:
+        own = getattr(model.config, "pad_token_id", None)
+        if own is not None and 0 <= own < len(tokenizer):
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own)
+            return
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise UsageError(
+                "the tokenizer has no padding token, and an encoder-decoder cannot be padded with the end of the text, "
+                "where it reads its answer; set tokenizer.pad_token"
+            )
         if tokenizer.eos_token is None:
             raise UsageError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
         tokenizer.pad_token = tokenizer.eos_token

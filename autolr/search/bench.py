@@ -9,8 +9,8 @@ from torch import nn
 
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import RunSpec
-from autolr.cost.flops import longest_sequence
 from autolr.cost.timing import time_models
+from autolr.data.positions import longest_sequence
 from autolr.errors import UsageError
 from autolr.progress import Progress
 from autolr.search.inputs import checked_device

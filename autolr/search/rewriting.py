@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from autolr import rewrites
-from autolr.cost.flops import longest_sequence
 from autolr.cost.timing import forward_inputs, random_candidates, shared_copy, time_models, with_random_factors
+from autolr.data.positions import longest_sequence
 from autolr.progress import Progress
 from autolr.types import Conditions, Unit
 

@@ -6,7 +6,7 @@ from autolr.config import StudySpec
 from autolr.data.batches import longest_input
 from autolr.errors import UsageError
 from autolr.tasks.base import Task
-from autolr.tasks.classification import Classification, check_classifier, label_ids
+from autolr.tasks.classification import Classification, check_classifier, check_ends, label_ids
 from autolr.tasks.language import LanguageModelling
 from autolr.tasks.prompted import Prompted
 
@@ -33,6 +33,7 @@ def task_for(spec: StudySpec, model: PreTrainedModel, tokenizer: PreTrainedToken
     if is_decoder(model):
         return Prompted.of(model, tokenizer, longest, spec)
     check_classifier(model, source)
+    check_ends(model, tokenizer, source)
     return Classification(tokenizer, longest, label_ids(model))
 
 

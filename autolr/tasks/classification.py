@@ -92,6 +92,20 @@ def check_classifier(model: PreTrainedModel, source: str) -> None:
         raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
 
 
+def check_ends(model: PreTrainedModel, tokenizer: Any, source: str) -> None:
+    """Raise if an encoder-decoder would not find the end of a text, where it reads its answer.
+
+    Raises:
+        UsageError: the tokenizer does not put the model's end-of-text token behind a pair.
+    """
+    end = getattr(model.config, "eos_token_id", None)
+    if getattr(model.config, "is_encoder_decoder", False) and tokenizer("a", "a")["input_ids"][-1] != end:
+        raise UsageError(
+            f"{type(model).__name__} reads its answer at the end-of-text token ({end}), which the tokenizer of "
+            f"{source} does not put behind a pair; save one that does"
+        )
+
+
 def label_ids(model: PreTrainedModel) -> dict[str, int]:
     """Return the classifier's label names with their ids."""
     return {str(name): int(index) for name, index in (model.config.label2id or {}).items()}
