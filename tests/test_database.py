@@ -7,28 +7,33 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from database_fixture import PASSWORD, Server, server
 from nli_fixture import arguments, write_inputs, write_pairs
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 from test_search import spec_of
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.config import make_spec
-from autolr.errors import UsageError
+from autolr.errors import AutolrError, UsageError
 from autolr.progress import Silent
 from autolr.search import ledger as ledger_module
 from autolr.search import roster as roster_module
+from autolr.search import storage as storage_module
+from autolr.search.adapter import SpaceSampler
+from autolr.search.driver import Driver
 from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials
 from autolr.search.ledger import DEATHS, OWNER, Ledger
 from autolr.search.objective import Objective
 from autolr.search.roster import Roster
 from autolr.search.run import _prepared_driver, run_search
-from autolr.search.storage import _passwords, check_private, open_database, without_password
+from autolr.search.storage import _passwords, alone, check_private, open_database, without_password
 from autolr.search.summary import SURPLUS, summarize
 
 __all__ = ["server"]  # a fixture
@@ -165,6 +170,102 @@ def test_a_trial_that_another_process_closed_while_it_was_proposed_is_let_go(
     assert closed
     assert claim.trial.number not in closed
     assert not ledger._mine - {claim.trial.number}
+
+
+def test_a_trial_is_signed_before_it_is_proposed(
+    server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proposal may take longer than the grace: others must see that the trial is somebody's."""
+    ledger, objective = ledger_of(options, tmp_path / "study", server.database(), trials=20)
+    signed, propose = [], SpaceSampler.sample_relative
+
+    def looks(self: SpaceSampler, study: optuna.Study, trial: optuna.trial.FrozenTrial, space: dict) -> dict:
+        signed.append(study._storage.get_trial(trial._trial_id).user_attrs.get(OWNER))
+        return propose(self, study, trial, space)
+
+    monkeypatch.setattr(SpaceSampler, "sample_relative", looks)
+    while not signed:
+        run_one(ledger, objective)
+    assert signed == [ledger.roster.me]
+
+
+def test_who_ends_in_good_order_is_known_to_be_gone_at_once(
+    server: Server, options: dict[str, str], tmp_path: Path
+) -> None:
+    """Its process goes on living, as one that exports the winner does; what it left running is taken over."""
+    address = server.database()
+    ended, alive = (ledger_of(options, tmp_path / name / "study", address)[0] for name in "ab")
+    claim = ended.claim()
+    assert alive.roster.alive(ended.roster.me)
+    ended.close()
+    assert not alive.roster.alive(ended.roster.me)
+    alive.claim()
+    assert alive.study.trials[claim.trial.number].state == TrialState.FAIL
+    queued = [t for t in alive.study.trials if t.user_attrs.get(DEATHS) == 1 and t.state != TrialState.FAIL]
+    assert len(queued) == 1
+
+
+def test_the_end_does_not_wait_for_a_database_that_is_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Roster(optuna.create_study(storage=open_database(server.database())))
+    mine.start()
+    back = threading.Event()
+    monkeypatch.setattr(mine, "_say", lambda _: back.wait(20))
+    monkeypatch.setattr(roster_module, "GOODBYE_SECONDS", 0.2)
+    began = time.monotonic()
+    mine.stop()
+    assert time.monotonic() - began < 10
+    back.set()
+
+
+def test_one_who_never_lets_go_of_a_study_in_the_database_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = server.database()
+    holder, waiting = open_database(address), open_database(address)
+    monkeypatch.setattr(storage_module, "PATIENCE", 0.3)
+    with alone(holder, "mine"):
+        with alone(waiting, "another"):
+            pass
+        with pytest.raises(AutolrError, match="has been opening the study 'mine'"), alone(waiting, "mine"):
+            pass
+    with alone(waiting, "mine"):
+        pass
+
+
+def test_a_lock_in_a_database_that_is_away_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_database(server.database())
+    engine = storage.engine
+    connect, tries = engine.connect, []
+
+    def away() -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OperationalError("SELECT", {}, OSError("connection refused"))
+        return connect()
+
+    monkeypatch.setattr(engine, "connect", away)
+    with alone(storage, "mine"):
+        assert len(tries) == 3
+    monkeypatch.setattr(storage_module, "PATIENCE", 0.05)
+    tries.clear()
+    with pytest.raises(AutolrError, match="has not answered"), alone(storage, "mine"):
+        pass
+
+
+def test_who_concludes_rewrites_a_front_that_another_wrote_late(
+    server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, run = StudyFolder(tmp_path / "study"), Driver.run
+
+    def then_another_writes(self: Driver) -> None:
+        run(self)
+        folder.front_file.write_text('{"members": []}')
+
+    monkeypatch.setattr(Driver, "run", then_another_writes)
+    spec = spec_of(options, storage=without_password(server.database()), trials=6)
+    run_search(spec, folder, Silent(), checkpoint=False)
+    front = json.loads(folder.front_file.read_text())
+    assert [m["trial"] for m in front["members"]] == [t.number for t in front_trials(folder.load_study())]
 
 
 def test_a_name_that_the_database_knows_from_another_study_is_refused(

@@ -9,10 +9,10 @@ study.lock      held by the process that writes
 latency.json    times that latency is predicted from, where a budget is a time
 """
 
-import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -25,9 +25,14 @@ from optuna.storages import BaseStorage
 
 from autolr.config import StudySpec, make_spec, read_yaml
 from autolr.errors import AutolrError, UsageError
+from autolr.progress import Progress
+from autolr.search.replacing import replacing
 from autolr.search.storage import open_database, open_journal
+from autolr.slots import try_lock
 
 STUDY_NAME = "autolr"
+_PAUSE = 0.05
+"""Seconds between two tries to hold a folder."""
 _VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
 
 
@@ -119,14 +124,16 @@ class StudyFolder:
         write_atomically(path, json.dumps(content, indent=1) + "\n")
 
     @contextmanager
-    def locked(self, wait: bool = False) -> Iterator[None]:
+    def locked(self, waiting: Progress | None = None) -> Iterator[None]:
         """Hold the folder for writing; a process that dies lets go of it.
 
         Args:
-            wait: until another process lets go, instead of refusing: several may work on a study in a database.
+            waiting: told when another process holds the folder, and may end the wait for it: several may work on a
+                study in a database. None: that is refused.
 
         Raises:
             UsageError: the folder cannot be written, or another process is writing.
+            Stopped: a signal ended the wait.
         """
         new = not self.path.exists()
         try:
@@ -137,10 +144,12 @@ class StudyFolder:
                 f"cannot write to the study folder {self.path}: {error.strerror}; choose --study"
             ) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(f"another process is working on {self.path}; wait for it or stop it") from error
+            while not try_lock(file):
+                if waiting is None:
+                    raise UsageError(f"another process is working on {self.path}; wait for it or stop it")
+                waiting.note(f"waiting for another process, which prepares or concludes the study at {self.path}")
+                waiting.check()
+                time.sleep(_PAUSE)
             try:
                 yield
             except AutolrError:
@@ -199,10 +208,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content in one step: a reader sees the old or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    """Replace a file's content in one step, and see that it is on the disk."""
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)

@@ -174,7 +174,7 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """Let others know at once that this process works no more."""
+        """Let others know at once that this process works no more; they take over what it has left running."""
         if self.roster is not None:
             self.roster.stop()
 
@@ -367,12 +367,14 @@ class Ledger:
     def _take_over(self) -> None:
         """Close the trials of dead processes and put them into the queue anew."""
         assert self.roster is not None
-        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if trial.number in self._mine:
-                continue
+        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        others = [trial for trial in running if trial.number not in self._mine]
+        alive = {
+            owner: self.roster.alive(owner) for owner in {t.user_attrs[OWNER] for t in others if OWNER in t.user_attrs}
+        }
+        for trial in others:
             owner = trial.user_attrs.get(OWNER)
-            alive = self.roster.alive(owner) if owner is not None else self.roster.unsigned(trial.number)
-            if alive:
+            if alive[owner] if owner is not None else self.roster.unsigned(trial.number):
                 continue
             deaths = trial.user_attrs.get(DEATHS, 0) + 1
             given_up = deaths > MAX_RETRIES

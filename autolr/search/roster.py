@@ -1,7 +1,8 @@
 """Which processes work on a shared study: each beats, and one whose beat stands still is given up.
 
 A beat is a number in the study that its owner raises. Whoever watches counts by its own clock how long the number has
-stood still, so clocks need not agree. On the same machine a process that is gone is noticed at once.
+stood still, so clocks need not agree. On the same machine a process that is gone is noticed at once. One that ends in
+good order leaves a last beat that says so.
 """
 
 import os
@@ -18,7 +19,11 @@ BEAT_SECONDS = 10.0
 """Between two beats."""
 GRACE_SECONDS = 60.0
 """For which a beat may stand still before its owner counts as dead."""
+GOODBYE_SECONDS = 5.0
+"""For which the end waits until the others can read it; they do without where the database is away."""
 _BEAT = "autolr:beat:"
+_ENDED = -1
+"""The beat of a process that works no more."""
 
 
 def _machine() -> str:
@@ -73,19 +78,22 @@ class Roster:
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Beat no more, and let the others know."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(GOODBYE_SECONDS)
 
     def alive(self, owner: str | None) -> bool:
         """Tell whether an owner still works, as far as is known; None: an owner that has not signed yet."""
         if owner == self.me:
             return True
-        if owner is not None and (gone := _gone(owner)) is not None:
-            return not gone
+        gone = None if owner is None else _gone(owner)
+        if gone:
+            return False
         beat = self.study._storage.get_study_system_attrs(self.study._study_id).get(f"{_BEAT}{owner}", 0)
-        return self._moves(str(owner), beat)
+        if beat == _ENDED:
+            return False
+        return gone is False or self._moves(str(owner), beat)
 
     def unsigned(self, trial: int) -> bool:
         """Tell whether a running trial that nobody has signed may still be signed."""
@@ -99,22 +107,28 @@ class Roster:
     def _moves(self, name: str, beat: int) -> bool:
         self._forget_if_away()
         now = time.monotonic()
-        if name not in self._seen or self._seen[name][0] != beat:
-            self._seen[name] = (beat, now)
-        return now - self._seen[name][1] < GRACE_SECONDS
+        before, since = self._seen.get(name, (None, now))  # read once: the thread that beats may forget them all
+        if before != beat:
+            since = now
+        self._seen[name] = (beat, since)
+        return now - since < GRACE_SECONDS
 
     def _run(self) -> None:
         try:
             while not self._stop.wait(BEAT_SECONDS):
                 self._beat()
+            self._say(_ENDED)
         except BaseException as error:  # noqa: BLE001  a thread's boundary: check() raises it, whatever it is
             self._error = error
 
     def _beat(self) -> None:
         self._beats += 1
-        self.study._storage.set_study_system_attr(self.study._study_id, _BEAT + self.me, self._beats)
+        self._say(self._beats)
         self._forget_if_away()
         self._beaten = time.monotonic()
+
+    def _say(self, beat: int) -> None:
+        self.study._storage.set_study_system_attr(self.study._study_id, _BEAT + self.me, beat)
 
     def _forget_if_away(self) -> None:
         """Begin to count anew where this process could not beat for a while: then the others could not either."""

@@ -70,17 +70,19 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     if spec.search.warm_start is not None and not folder.spec_file.is_file():
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     shared = spec.storage is not None
-    with folder.locked(wait=shared):
+    with folder.locked(progress if shared else None):
         driver = _prepared_driver(spec, folder, progress)
         finished = _finished(driver)
         if finished is not None:
+            driver.ledger.close()
             return finished
         if not shared:
             driver.run()
             return _conclude(driver, spec, folder, progress, checkpoint)
     with closing(driver.ledger):
         driver.run()
-    with folder.locked(wait=True):  # other processes may work on the study: the first one here concludes it
+    with folder.locked(progress):  # other processes may work on the study: the first one here concludes it
+        write_front(folder, driver.ledger.study, spec)  # another's last one may be older than what it saw
         return _finished(driver) or _conclude(driver, spec, folder, progress, checkpoint)
 
 

@@ -10,7 +10,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -195,7 +195,11 @@ def _is_away(error: BaseException) -> bool:
 
 @contextmanager
 def alone(storage: BaseStorage, name: str) -> Iterator[None]:
-    """Hold a database's lock of this name while a block runs; a journal's process is alone anyway."""
+    """Hold a database's lock of this name while a block runs; a journal's process is alone anyway.
+
+    Raises:
+        AutolrError: another process has held it, or the database was away, for ``PATIENCE`` seconds.
+    """
     engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is None:
         yield
@@ -205,13 +209,20 @@ def alone(storage: BaseStorage, name: str) -> Iterator[None]:
     key = {"key": zlib.crc32(name.encode())}
 
     def take() -> sqlalchemy.Connection | None:
-        connection: sqlalchemy.Connection = engine.connect()
-        if connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
-            return connection
-        connection.close()
-        return None  # another holds it
+        with ExitStack() as stack:
+            connection: sqlalchemy.Connection = stack.enter_context(closing(engine.connect()))
+            if not connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
+                return None  # another holds it
+            stack.pop_all()
+        return connection
 
+    began = time.monotonic()
     while (connection := _patient(take)()) is None:
+        if time.monotonic() - began > PATIENCE:
+            raise AutolrError(
+                f"another process has been opening the study {name!r} in the database for {PATIENCE:.0f} s; end it if "
+                "it hangs, then go on"
+            )
         time.sleep(_LOCK_SECONDS)
     with closing(connection):
         try:

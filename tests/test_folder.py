@@ -1,0 +1,98 @@
+"""A study's folder: files replaced in one step, and who may write."""
+
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from autolr.errors import Stopped, UsageError
+from autolr.progress import Silent
+from autolr.search.folder import StudyFolder, write_atomically
+
+
+class Told(Silent):
+    """Keeps the notes, and stops after some checks."""
+
+    def __init__(self, checks: int) -> None:
+        self.notes: list[str] = []
+        self.checks = checks
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def check(self) -> None:
+        self.checks -= 1
+        if self.checks < 0:
+            raise Stopped("interrupted")
+
+
+def test_processes_of_equal_number_do_not_write_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two containers that share the folder: the second writes while the first is between writing and replacing."""
+    file, replace, before = tmp_path / "front.json", Path.replace, []
+
+    def replace_late(self: Path, target: Path) -> Path:
+        if not before:
+            before.append(self)
+            write_atomically(file, "second")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_late)
+    write_atomically(file, "first")
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_leaves_the_old_content_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "front.json"
+    write_atomically(file, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, "new")
+    assert [found.read_text() for found in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "ours", "x")
+    (tmp_path / "usual").write_text("x")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_who_may_not_wait_for_a_folder_is_refused(tmp_path: Path) -> None:
+    with StudyFolder(tmp_path).locked(), pytest.raises(UsageError, match="another process is working on"):
+        StudyFolder(tmp_path).locked().__enter__()
+
+
+def test_the_wait_for_a_folder_is_announced_and_ends_when_the_other_lets_go(tmp_path: Path) -> None:
+    told, inside, leave = Told(checks=10**6), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with StudyFolder(tmp_path).locked():
+            inside.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=work)
+    other.start()
+    assert inside.wait(10)
+    threading.Timer(0.3, leave.set).start()
+    began = time.monotonic()
+    with StudyFolder(tmp_path).locked(told):
+        assert time.monotonic() - began > 0.2
+    other.join()
+    assert "waiting for another process" in told.notes[0]
+
+
+def test_a_signal_ends_the_wait_for_a_folder(tmp_path: Path) -> None:
+    told = Told(checks=3)
+    with StudyFolder(tmp_path).locked(), pytest.raises(Stopped), StudyFolder(tmp_path).locked(told):
+        pass
+    assert told.notes
