@@ -26,8 +26,8 @@ def measuring(tick: Callable[[], None] = lambda: None) -> Iterator[None]:
         tick: called while waiting; may raise to stop.
     """
     with _open("clock-gate") as gate, _open("clock") as clock:
-        _lock(gate, fcntl.LOCK_EX, tick)
-        _lock(clock, fcntl.LOCK_EX, tick)
+        wait_lock(gate, fcntl.LOCK_EX, tick)
+        wait_lock(clock, fcntl.LOCK_EX, tick)
         yield
 
 
@@ -40,8 +40,8 @@ def evaluating(tick: Callable[[], None] = lambda: None) -> Iterator[None]:
     """
     with _open("clock") as clock:
         with _open("clock-gate") as gate:  # who measures holds it: nobody new comes between
-            _lock(gate, fcntl.LOCK_SH, tick)
-            _lock(clock, fcntl.LOCK_SH, tick)
+            wait_lock(gate, fcntl.LOCK_SH, tick)
+            wait_lock(clock, fcntl.LOCK_SH, tick)
         yield
 
 
@@ -54,7 +54,7 @@ def holding(name: str, tick: Callable[[], None] = lambda: None) -> Iterator[None
         tick: called while waiting; may raise to stop.
     """
     with _open(name + ".lock") as file:
-        _lock(file, fcntl.LOCK_EX, tick)
+        wait_lock(file, fcntl.LOCK_EX, tick)
         yield
 
 
@@ -90,7 +90,14 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _lock(file: IO[str], kind: int, tick: Callable[[], None]) -> None:
+def wait_lock(file: IO[str], kind: int = fcntl.LOCK_EX, tick: Callable[[], None] = lambda: None) -> None:
+    """Lock an open file as soon as others let go; it is let go when the file is closed.
+
+    Args:
+        file: to lock.
+        kind: for this process alone, or with others.
+        tick: called while waiting; may raise to stop.
+    """
     while True:
         try:
             fcntl.flock(file, kind | fcntl.LOCK_NB)

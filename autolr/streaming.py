@@ -7,7 +7,6 @@ memory are one block in float32 with the graph of one batch and the sums of its 
 what the loader maps from the file: a model in bfloat16 stays so, and is measured as if all of it were float32.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from autolr.calibrate import DEFAULT_MEMORY, Cotangents, unit_groups
 from autolr.errors import UsageError
+from autolr.leftovers import passing_folder
 from autolr.precision import in_float32
 from autolr.recording import (
     Batch,
@@ -73,9 +73,9 @@ def stream_calibrate(
     if not batches:
         raise UsageError("calibration needs at least one batch of training data, got none")
     workspace.mkdir(parents=True, exist_ok=True)
-    with undisturbed(model), tempfile.TemporaryDirectory(dir=workspace, prefix="streaming-") as folder:
+    with undisturbed(model), passing_folder(workspace, "streaming-") as folder:
         stack = Stack.of(model, units, batches[0])
-        sweep = _Sweep(stack, batches, cotangents, _Shelf(Path(folder)), memory)
+        sweep = _Sweep(stack, batches, cotangents, _Shelf(folder), memory)
         stages = sweep.stages(units)
         n_forward = len(stack.blocks) + 1
         total = len(batches) * (n_forward + _BACKWARD_COST * len(stages))

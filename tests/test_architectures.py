@@ -52,7 +52,7 @@ NAMES = [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) f
 @pytest.fixture(scope="module")
 def studies(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | str]:
     """Search every architecture that a test of this run asks for; the folders, or the reason where one failed."""
-    items = [item for item in request.session.items if item.module is request.module]
+    items = [item for item in request.session.items if getattr(item, "module", None) is request.module]
     asked = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")}
     found = {}
     for name in sorted(asked | {"albert", "deberta-v2"}):

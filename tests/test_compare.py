@@ -108,7 +108,7 @@ def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain:
         ({"entries": [ENTRIES[0] | {"sampler": "tep"}]}, r"no sampler 'tep'; did you mean tpe\?"),
         ({"entries": [ENTRIES[0] | {"methods": ["kfca"]}]}, r"unknown method 'kfca'; did you mean kfac\?"),
         ({"seed": 1}, r"unknown key 'seed' at the top level; did you mean seeds\?$"),
-        ({"run": {"thread": 1}}, r"unknown key 'thread' in run; did you mean threads\?$"),
+        ({"run": {"thread": 1}}, r"unknown key 'thread' in run; did you mean threads or stream\?$"),
         ({"data": {"search_example": 9}}, "unknown key 'search_example' in data; did you mean search_examples"),
         ({"entries": [ENTRIES[0], {"name": "b", "method": []}]}, r"'method' in entries\[1\]; did you mean methods"),
         ({"entries": [{"space": "uniform"}]}, r"entries\[0\]\.name is not given$"),

@@ -188,8 +188,8 @@ def test_a_constant_representation_gives_the_majority():
     assert probe("ridge", torch.ones(4, 3), labels, torch.ones(2, 3), torch.tensor([0, 1])).tolist() == [True, False]
 
 
-def test_control_labels_depend_on_the_rarest_known_word_alone_and_have_the_tasks_proportions():
-    texts = tuple(f"the {'abcdefghij'[i % 10]}{i // 40} common" for i in range(800))
+def test_control_labels_depend_on_the_rarest_shared_word_alone_and_have_the_tasks_proportions():
+    texts = tuple(f"the {'abcdefghij'[i % 10]}{i // 40 % 4} common" for i in range(800))
     task = ProbingTask("t", ("x", "y"), Sentences(texts, tuple([0] * 600 + [1] * 200)), Sentences(texts[:5], (0,) * 5))
     train, test = control_labels(task, seed=0)
     by_word: dict[str, set[int]] = {}

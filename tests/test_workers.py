@@ -22,8 +22,8 @@ from autolr.errors import AutolrError, Stopped, UsageError
 from autolr.progress import Silent
 from autolr.score import predict
 from autolr.search.crew.dispatch import MAX_TRIES, Dispatcher
+from autolr.search.crew.fetched import BANK
 from autolr.search.crew.ray_driver import RayDriver, cluster
-from autolr.search.crew.scratch import BANK
 from autolr.search.crew.shipment import Shipment
 from autolr.search.crew.watchdog import Watchdog
 from autolr.search.folder import StudyFolder
@@ -295,6 +295,8 @@ def test_the_watchdog_notices_work_that_hangs_right_after_other_work() -> None:
 
 HANGS_AS_IT_STARTS = """
 import time
+from types import SimpleNamespace
+
 from autolr.search.crew import trainable
 
 trainable.OPEN_SECONDS = 0.5

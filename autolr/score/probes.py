@@ -9,10 +9,8 @@ mlp       one hidden layer (scikit-learn)
 
 A probe that reads the label may have learned the task rather than found it. So each is also trained on a control task,
 the same sentences with labels that say nothing of their language, and its selectivity is what it is better by on the
-real ones. Hewitt and Liang give every word a random label; a sentence here gets the random label of its rarest word (of
-those that occur in the training sentences more than once, where there are any), so that, as there, a control task can
-be learned only by memorising words. Rare words are hard to memorise: where the control stays at chance, selectivity is
-the accuracy above chance and says nothing of memory.
+real ones. Hewitt and Liang give every word a random label; a sentence here gets the random label of its rarest word, of
+those that some training sentences share, so that, as there, a control task can be learned only by memorising words.
 
 Source: Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, arXiv 1909.03368; Golub, Heath and
 Wahba 1979 (generalised cross-validation).
@@ -40,6 +38,9 @@ Correct = Bool[Tensor, " asked"]
 PENALTIES = torch.logspace(-4, 4, 17, dtype=torch.float64)
 """λ as a share of the mean eigenvalue of XᵀX."""
 ITERATIONS = 1000
+SHARED = 10
+"""Training sentences that share a word which decides a control label: with rarer words nothing could be memorised and
+every control stayed at chance; with commoner ones a handful of words decides, and the labels are no longer balanced."""
 HIDDEN = 128
 """Width of the multilayer probe."""
 SENTENCE_LENGTHS = 40
@@ -125,7 +126,8 @@ _PROBES: dict[str, Callable[[Matrix, Labels, Asked], Answers]] = {"ridge": _ridg
 def control_labels(task: ProbingTask, seed: int) -> tuple[Labels, Answers]:
     """Return labels of the training and the test sentences that say nothing of their language.
 
-    A sentence gets the random label of its rarest word. Labels are drawn in the proportions of the task's own.
+    A sentence gets the random label of its rarest word that ``SHARED`` training sentences have, or of its rarest where
+    it has none. Labels are drawn in the proportions of the task's own.
 
     Args:
         task: the real one.
@@ -135,7 +137,7 @@ def control_labels(task: ProbingTask, seed: int) -> tuple[Labels, Answers]:
     shares = np.cumsum(np.bincount(task.train.labels, minlength=len(task.classes))) / len(task.train)
 
     def label(text: str) -> int:
-        words = [word for word in text.split() if counts[word] > 1] or text.split() or [""]
+        words = [word for word in text.split() if counts[word] >= SHARED] or text.split() or [""]
         word = min(words, key=lambda w: (counts[w], w))
         digest = hashlib.blake2b(word.encode(), key=str(seed).encode(), digest_size=8).digest()
         return min(int(np.searchsorted(shares, int.from_bytes(digest) / 2**64, side="right")), len(task.classes) - 1)

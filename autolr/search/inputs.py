@@ -1,6 +1,7 @@
 """What a study is given: model, data, units, costs. What can be refused is refused here, before hours are spent."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,9 +92,11 @@ class Inputs:
 
     @cached_property
     def calibration_key(self) -> str:
-        """Identifies what calibration statistics depend on: the whole model and the calibration data."""
+        """Identifies what calibration statistics depend on: the whole model, the calibration data and how it is run."""
         calibration = self.parts.calibration.digest
-        return f"{self.fingerprint['model weights']} {calibration} {self.max_length} {self.spec.run.dtype}"
+        key = f"{self.fingerprint['model weights']} {calibration} {self.max_length} {self.spec.run.dtype}"
+        asked = {**self.task.fingerprint()} | ({"stream": True} if self.spec.run.stream else {})
+        return f"{key} {json.dumps(asked, sort_keys=True)}" if asked else key
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:

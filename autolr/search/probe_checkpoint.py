@@ -140,10 +140,12 @@ def _ticker(progress: Progress, batches: int | None) -> Callable[[], None]:
 def _summary(right: Mapping[tuple[str, str], torch.Tensor]) -> Plain:
     """Return means over all pairs, of each field and of each paradigm; errors are over pairs, taken as independent."""
     fields: dict[str, list[torch.Tensor]] = {}
-    for (_, field), one in right.items():
+    paradigms: dict[str, list[torch.Tensor]] = {}
+    for (paradigm, field), one in right.items():
         fields.setdefault(field, []).append(one)
+        paradigms.setdefault(paradigm, []).append(one)
     return {
         "mean": describe_score(mean_score(torch.cat(list(right.values())))),
         "fields": {name or "all": describe_score(mean_score(torch.cat(parts))) for name, parts in fields.items()},
-        "paradigms": {name: describe_score(mean_score(one)) for (name, _), one in right.items()},
+        "paradigms": {name: describe_score(mean_score(torch.cat(parts))) for name, parts in paradigms.items()},
     }

@@ -16,10 +16,11 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from autolr import slots
 from autolr.errors import AutolrError, UsageError
+from autolr.leftovers import passing_folder
 from autolr.search.crew.board import make_board
 from autolr.search.crew.dispatch import Dispatcher, Task
-from autolr.search.crew.scratch import scratch
 from autolr.search.crew.shipment import Shipment
 from autolr.search.crew.trainable import BROKEN, EVALUATION, IDLE, REASON, SHIFT, TRIAL, Worker
 from autolr.search.driver import Driver, Pace
@@ -205,7 +206,7 @@ class RayDriver(Driver):
         trainable = tune.with_parameters(Worker, shipment=shipment, board=searcher.board, driver_node=node)
         resources = {"cpu": self.threads} | ({"gpu": self.gpus} if self.gpus else {})
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # all workers start at once
-        with scratch() as folder:
+        with passing_folder(slots.own_folder(), "tune-") as folder:
             controller = tune.Tuner(
                 tune.with_resources(trainable, resources),
                 tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=workers),

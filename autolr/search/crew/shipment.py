@@ -16,7 +16,7 @@ from autolr.data.parts import Parts
 from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
-from autolr.search.crew.scratch import BANK, sweep_banks
+from autolr.search.crew.fetched import BANK, sweep_banks
 from autolr.search.inputs import Inputs, open_model
 from autolr.search.objective import Objective
 from autolr.search.preparation import Prepared

@@ -1,10 +1,7 @@
-"""What drivers and workers leave in the temporary folder of a machine, and who clears it away."""
+"""Banks that workers fetched, in the temporary folder of their machine, and who clears them away."""
 
 import shutil
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from autolr import slots
@@ -13,27 +10,6 @@ BANK = "bank-"
 """How the names of fetched banks begin."""
 UNUSED_SECONDS = 7 * 86400.0
 """After which a fetched bank that no worker has opened is deleted."""
-_TUNE = "tune-"
-_LOCK = "lock"
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """Have a folder while a block runs; those of processes that were killed are deleted first."""
-    with slots.holding("tune"):
-        for left in slots.own_folder().glob(f"{_TUNE}*/{_LOCK}"):
-            with left.open("a") as file:
-                if slots.try_lock(file):
-                    shutil.rmtree(left.parent, ignore_errors=True)
-        folder = slots.own_folder() / f"{_TUNE}{uuid.uuid4().hex}"
-        folder.mkdir()
-        file = (folder / _LOCK).open("a")
-        slots.try_lock(file)
-    with file:
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_banks(besides: str) -> None:

@@ -1,4 +1,4 @@
-"""What drivers and workers leave in a machine's temporary folder is cleared away, and nothing that is in use."""
+"""What killed processes leave is cleared away, and nothing that is in use."""
 
 import os
 import subprocess
@@ -9,27 +9,26 @@ from pathlib import Path
 import pytest
 
 from autolr import slots
-from autolr.search.crew.scratch import BANK, UNUSED_SECONDS, scratch, sweep_banks
+from autolr.leftovers import passing_folder
+from autolr.search.crew.fetched import BANK, UNUSED_SECONDS, sweep_banks
 
 
-def test_what_a_killed_driver_left_is_swept_and_what_a_living_one_uses_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    program = f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
-    program += "from autolr.search.crew.scratch import scratch\nimport time\n"
-    program += "with scratch() as folder:\n    print(folder, flush=True); time.sleep(60)"
-    killed = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
+    (other_kind := tmp_path / "statistics").mkdir()
+    program = "import sys, time\nfrom pathlib import Path\nfrom autolr.leftovers import passing_folder\n"
+    program += "with passing_folder(Path(sys.argv[1]), 'work-') as folder:\n"
+    program += "    print(folder, flush=True); time.sleep(60)"
+    killed = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     left = Path(killed.stdout.readline().strip())
-    with scratch() as mine:
+    with passing_folder(tmp_path, "work-") as mine:
         assert left.is_dir()
         killed.kill()
         killed.wait()
-        with scratch() as other:
+        with passing_folder(tmp_path, "work-") as other:
             assert not left.exists()
             assert mine.is_dir()
             assert mine != other
-    assert not list(tmp_path.glob("autolr-*/tune-*"))
+    assert list(tmp_path.glob("[!.]*")) == [other_kind]
     killed.stdout.close()
 
 
