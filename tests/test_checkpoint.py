@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from autolr.checkpoint.dense import save_dense
 from autolr.checkpoint.load import load_checkpoint, verify_roundtrip
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
+from autolr.data.batches import input_device
 
 CASES = tuple(BUILDERS)
+LLAMA_PARTS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -162,6 +164,22 @@ def test_reload_is_bit_equal(saved, case):
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
         assert torch.equal(output(loaded), output(model))
     assert verify_roundtrip(model, directory, [batch(), batch(2, 5)]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("case", "places"),
+    [
+        ("bert-classifier", {"bert": "disk", "dropout": "cpu", "classifier": "cpu"}),
+        ("llama-lm-tied", {name: "disk" if name == "model.layers.1" else "cpu" for name in LLAMA_PARTS}),
+    ],
+)
+def test_a_checkpoint_spread_over_memory_and_disk_is_bit_equal(saved, case, places, tmp_path):
+    pytest.importorskip("accelerate")
+    model, folder, _ = saved[case]
+    spread = load_checkpoint(folder, device_map=places, offload_folder=tmp_path)
+    assert any(parameter.is_meta for parameter in spread.parameters())
+    assert input_device(spread).type == "cpu"  # where batches are made, here and by those who measure
+    assert torch.equal(output(spread), output(model))
 
 
 @pytest.mark.parametrize("trust", [False, True])

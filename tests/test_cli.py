@@ -107,6 +107,16 @@ def test_export_and_eval(study: Path, inputs: dict[str, str], tmp_path: Path, fo
     result = json.loads((study / "result.json").read_text())
     assert found["accuracy"] == pytest.approx(result["report"]["compressed"]["accuracy"]["value"])
     assert found["n"] == 60
+    spread = json.loads(run("eval", str(out), "--data", inputs["--test"], "--device", "auto", "--json").stdout)
+    assert spread["accuracy"] == found["accuracy"]
+
+
+def test_a_search_has_one_device(inputs: dict[str, str], tmp_path: Path) -> None:
+    refused = run(
+        "search", *arguments(inputs), "--budget", "0.5x-flops", "--device", "auto", "--study", str(tmp_path / "study")
+    )
+    assert refused.exit_code == 2
+    assert "--device auto is for autolr eval and autolr probe" in refused.stderr
 
 
 def test_export_by_trial_and_by_budget(study: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def evaluate(
     template: o.Templates = None,
     words: o.Words = None,
     seq_len: o.SeqLen = None,
-    device: o.Device = "cpu",
+    device: o.AnyDevice = "cpu",
     dtype: o.Dtype = "float32",
     scoring_batch_size: o.ScoringBatch = 64,
     offline: o.Offline = False,

@@ -89,6 +89,9 @@ SelectionN = Annotated[
     int, typer.Option("--selection-examples", min=2, help="Validation pairs the winner is chosen on.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+AnyDevice = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto: spread over all there are (needs accelerate).")
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Batch that costs are stated for.")]
 SeqLen = Annotated[

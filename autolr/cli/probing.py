@@ -27,7 +27,7 @@ def probe(
     test_examples: Annotated[int, typer.Option(min=6, help="Test sentences of each task.")] = 1000,
     pairs: Annotated[int | None, typer.Option(min=2, help="Pairs of each paradigm; none: all.")] = None,
     seed: o.Seed = 0,
-    device: o.Device = "cpu",
+    device: o.AnyDevice = "cpu",
     dtype: o.Dtype = "float32",
     scoring_batch_size: o.ScoringBatch = 64,
     threads: o.Threads = None,

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autolr.data.nli import NliData
@@ -21,6 +21,17 @@ def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
     limits = [int(tokenizer.model_max_length)]
     positions = longest_sequence(model)
     return min([*limits, LONGEST] if positions is None else [*limits, LONGEST, positions])
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Return where a model takes its batches; one whose first layers are on disk takes them anywhere.
+
+    Example:
+        >>> input_device(nn.Linear(2, 2, device="meta"))
+        device(type='cpu')
+    """
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:

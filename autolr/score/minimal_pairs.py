@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from autolr.data.batches import input_device
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import AutolrError, UsageError
 from autolr.score.features import features, sentence_batches
@@ -85,7 +86,7 @@ def likelihoods(
     tick: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Return the log-likelihood of each text by a causal language model, nats, float64."""
-    sentences = sentence_batches(tokenizer, texts, size, max_length, _device(model))
+    sentences = sentence_batches(tokenizer, texts, size, max_length, input_device(model))
     parts = []
     with torch.inference_mode():
         for batch in sentences.batches:
@@ -111,7 +112,7 @@ def pseudo_likelihoods(
     places = [(row, t) for row, flags in enumerate(special) for t, flag in enumerate(flags) if not flag]
     places.sort(key=lambda place: (len(encoded["input_ids"][place[0]]), place))
     scores = torch.zeros(len(texts), dtype=torch.float64)
-    device = _device(model)
+    device = input_device(model)
     with torch.inference_mode():
         for start in range(0, len(places), size):
             rows, at = zip(*places[start : start + size], strict=True)
@@ -138,7 +139,7 @@ def _by_probe(
             f"paradigm {pairs.paradigm} has {n} pairs; a model without a language model's head is asked by a probe, "
             f"which needs at least {LEAST_PAIRS}"
         )
-    sentences = sentence_batches(tokenizer, [*pairs.good, *pairs.bad], size, max_length, _device(model))
+    sentences = sentence_batches(tokenizer, [*pairs.good, *pairs.bad], size, max_length, input_device(model))
     X = features(model, sentences, "mean", [-1], tick)[0].double()
     gap = X[:n] - X[n:]  # what tells the two apart; a probe without offset on differences is one on both sentences
     half = n // 2
@@ -147,10 +148,6 @@ def _by_probe(
     probe.fit(torch.cat([gap[:half], -gap[:half]]).numpy(), [1] * half + [0] * half)
     score = torch.from_numpy(probe.decision_function(gap[half:].numpy()))
     return _ahead(score, torch.zeros_like(score))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _in_order(by_row: Tensor, order: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from autolr.cost.timing import time_models
 from autolr.data.positions import longest_sequence
 from autolr.errors import UsageError
 from autolr.progress import Progress
-from autolr.search.inputs import checked_device
+from autolr.search.opening import checked_device
 from autolr.types import Conditions
 
 DEFAULT_SEQ_LEN = 128

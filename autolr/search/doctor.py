@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
-from autolr.search.inputs import checked_device
+from autolr.search.opening import checked_device
 from autolr.search.storage import open_database
 
 PACKAGES = ("autolr", "torch", "transformers", "optuna", "botorch", "ray", "safetensors", "numpy")

@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 
-from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
-from autolr.data.batches import ensure_padding
+from autolr.data.batches import input_device
 from autolr.progress import Progress
-from autolr.search.inputs import checked_device, load_tokenizer
+from autolr.search.opening import open_model
 from autolr.tasks import task_for
 
 
@@ -27,17 +26,11 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
         UsageError: the checkpoint or the data cannot be used.
     """
     assert spec.model is not None
-    device = checked_device(spec.run.device)
     progress.start(f"load {spec.model}")
-    model = load_checkpoint(
-        spec.model, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype)
-    )
-    model.to(device)  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(spec.model, spec)
-    ensure_padding(model, tokenizer)
+    model, tokenizer = open_model(spec, spread=True)
     task = task_for(spec, model, tokenizer, spec.model)
     data = task.load(spec, source, split)
-    batches = task.batches(data, spec.run.scoring_batch_size, device)
+    batches = task.batches(data, spec.run.scoring_batch_size, input_device(model))
     progress.start(f"score {len(data)} {task.noun}")
     done = iter(range(1, len(batches) + 1))
 

@@ -2,27 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.bank import tensor_digest
 from autolr.calibrate import unmatched_units
-from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
 from autolr.cost import CostTable
-from autolr.data.batches import Batch, ensure_padding, longest_input
-from autolr.data.example import EXAMPLE_MODEL
+from autolr.data.batches import Batch, longest_input
 from autolr.data.parts import Data, Parts
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
-from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
+from autolr.search.opening import open_model
 from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.spaces.configs import load_space_config
 from autolr.tasks import Task, task_for
@@ -152,56 +150,6 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
     return Inputs(spec, model, tokenizer, task, longest_input(model, tokenizer), parts, units, costs, methods, probes)
-
-
-def open_model(spec: StudySpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model onto its device, in eval mode, and its tokenizer.
-
-    Raises:
-        UsageError: there is no such device here, or the model or its tokenizer does not load.
-    """
-    device = checked_device(spec.run.device)
-    source = str(EXAMPLE_MODEL) if spec.model is None else spec.model
-    model = load_checkpoint(
-        source, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype), **_hub(spec)
-    )
-    model.to(device)  # type: ignore[arg-type]
-    model.train(False)
-    tokenizer = load_tokenizer(source, spec)
-    ensure_padding(model, tokenizer)
-    return model, tokenizer
-
-
-def checked_device(name: str) -> torch.device:
-    """Return a device that is present.
-
-    Raises:
-        UsageError: the name is malformed, or there is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name!r} cannot be used here: {str(error).splitlines()[0]}; use cpu") from error
-    return device
-
-
-def load_tokenizer(source: str, spec: StudySpec) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer.
-
-    Raises:
-        UsageError: the model comes without one.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=spec.run.trust_remote_code, **_hub(spec))
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{source} has no tokenizer that loads: {error}; save one beside the model") from error
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    return tokenizer
-
-
-def _hub(spec: StudySpec) -> Mapping[str, Any]:
-    return {"local_files_only": True} if spec.run.offline else {}
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

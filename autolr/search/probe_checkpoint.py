@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
-from autolr.data.batches import ensure_padding, longest_input
+from autolr.data.batches import input_device, longest_input
 from autolr.data.minimal_pairs import load_minimal_pairs
 from autolr.data.probing import ProbingTask, load_probing_tasks
 from autolr.progress import Progress
@@ -18,8 +16,8 @@ from autolr.score.features import Features, features
 from autolr.score.minimal_pairs import how_asked, preferred
 from autolr.score.probes import Probe, control_labels, labels_of, lengths, probe
 from autolr.score.probing import probe_sentences
-from autolr.search.inputs import checked_device, load_tokenizer
 from autolr.search.objective import describe_score
+from autolr.search.opening import open_model
 
 Plain = dict[str, Any]
 
@@ -49,14 +47,15 @@ def probe_checkpoint(
     assert spec.model is not None
     read = [] if tasks is None else load_probing_tasks(tasks)
     paradigms = [] if pairs is None else [one.take(most_pairs) for one in load_minimal_pairs(pairs)]
-    model, tokenizer = _open(spec, progress)
+    progress.start(f"load {spec.model}")
+    model, tokenizer = open_model(spec, spread=True)
     max_length, size = longest_input(model, tokenizer), spec.run.scoring_batch_size
     found: Plain = {"checkpoint": spec.model, "probe": kind, "pooling": spec.data.pooling}
     by_task = {}
     for number, task in enumerate(read):
         progress.start(f"probe {task.name}, {number + 1} of {len(read)}")
         small = task.take(spec.data.probe_train, spec.data.probe_test, spec.seed)
-        sentences = probe_sentences(tokenizer, [small], size, max_length, model.device)
+        sentences = probe_sentences(tokenizer, [small], size, max_length, input_device(model))
         by_layer = features(model, sentences, spec.data.pooling, None, _ticker(progress, len(sentences.batches)))
         by_task[task.name] = probed(small, by_layer, kind, spec.seed)
     if by_task:
@@ -111,19 +110,6 @@ def best_layer(task: Mapping[str, Any]) -> int:
     """Return the layer at which a task's probe is right most often; the first of equal ones."""
     accuracies = [layer["accuracy"]["value"] for layer in task["layers"]]
     return accuracies.index(max(accuracies))
-
-
-def _open(spec: StudySpec, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    assert spec.model is not None
-    device = checked_device(spec.run.device)
-    progress.start(f"load {spec.model}")
-    model = load_checkpoint(
-        spec.model, trust_remote_code=spec.run.trust_remote_code, dtype=getattr(torch, spec.run.dtype)
-    )
-    model.to(device)  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(spec.model, spec)
-    ensure_padding(model, tokenizer)
-    return model, tokenizer
 
 
 def _ticker(progress: Progress, batches: int | None) -> Callable[[], None]:

@@ -17,8 +17,9 @@ from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
 from autolr.search.crew.fetched import BANK, sweep_banks
-from autolr.search.inputs import Inputs, open_model
+from autolr.search.inputs import Inputs
 from autolr.search.objective import Objective
+from autolr.search.opening import open_model
 from autolr.search.preparation import Prepared
 from autolr.search.probing import stored_probes
 from autolr.search.replacing import replacing
