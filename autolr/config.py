@@ -6,7 +6,7 @@ absolute (``12ms-latency``, ``400MB-memory``, ``2.5G-flops``). ``2x-throughput``
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -321,20 +321,27 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     return pairs
 
 
-def make_spec(plain: Any, origin: str) -> StudySpec:
+Named = Callable[[Sequence[int | str]], str]
+"""Gives a field's name by its keys."""
+
+
+def make_spec(plain: Any, origin: str, named: Named | None = None) -> StudySpec:
     """Build a specification from plain values; see :func:`parse_plain`."""
-    spec: StudySpec = parse_plain(TypeAdapter(StudySpec), plain, origin, StudySpec)
+    spec: StudySpec = parse_plain(TypeAdapter(StudySpec), plain, origin, StudySpec, named)
     return spec
 
 
-def parse_plain(adapter: Any, plain: Any, origin: str, record: type[BaseModel] | None = None) -> Any:
+def parse_plain(
+    adapter: Any, plain: Any, origin: str, record: type[BaseModel] | None = None, named: Named | None = None
+) -> Any:
     """Validate plain values strictly.
 
     Args:
         adapter: pydantic's, of the type wanted.
         plain: nested mappings, collected from options or read from YAML (where it may turn out to be anything).
-        origin: what they came from, for the message.
+        origin: what they came from, for the message; empty where the names of the fields say that.
         record: the type wanted, where it is one; an unknown key is then answered with the nearest of its keys.
+        named: names a field in the message; None: by its keys with dots between them.
 
     Raises:
         UsageError: a value is malformed; the message names the field, the value seen and what is allowed.
@@ -343,7 +350,7 @@ def parse_plain(adapter: Any, plain: Any, origin: str, record: type[BaseModel] |
         # Lists in YAML stand for tuples here; strict mode would refuse them in Python mode.
         return adapter.validate_json(json.dumps(plain))
     except ValidationError as error:
-        raise UsageError(f"{origin}: {readable(error, record)}") from error
+        raise UsageError(f"{origin}: {readable(error, record, named)}".removeprefix(": ")) from error
     except (TypeError, ValueError) as error:  # YAML knows dates and sets, JSON does not
         raise UsageError(f"{origin}: only numbers, texts, lists and mappings are allowed: {error}") from error
 
@@ -374,8 +381,15 @@ def read_yaml(path: Path) -> Any:
         raise UsageError(f"{path} is not YAML: {error}") from error
 
 
-def readable(error: ValidationError, record: type[BaseModel] | None = None) -> str:
-    """Return pydantic's findings in one line: field, what must hold, the value seen; of unknown keys the nearest."""
+def readable(error: ValidationError, record: type[BaseModel] | None = None, named: Named | None = None) -> str:
+    """Return pydantic's findings in one line: field, what must hold, the value seen; of unknown keys the nearest.
+
+    Args:
+        error: pydantic's.
+        record: the type wanted, where it is one.
+        named: gives a field's name by its keys; None: the keys with dots between them.
+    """
+    named = named or _dotted
     parts, findings = [], error.errors()
     for finding in findings:
         if finding["type"] == "too_short" and _holds_another(finding["loc"], findings):
@@ -384,12 +398,12 @@ def readable(error: ValidationError, record: type[BaseModel] | None = None) -> s
         if finding["type"] == "extra_forbidden":
             parts.append(_unknown_key(str(key), place, record))
         elif finding["type"] == "missing":
-            parts.append(f"{_dotted([*place, key])} is not given")
+            parts.append(f"{named([*place, key])} is not given")
         elif finding["type"] == "value_error" and not finding["loc"]:  # the record's own check, which names the keys
             parts.append(finding["msg"].removeprefix("Value error, "))
         else:
             seen = "" if key == "storage" else f" (got {finding['input']!r})"  # it may hold a password
-            parts.append(f"{_dotted([*place, key])}: {finding['msg']}{seen}")
+            parts.append(f"{named([*place, key])}: {finding['msg'].replace('Input should be', 'must be')}{seen}")
     return "; ".join(parts)
 
 

@@ -221,7 +221,7 @@ BAD_OPTIONS = {
     "unknown sampler": (["--sampler", "botorhc"], "did you mean botorch?"),
     "absent device": (["--device", "cuda:7"], "cuda:7"),
     "too long": (["--seq-len", "4096"], "longer than the model's 64 positions"),
-    "unknown dtype": (["--dtype", "int3"], "run.dtype"),
+    "unknown dtype": (["--dtype", "int3"], "--dtype: must be 'float32', 'bfloat16' or 'float16'"),
     "bad time limit": (["--time-limit", "soon"], "must be a duration"),
 }
 

@@ -160,10 +160,10 @@ def test_every_preset_is_valid_and_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: grouped\nby: layer\n", "by: Input should be 'model', 'module' or 'role'"),
+        ("kind: grouped\nby: layer\n", "by: must be 'model', 'module' or 'role'"),
         ("kind: grouped\nshare: {low: 0, high: 2}\n", "share.low"),
         ("kind: grouped\nbands: 0\n", "bands"),
-        ("kind: rule\nrule: asvd\n", "rule: Input should be"),
+        ("kind: rule\nrule: asvd\n", "rule: must be"),
         ("kind: ranks\n", "kind"),
     ],
 )

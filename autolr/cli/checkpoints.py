@@ -104,7 +104,6 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """Measure a checkpoint's accuracy, with its standard error."""
-    from autolr.config import make_spec
     from autolr.report.tables import chance_warning, evaluation_line
     from autolr.search.evaluate import evaluate_checkpoint
 
@@ -126,7 +125,7 @@ def evaluate(
         "words": o.names(words) or [],
     }
     plain = {"model": directory, "task": task, "data": described, "budgets": ["1x-flops"], "run": run}
-    spec = make_spec(plain, "options")
+    spec = o.from_options(plain)
     with progress() as listener:
         found = evaluate_checkpoint(spec, data, split, listener)
     if json:

@@ -1,6 +1,7 @@
 """The options that several commands share, and how they become a specification."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,6 +155,36 @@ def parse_duration(text: str | None, option: str = "--time-limit") -> float | No
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{option} {text!r} must be a duration above zero such as 90s, 30m or 2h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+_OTHER_NAMES = {
+    "budgets": "budget",
+    "floors": "floor",
+    "methods": "method",
+    "templates": "template",
+    "timeout": "worker-timeout",
+}
+"""Options that are not called as their field is."""
+
+
+def from_options(plain: dict[str, Any]) -> StudySpec:
+    """Build a specification from the values of options.
+
+    Raises:
+        UsageError: one is malformed; names the option, the value seen and what is allowed.
+    """
+    return make_spec(plain, "", option_of)
+
+
+def option_of(place: Sequence[int | str]) -> str:
+    """Return the option that a field of the specification is given by.
+
+    Example:
+        >>> option_of(["run", "scoring_batch_size"]), option_of(["budgets", 0])
+        ('--scoring-batch-size', '--budget')
+    """
+    key = [step for step in place if isinstance(step, str)][-1]
+    return "--" + _OTHER_NAMES.get(key, key.replace("_", "-"))
 
 
 def objectives(given: list[str] | None) -> dict[str, Any]:
@@ -354,7 +385,7 @@ def collect(
         "storage": storage and without_password(storage),
         "crew": crew or {},
     }
-    return make_spec(plain, "options")
+    return from_options(plain)
 
 
 def _absolute(source: str | None) -> str | None:

@@ -38,7 +38,6 @@ def probe(
     """Measure what a checkpoint knows of its language: probes at every layer, minimal pairs."""
     import torch
 
-    from autolr.config import make_spec
     from autolr.report.probes import probe_tables
     from autolr.search.probe_checkpoint import probe_checkpoint
 
@@ -51,7 +50,7 @@ def probe(
     run = {"device": device, "dtype": dtype, "scoring_batch_size": scoring_batch_size, "offline": offline}
     data = {"probe_train": train_examples, "probe_test": test_examples, "pooling": pooling}
     plain = {"model": directory, "budgets": ["1x-flops"], "seed": seed, "data": data}
-    spec = make_spec({**plain, "run": {**run, "trust_remote_code": trust_remote_code}}, "options")
+    spec = o.from_options({**plain, "run": {**run, "trust_remote_code": trust_remote_code}})
     chosen: dict[str, Literal["ridge", "logistic", "mlp"]] = {"ridge": "ridge", "logistic": "logistic", "mlp": "mlp"}
     with progress() as listener:
         found = probe_checkpoint(spec, tasks, minimal_pairs, chosen[kind], pairs, listener)

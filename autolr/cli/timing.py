@@ -29,7 +29,6 @@ def bench(
     json: o.Json = False,
 ) -> None:
     """Time checkpoints in turn against the first: medians, spread, and the ratio with its confidence interval."""
-    from autolr.config import make_spec
     from autolr.report.tables import bench_table, conditions_line
     from autolr.search.bench import bench as measure
 
@@ -44,7 +43,7 @@ def bench(
         "trust_remote_code": trust_remote_code,
         **o.read_profile(profile),
     }
-    spec = make_spec({"budgets": ["1x-latency"], "run": run}, "options")
+    spec = o.from_options({"budgets": ["1x-latency"], "run": run})
     with progress() as listener:
         found = measure(checkpoints, spec.run, precision, max_seconds, listener)
     if json:

@@ -1,7 +1,7 @@
 """The model card of an exported checkpoint: what was measured, under which conditions, and how to load it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,16 @@ def model_card(
         "## Layers",
         "",
     ]
-    lines += ["| layer | method | rank | rows kept |", "|---|---|---|---|"]
-    for unit, choice in member["candidate"].items():
-        lines.append(f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_layers(member["candidate"])]) + "\n"
+
+
+def _layers(candidate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table of the layers; with the number of rows kept dense where a method keeps some."""
+    keeps = any(choice["rows"] for choice in candidate.values())
+    yield "| layer | method | rank |" + " rows kept dense |" * keeps
+    yield "|---|---|---|" + "---|" * keeps
+    for unit, choice in candidate.items():
+        yield f"| {unit} | {choice['method']} | {choice['rank']} |" + f" {choice['rows'] or 0} |" * keeps
 
 
 def _clock(clock: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:

@@ -279,8 +279,10 @@ def chance_warning(found: Plain) -> str | None:
 
 def estimate_table(found: Plain) -> Iterator[Table | str]:
     """Return the estimate: budgets, time, disk, what is left dense."""
-    table = Table(title=f"{found['model']}: {found['layers']} compressible layers", title_justify="left")
-    for name in ("budget", "dense", "limit", "lowest", "reachable", "predicted nats"):
+    yield f"{found['model']}: {found['layers']} compressible layers"
+    table = Table()
+    known = any(row["predicted_divergence"] is not None for row in found["budgets"])
+    for name in ("budget", "dense", "limit", "lowest", "reachable", *["predicted nats"] * known):
         table.add_column(name, justify="left" if name == "budget" else "right")
     for row in found["budgets"]:
         quality = row["predicted_divergence"]
@@ -290,7 +292,7 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
             amount(row["limit"], row["quantity"]),
             f"{row['lowest_ratio']:.3f}x",
             "yes" if row["reachable"] else "no",
-            "-" if quality is None else f"{quality:.4f}",
+            *["-" if quality is None else f"{quality:.4f}"] * known,
         )
     yield table
     clock = found["latency"]
@@ -299,8 +301,8 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
             f"latency: predicted, within {100 * clock['median_error']:.1f} % (median over whole models that were "
             f"timed; worst {100 * clock['worst_error']:.1f} %); {conditions_line(clock['conditions'])}"
         )
-    if all(row["predicted_divergence"] is None for row in found["budgets"]):
-        yield "predicted nats: known once a search of these inputs has calibrated; - until then"
+    if not known:
+        yield "quality: predicted once a search of these inputs has calibrated"
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items() if name != "total")
     yield f"time on this device: about {found['seconds']['total']:.0f} s ({stages})"
     yield f"disk: about {found['disk_bytes'] / 1e6:.0f} MB"

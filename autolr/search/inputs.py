@@ -16,6 +16,7 @@ from autolr.calibrate import unmatched_units
 from autolr.config import StudySpec
 from autolr.cost import CostTable
 from autolr.data.batches import Batch, longest_input
+from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import Data, Parts
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.factorize import get_methods
