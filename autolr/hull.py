@@ -7,8 +7,7 @@ linear relaxation; the step that no longer fits, taken in part, gives the lower 
 Source: Sinha & Zoltners 1979, Operations Research 27(3); Kellerer, Pferschy & Pisinger 2004, Knapsack Problems, ch. 11.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -28,10 +27,11 @@ def lower_hull(cost: np.ndarray, loss: np.ndarray) -> list[int]:
         [0, 2]
     """
     hull: list[int] = []
-    for k in range(len(cost)):
+    x, y = cost.tolist(), loss.tolist()  # numbers of Python's: these loops are most of a knapsack's time
+    for k in range(len(x)):
         while len(hull) > 1:
             a, b = hull[-2], hull[-1]
-            if (loss[b] - loss[a]) * (cost[k] - cost[a]) < (loss[k] - loss[a]) * (cost[b] - cost[a]):
+            if (y[b] - y[a]) * (x[k] - x[a]) < (y[k] - y[a]) * (x[b] - x[a]):
                 break
             hull.pop()
         hull.append(k)
@@ -58,8 +58,7 @@ def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float]
     left = limit - sum(float(cost[0]) for cost in costs)
     bound = sum(float(loss[0]) for loss in losses)
     full, blocked = False, set()
-    for worth, menu, start, end in _steps(costs, losses, hulls):
-        price = float(costs[menu][end] - costs[menu][start])
+    for worth, price, menu, end in _steps(costs, losses, hulls):
         if not full:  # the relaxation takes steps until one does not fit, and that one in part
             full = price > left
             bound -= worth * min(price, left)
@@ -72,14 +71,14 @@ def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float]
     return picked, bound
 
 
-def _steps(costs: Costs, losses: Losses, hulls: Sequence[list[int]]) -> list[tuple[float, int, int, int]]:
-    """Return (loss saved per cost, menu, from, to) for every step along every hull, the best first."""
-    steps = [
-        (float((losses[m][a] - losses[m][b]) / (costs[m][b] - costs[m][a])), m, a, b)
-        for m, hull in enumerate(hulls)
-        for a, b in pairwise(hull)
-    ]
-    return sorted(steps, key=lambda step: (-step[0], step[1], step[2]))
+def _steps(costs: Costs, losses: Losses, hulls: Sequence[list[int]]) -> Iterator[tuple[float, float, int, int]]:
+    """Yield (loss saved per cost, cost, menu, option stepped to) for every step along every hull, the best first."""
+    price = np.concatenate([np.diff(cost[hull]) for cost, hull in zip(costs, hulls, strict=True)])
+    worth = np.concatenate([-np.diff(loss[hull]) for loss, hull in zip(losses, hulls, strict=True)]) / price
+    menu = np.repeat(np.arange(len(hulls)), [len(hull) - 1 for hull in hulls])
+    end = np.concatenate([hull[1:] for hull in hulls]).astype(int)
+    order = np.argsort(-worth, kind="stable")  # equal ones by menu, and along its hull
+    return zip(*(column[order].tolist() for column in (worth, price, menu, end)), strict=True)
 
 
 def _spend(costs: Costs, losses: Losses, picked: list[int], limit: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import exp, sqrt
 from typing import Any
 
@@ -106,8 +107,17 @@ class ImportanceSpace:
 
     def _weighted(self, menu: Menu, params: Mapping[str, Any]) -> Menu:
         factor = multiplier(self.units[menu.unit], params)
-        by_method = [1.0 if choice is None else params.get(f"method/{choice.method}", 1.0) for choice in menu.choices]
-        return Menu(menu.unit, menu.choices, menu.loss * factor * by_method, menu.cost)
+        by_method = np.array([1.0, *(params.get(f"method/{method}", 1.0) for method in self.methods)])
+        return Menu(menu.unit, menu.choices, menu.loss * factor * by_method[self._places[menu.unit]], menu.cost)
+
+    @cached_property
+    def _places(self) -> dict[str, np.ndarray]:
+        """Unit -> (options,) the number of each option's method, from 1; 0 for the dense layer."""
+        number = {method: index for index, method in enumerate(self.methods, start=1)}
+        return {
+            menu.unit: np.array([0 if choice is None else number[choice.method] for choice in menu.choices])
+            for menu in self.menus
+        }
 
 
 def multiplier(unit: Unit, params: Mapping[str, Any]) -> float:
