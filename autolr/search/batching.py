@@ -11,9 +11,9 @@ FLOPS_PER_SECOND = {"cpu": 5e10, "cuda": 2e13}
 """Nominal speed of scoring: nominal, so that the same seed gives the same study on any machine of that kind."""
 MOST = 4
 """Proposals at once: each knows the results of the batches before, none those of its own."""
-WORKERS_EACH, MOST_FOR_WORKERS = 4, 32
-"""With many workers, one more proposal at once for so many of them, and the most then: what one process can propose
-limits how many it keeps busy, and what so many run at the same time is unknown anyway."""
+WORKERS_EACH, MANY_WORKERS, MOST_FOR_WORKERS = 4, 64, 64
+"""With several workers, one more proposal at once for so many of them; from so many on one for two, and the most then:
+what one process can propose limits how many it keeps busy, and what so many run at the same time is unknown anyway."""
 
 
 def proposals_at_once(inputs: Inputs) -> int:
@@ -29,7 +29,17 @@ def proposals_at_once(inputs: Inputs) -> int:
     share = min(limit / dense.get(quantity), 1.0) if quantity != "throughput" else 1.0
     speed = FLOPS_PER_SECOND.get(inputs.model.device.type, FLOPS_PER_SECOND["cuda"])
     for_time = needed(len(inputs.parts.search) * flops * share * (0.5 if search.racing else 1.0) / speed)
-    return max(for_time, min(-(-inputs.spec.crew.workers // WORKERS_EACH), MOST_FOR_WORKERS))
+    return max(for_time, for_workers(inputs.spec.crew.workers))
+
+
+def for_workers(workers: int) -> int:
+    """Return how many proposals at once keep so many workers busy.
+
+    Example:
+        >>> for_workers(1), for_workers(8), for_workers(63), for_workers(128)
+        (1, 2, 16, 64)
+    """
+    return min(-(-workers // (2 if workers >= MANY_WORKERS else WORKERS_EACH)), MOST_FOR_WORKERS)
 
 
 def needed(seconds: float) -> int:
