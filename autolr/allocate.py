@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 
 from autolr.dynamic import solve
 from autolr.errors import BudgetError
-from autolr.hull import relax
+from autolr.hull import could_be_better, relax
 from autolr.types import Candidate, Choice
 
 DEFAULT_GAP = 5e-3
@@ -58,12 +58,15 @@ class Menu:
 
     def pruned(self, quantities: Sequence[str]) -> "Menu":
         """Return the menu without options that another one beats in loss and in every named quantity."""
-        table = np.column_stack([*(self.cost[q] for q in quantities), self.loss])
-        order = np.lexsort(table.T[::-1])
-        kept = _staircase(self.loss[order]) if len(quantities) == 1 else _unbeaten(table[order])
-        index = np.sort(order[kept])
+        columns = [*(self.cost[q] for q in quantities), self.loss]
+        order = np.lexsort(columns[::-1])
+        kept = _staircase(self.loss[order]) if len(quantities) == 1 else _unbeaten(np.column_stack(columns)[order])
+        return self.kept(np.sort(order[kept]))
+
+    def kept(self, index: np.ndarray) -> "Menu":
+        """Return the menu with the options at some places only."""
         cost = {q: c[index] for q, c in self.cost.items()}
-        return Menu(self.unit, tuple(self.choices[k] for k in index), self.loss[index], cost)
+        return Menu(self.unit, tuple(map(self.choices.__getitem__, index.tolist())), self.loss[index], cost)
 
 
 def _staircase(loss: np.ndarray) -> np.ndarray:
@@ -123,8 +126,7 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
             )
     pruned = [menu.pruned(quantities) for menu in menus]
     if len(quantities) == 1:
-        quick = _by_hulls(pruned, quantities[0], limits[quantities[0]], gap)
-        quick = quick or _exactly(pruned, quantities[0], limits[quantities[0]])
+        quick = _quickly(pruned, quantities[0], limits[quantities[0]], gap)
         if quick is not None:
             return quick
     bound = None
@@ -139,25 +141,35 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
     raise BudgetError(f"no candidate meets all the budgets at once: {dict(limits)}")
 
 
-def _by_hulls(menus: Sequence[Menu], quantity: str, limit: float, gap: float) -> Allocation | None:
-    """Return the linear relaxation's pick if it is within the gap of its own bound: milliseconds, not a second."""
+def _quickly(menus: Sequence[Menu], quantity: str, limit: float, gap: float) -> Allocation | None:
+    """Return the relaxation's pick if it is within the gap of its own bound, else what dynamic programming finds.
+
+    Milliseconds, not a second; None where neither applies.
+    """
     orders = [np.argsort(menu.cost[quantity], kind="stable") for menu in menus]
     costs = [menu.cost[quantity][order] for menu, order in zip(menus, orders, strict=True)]
     losses = [menu.loss[order] for menu, order in zip(menus, orders, strict=True)]
-    places, bound = relax(costs, losses, limit)
+    places, bound, worth = relax(costs, losses, limit)
     picked = [int(order[place]) for order, place in zip(orders, places, strict=True)]
     total = _total(menus, picked)
-    if sum(float(menu.cost[quantity][k]) for menu, k in zip(menus, picked, strict=True)) > limit:
-        return None  # rounding in the sums; the solver checks exactly
-    return _allocation(menus, picked, bound) if total - bound <= gap * total else None
+    if not _within(menus, picked, quantity, limit):  # rounding in the sums; the solver checks exactly
+        return _exactly(menus, quantity, limit)
+    if total - bound <= gap * total:
+        return _allocation(menus, picked, bound)
+    few = [could_be_better(menu.cost[quantity], menu.loss, worth, total - bound) for menu in menus]
+    return _exactly([menu.kept(np.flatnonzero(mask)) for menu, mask in zip(menus, few, strict=True)], quantity, limit)
 
 
 def _exactly(menus: Sequence[Menu], quantity: str, limit: float) -> Allocation | None:
     """Return the best pick where dynamic programming is quicker than a solver."""
     picked = solve([menu.cost[quantity] for menu in menus], [menu.loss for menu in menus], limit)
-    if picked is None or sum(float(menu.cost[quantity][k]) for menu, k in zip(menus, picked, strict=True)) > limit:
+    if picked is None or not _within(menus, picked, quantity, limit):
         return None
     return _allocation(menus, picked, _total(menus, picked))
+
+
+def _within(menus: Sequence[Menu], picked: Sequence[int], quantity: str, limit: float) -> bool:
+    return bool(sum(float(menu.cost[quantity][k]) for menu, k in zip(menus, picked, strict=True)) <= limit)
 
 
 def _allocation(menus: Sequence[Menu], picked: Sequence[int], bound: float) -> Allocation:

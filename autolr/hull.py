@@ -38,7 +38,7 @@ def lower_hull(cost: np.ndarray, loss: np.ndarray) -> list[int]:
     return hull
 
 
-def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float]:
+def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float, float]:
     """Return a pick that meets the limit and a lower bound on the loss of every pick that does.
 
     Args:
@@ -47,20 +47,22 @@ def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float]
         limit: on the sum of the picked costs; the cheapest options must meet it.
 
     Returns:
-        The picked option of each menu, and the bound.
+        The picked option of each menu, the bound, and what the last of the limit is worth: the loss that one more unit
+        of cost would save; 0 where the limit does not bind.
 
     Example:
         >>> relax([np.array([-4.0, -2.0, 0.0])] * 2, [np.array([4.0, 1.0, 0.0])] * 2, -4.0)
-        ([1, 1], 2.0)
+        ([1, 1], 2.0, 0.5)
     """
     hulls = [lower_hull(cost, loss) for cost, loss in zip(costs, losses, strict=True)]
     picked = [0] * len(costs)
     left = limit - sum(float(cost[0]) for cost in costs)
     bound = sum(float(loss[0]) for loss in losses)
-    full, blocked = False, set()
+    full, last, blocked = False, 0.0, set()
     for worth, price, menu, end in _steps(costs, losses, hulls):
         if not full:  # the relaxation takes steps until one does not fit, and that one in part
             full = price > left
+            last = worth if full else 0.0
             bound -= worth * min(price, left)
         if price <= left and menu not in blocked:
             left -= price
@@ -68,7 +70,28 @@ def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float]
         else:
             blocked.add(menu)
     _spend(costs, losses, picked, limit)
-    return picked, bound
+    return picked, bound, last
+
+
+def could_be_better(cost: np.ndarray, loss: np.ndarray, worth: float, gap: float) -> np.ndarray:
+    """Return which of a menu's options may be part of a pick that is better than the one known, (k,) bool.
+
+    Costs priced at what the limit is worth, every pick loses at least the bound and what its options are worse by than
+    the best of their menus; so an option that is worse by more than the gap is in no better pick.
+
+    Args:
+        cost: (k,).
+        loss: (k,).
+        worth: of the limit, from :func:`relax`.
+        gap: between the loss of the pick that is known and the bound.
+
+    Example:
+        >>> could_be_better(np.array([-4.0, -2.0, 0.0]), np.array([4.0, 1.0, 0.0]), 0.5, 0.5)
+        array([False,  True,  True])
+    """
+    priced = loss + worth * cost
+    kept: np.ndarray = priced - priced.min() <= gap + 1e-9 * (np.abs(priced).max() + gap)
+    return kept
 
 
 def _steps(costs: Costs, losses: Losses, hulls: Sequence[list[int]]) -> Iterator[tuple[float, float, int, int]]:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
@@ -84,14 +85,14 @@ class Candidate:
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return the plain form stored on disk: ``{unit: {"method": …, "rank": …, "rows": …}}``."""
-        return {name: asdict(choice) for name, choice in self.choices}
+        return {name: {"method": c.method, "rank": c.rank, "rows": c.rows} for name, c in self.choices}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Mapping[str, Any]]) -> "Candidate":
         """Rebuild a candidate from :meth:`to_json`'s form."""
         return cls.of({name: Choice(**choice) for name, choice in plain.items()})
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify the candidate's content."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from autolr.allocate import Menu, allocate
 from autolr.dynamic import solve
 from autolr.errors import BudgetError
-from autolr.hull import relax
+from autolr.hull import could_be_better, relax
 from autolr.types import Candidate, Choice
 
 allocate_module = importlib.import_module("autolr.allocate")
@@ -219,7 +219,7 @@ def test_the_hulls_pick_meets_the_limit_and_their_bound_holds(seed: int, n_menus
         losses.append(np.sort(random.random(size))[::-1].copy())
     low, high = sum(c[0] for c in costs), sum(c[-1] for c in costs)
     limit = low + share * (high - low)
-    picked, bound = relax(costs, losses, limit)
+    picked, bound, _ = relax(costs, losses, limit)
     best = min(
         sum(loss[k] for loss, k in zip(losses, pick, strict=True))
         for pick in itertools.product(*(range(len(c)) for c in costs))
@@ -231,12 +231,37 @@ def test_the_hulls_pick_meets_the_limit_and_their_bound_holds(seed: int, n_menus
     assert best - 1e-9 <= found
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), n_menus=st.integers(1, 4), share=st.floats(0.0, 1.0))
+def test_no_option_of_a_better_pick_is_left_out(seed: int, n_menus: int, share: float) -> None:
+    """Against the enumeration of every pick: all options of the best one are kept, unless the known pick is as good."""
+    random = np.random.default_rng(seed)
+    costs, losses = [], []
+    for _ in range(n_menus):
+        size = int(random.integers(1, 7))
+        costs.append(np.sort(random.choice(100, size, replace=False)).astype(float) - 100)
+        losses.append(np.sort(random.random(size))[::-1].copy())
+    low, high = sum(c[0] for c in costs), sum(c[-1] for c in costs)
+    limit = np.floor(low + share * (high - low))
+    picked, bound, worth = relax(costs, losses, limit)
+    found = sum(loss[k] for loss, k in zip(losses, picked, strict=True))
+    kept = [could_be_better(c, loss, worth, found - bound) for c, loss in zip(costs, losses, strict=True)]
+    within = [
+        pick
+        for pick in itertools.product(*(range(len(c)) for c in costs))
+        if sum(c[k] for c, k in zip(costs, pick, strict=True)) <= limit
+    ]
+    best = min(within, key=lambda pick: sum(loss[k] for loss, k in zip(losses, pick, strict=True)))
+    as_good = sum(loss[k] for loss, k in zip(losses, best, strict=True)) >= found - 1e-9
+    assert as_good or all(mask[k] for mask, k in zip(kept, best, strict=True))
+
+
 def test_on_menus_of_real_size_the_hulls_come_within_half_a_percent() -> None:
     """36 smooth menus of 50 options: the pick is within 0.5 % of its own proven bound."""
     random = np.random.default_rng(0)
     costs = [np.arange(-50.0, 1.0) * random.integers(2, 6) for _ in range(36)]
     losses = [np.exp(-np.arange(51) / random.uniform(5, 20)) * random.uniform(0.1, 10) for _ in range(36)]
-    picked, bound = relax(costs, losses, 0.8 * sum(c[0] for c in costs))
+    picked, bound, _ = relax(costs, losses, 0.8 * sum(c[0] for c in costs))
     found = sum(loss[k] for loss, k in zip(losses, picked, strict=True))
     assert bound <= found <= 1.005 * bound
 

@@ -169,7 +169,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.points, self.scores = np.empty((0, len(self.admits.encoding))), np.empty(0)
-        self._seen = set(self.admits.taken)
+        self._seen, self._keys = set(self.admits.taken), list[bytes]()
 
     def fresh(self, points: Array) -> Array:
         """Return the points not met before and not taken, each once."""
@@ -195,7 +195,9 @@ class Pool:
 
     def best_new(self) -> Array | None:
         """Return the best point that may be proposed, (p,); None when all that were asked about are old."""
-        for point, key in zip(self.points, self.admits.encoding.keys(self.points), strict=True):
+        if len(self._keys) != len(self.points):
+            self._keys = self.admits.encoding.keys(self.points)
+        for point, key in zip(self.points, self._keys, strict=True):
             if self.admits(point, key):
                 return np.asarray(point)
         return None
@@ -221,7 +223,8 @@ def search(
     """Return the best points found that may be proposed, different ones, fewer than asked for when there are no more.
 
     Up to ``MOST_ROUNDS`` are each chosen with those before it pending; of more, a round takes several of its best. Only
-    in the first round is searched widely; the later ones have what it met and their own local search.
+    in the first round is searched widely; the later ones have the best that it met and their own local search, and
+    where none of these may be proposed, all that it met.
 
     Args:
         scores: the screen and the acquisition.
@@ -239,14 +242,14 @@ def search(
     wide.add(sobol(encoding, settings.n_sobol, seed))
     wide.add(offspring(encoding, front, settings.n_offspring, rng))
     _refine(wide, settings.n_best, settings.n_neighbours, settings.n_rounds, rng)
-    found: list[Array] = []
+    met, found = wide, list[Array]()
     in_a_round = -(-count // MOST_ROUNDS)
     n_judged, n_parents, n_rounds = settings.n_final, 2, settings.n_final_rounds
     while len(found) < count:
         final = Pool(admits, scores)
         final.add(wide.best(n_judged))
         _refine(final, n_parents, settings.n_final_neighbours, n_rounds, rng)
-        picked = _pick((final, wide), admits, min(in_a_round, count - len(found)))
+        picked = _pick((final, wide, met), admits, min(in_a_round, count - len(found)))
         found += picked
         if not picked or len(found) == count:
             break
