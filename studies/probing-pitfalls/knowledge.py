@@ -123,6 +123,12 @@ def candidates(subject: Subject, folder: Path) -> Iterator[tuple[str, str, Candi
             yield "searched", budget, Candidate.from_json(winner["candidate"])
 
 
+def in_lines(rows: list[dict]) -> str:
+    """Return the rows as JSON, one in a line, numbers to four digits: there are some thousand of them."""
+    short = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 4))
+    return "[\n" + ",\n".join(json.dumps(row) for row in short) + "\n]\n"
+
+
 def main(subject: Subject, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     inputs = opened(subject, subject.budgets[0], (*METHODS, "losparse"), folder)
@@ -160,7 +166,7 @@ def main(subject: Subject, folder: Path) -> None:
         last = [task["layers"][-1]["accuracy"]["value"] for task in by_task.values()]
         score = {name: round(one.value, 3) for name, one in scores.items()}
         print(f"{how:14} {budget:26} {score}, probes of the last layer {sum(last) / len(last):.3f}", flush=True)
-        subject.out.write_text(json.dumps(rows, indent=1) + "\n")
+        subject.out.write_text(in_lines(rows))
 
 
 if __name__ == "__main__":
