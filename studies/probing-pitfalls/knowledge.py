@@ -124,8 +124,8 @@ def candidates(subject: Subject, folder: Path) -> Iterator[tuple[str, str, Candi
 
 
 def in_lines(rows: list[dict]) -> str:
-    """Return the rows as JSON, one in a line, numbers to four digits: there are some thousand of them."""
-    short = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 4))
+    """Return the rows as JSON, one in a line, numbers to six digits: there are some thousand of them."""
+    short = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 6))
     return "[\n" + ",\n".join(json.dumps(row) for row in short) + "\n]\n"
 
 
