@@ -151,15 +151,16 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
             f"{percent(found['compressed']['mean'])} %; difference {100 * gap['value']:+.1f} ± "
             f"{100 * gap['stderr']:.1f} points."
         )
+    tokens = spec.task == "lm"
     if at_chance(dense, report["majority"]):
         yield (
-            f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
-            f"the dense model is not distinguishably better. Check the labels and --label-names."
+            f"Warning: {_always(report['majority'], tokens)}, and the dense model is not distinguishably better. Check "
+            f"{_TO_CHECK[tokens]}."
         )
     elif at_chance(small, report["majority"]):
         yield (
-            f"Warning: always answering the commonest label is right on {100 * report['majority']:.1f} % of them, and "
-            f"the compressed model is not distinguishably better. Raise the budget."
+            f"Warning: {_always(report['majority'], tokens)}, and the compressed model is not distinguishably better. "
+            f"Raise the budget."
         )
     objective = spec.search.objective
     seen = [("search part", winner["scores"]), ("selection part", winner.get("before_refit", winner["selection"]))]
@@ -271,10 +272,20 @@ def chance_warning(found: Plain) -> str | None:
     """Return the warning of ``autolr eval`` where the checkpoint only guesses, else None."""
     if not at_chance({"value": found["accuracy"], "stderr": found["stderr"]}, found["majority"]):
         return None
+    tokens = "perplexity" in found
     return (
-        f"always answering the commonest label is right on {100 * found['majority']:.1f} % of them, and the "
-        f"checkpoint is not distinguishably better; check the labels and --label-names, or take a larger budget"
+        f"{_always(found['majority'], tokens)}, and the checkpoint is not distinguishably better; check "
+        f"{_TO_CHECK[tokens]}, or take a larger budget"
     )
+
+
+_TO_CHECK = {False: "the labels and --label-names", True: "the text, the tokenizer and --seq-len"}
+"""Where a model only guesses: labels, or tokens."""
+
+
+def _always(share: float, tokens: bool) -> str:
+    what = "naming the commonest token" if tokens else "answering the commonest label"
+    return f"always {what} is right on {100 * share:.1f} % of them"
 
 
 def estimate_table(found: Plain) -> Iterator[Table | str]:
