@@ -382,6 +382,7 @@ def test_a_beat_that_stands_still_is_given_up_after_the_grace(
     assert not mine.alive(f"{machine} {pid} 1{started} another")  # its number was another's before
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_server_is_waited_for(server: Server, options: dict[str, str], tmp_path: Path) -> None:
     address = server.database()
     spec = spec_of(options, storage=without_password(address), trials=20)

@@ -121,7 +121,9 @@ def test_candidates_come_in_batches_that_do_not_repeat(raced: StudyFolder) -> No
     assert len(repeats) <= 2  # so small a model has few different allocations
 
 
-@pytest.mark.parametrize("checks", [40, 75, 110])
+@pytest.mark.parametrize(
+    "checks", [pytest.param(40, marks=pytest.mark.slow), pytest.param(75, marks=pytest.mark.slow), 110]
+)
 def test_a_study_that_was_stopped_anywhere_ends_as_the_uninterrupted_one(
     spec, raced: StudyFolder, tmp_path: Path, checks: int
 ) -> None:
