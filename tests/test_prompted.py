@@ -107,6 +107,7 @@ def test_the_gradients_are_those_of_the_labels(model):
     [
         ({"templates": ["{premise} so what"]}, r"--template .* must hold \{premise\} and \{hypothesis\}"),
         ({"words": ["yes", "no"]}, r"--words yes,no must be three different words"),
+        ({"words": ["unheard", "unseen", "unread"]}, r"the words unheard, unseen, unread are the same tokens"),
         ({"words": ["yes", "yes no", "no"]}, r"of the words yes, yes no, no one is the beginning of another"),
     ],
 )

@@ -252,3 +252,11 @@ def test_with_one_point_on_the_front_a_dearer_and_better_one_is_still_worth_some
     corner = reference_point(utilities, np.ones(4, dtype=bool), 0.1, focus=0)
     assert corner[0] < 1.0
     assert corner[1] < utilities[:, 1].min() - 1.0
+
+
+def test_a_process_is_asked_about_no_points():
+    """So it is where no trial so far is within the constraints, and none is pending."""
+    assert curve_features(np.empty((0, 3))).shape == (0, curve_features(np.zeros((1, 3))).shape[1])
+    process = surrogate.fit(np.random.default_rng(0).random((6, 3)) - 0.5, np.arange(6.0))
+    mean, spread = process.marginal(np.empty((0, 3)))
+    assert mean.shape == spread.shape == (0,)

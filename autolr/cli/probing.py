@@ -21,7 +21,12 @@ def probe(
     minimal_pairs: Annotated[
         Path | None, typer.Option(help="Minimal pairs, a file or a folder (columns good and bad).")
     ] = None,
-    kind: Annotated[str, typer.Option("--probe", help="ridge, logistic or mlp.")] = "logistic",
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--probe", help="ridge, logistic or mlp; the first, as a search has it, chooses its strength by itself."
+        ),
+    ] = "ridge",
     pooling: o.Pooling = "mean",
     train_examples: Annotated[int, typer.Option(min=20, help="Training sentences of each task.")] = 2000,
     test_examples: Annotated[int, typer.Option(min=6, help="Test sentences of each task.")] = 1000,

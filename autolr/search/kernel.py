@@ -87,4 +87,5 @@ _NODES, _WEIGHTS = _nystroem()
 
 def curve_features(X: Array) -> Array:
     """Return features whose products are the additive part (to about 1e-8), (n, d) -> (n, d r)."""
-    return (_curve(X, _NODES) @ _WEIGHTS).reshape(len(X), -1) / math.sqrt(X.shape[1])
+    n, d = X.shape  # there may be no points
+    return (_curve(X, _NODES) @ _WEIGHTS).reshape(n, d * _WEIGHTS.shape[1]) / math.sqrt(d)

@@ -224,7 +224,12 @@ def _continuations(
     """Return what the prompts with the words have in common, and what follows there for each word."""
     prompt = template.replace("{premise}", premise).replace("{hypothesis}", hypothesis)
     whole = [_without_end(tokenizer, tokenizer(f"{prompt} {word}")["input_ids"]) for word in words]
-    length = next(i for i, ids in enumerate(zip_longest(*whole)) if len(set(ids)) > 1)
+    length = next((i for i, ids in enumerate(zip_longest(*whole)) if len(set(ids)) > 1), None)
+    if length is None:
+        raise UsageError(
+            f"the words {', '.join(words)} are the same tokens to this tokenizer; name others by --words, or choose "
+            f"--task lm"
+        )
     common, rest = whole[0][:length], tuple(tuple(one[length:]) for one in whole)
     if any(one is not other and other[: len(one)] == one for one in rest for other in rest):
         raise UsageError(f"of the words {', '.join(words)} one is the beginning of another for this tokenizer")
