@@ -57,6 +57,7 @@ def test_tasks_are_read_from_a_folder_or_a_file(tmp_path: Path):
     [
         ("tr\ta\tx y\nte\tb\n", r"line 2: must be a split \(tr, va, te\), a label and a sentence.*saw 'te\\tb'"),
         ("dev\ta\tx\n", r"line 1: must be a split"),
+        ("tr\ta\tx\ntr\tb\t \nte\ta\tz\n", r"line 2: must be a split"),
         ("tr\ta\tx\ntr\ta\ty\nte\ta\tz\n", r"its training sentences have 1 labels"),
         ("tr\ta\tx\ntr\tb\ty\n", r"no test sentences"),
         ("tr\ta\tx\ntr\tb\ty\nte\tc\tz\n", r"no training sentence has the label 'c'"),

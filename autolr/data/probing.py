@@ -120,7 +120,7 @@ def _read(file: Path) -> ProbingTask:
         if not line.strip():
             continue
         cells = line.split("\t")
-        if len(cells) != 3 or cells[0] not in SPLITS:
+        if len(cells) != 3 or cells[0] not in SPLITS or not cells[1].strip() or not cells[2].strip():
             raise UsageError(
                 f"{file}, line {number}: must be a split ({', '.join(SPLITS)}), a label and a sentence, with tabs "
                 f"between them; saw {line[:60]!r}"

@@ -172,7 +172,7 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     if "optimism" in report:  # studies from before it was measured do without
         gap, points = report["optimism"][objective], objective not in ("divergence", "loss")
         value, stderr = (100 * gap[name] if points else gap[name] for name in ("value", "stderr"))
-        verdict = "no sign that the search part flattered it" if value < 2 * stderr else "the search part flattered it"
+        verdict = "no sign that the search part flattered it" if value <= 2 * stderr else "the search part flattered it"
         yield (
             f"Loss of {objective} against dense, report part less search part: {value:+.2g} ± {stderr:.2g} "
             f"{'points' if points else 'nats'}; {verdict}."

@@ -37,7 +37,6 @@ TEMPLATES = (
     "Premise: {premise}\nHypothesis: {hypothesis}\nDoes the hypothesis follow from the premise? Answer:",
 )
 WORDS = ("Yes", "Maybe", "No")
-WORDS = ("Yes", "Maybe", "No")
 NOTHING = "N/A"
 """Premise and hypothesis without content."""
 
