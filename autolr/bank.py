@@ -9,9 +9,10 @@ and a checksum of what it holds. A file with another key or a wrong checksum is 
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from autolr.errors import AutolrError, FactorizationError
 from autolr.factorize import get_methods
+from autolr.leftovers import passing_folder
 from autolr.types import Decomposition, LayerStats, Method, Unit
 from autolr.units import unit_weight
 
@@ -95,19 +97,32 @@ class Bank:
         Raises:
             FactorizationError: a decomposition failed or is not finite; names the unit and the method.
         """
-        computed: list[tuple[str, str]] = []
         self._methods.update({method.name: method for method in methods})
+        with ExitStack() as stack:
+
+            @cache
+            def folder() -> Path:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                return stack.enter_context(passing_folder(self.directory, "writing-"))
+
+            return self._built(methods, calibrate, progress, folder)
+
+    def _built(
+        self, methods: Sequence[Method], calibrate: Calibrate, progress: Progress, folder: Callable[[], Path]
+    ) -> list[tuple[str, str]]:
+        """See :meth:`build`; files are written in a folder of this process before they take their places."""
+        computed: list[tuple[str, str]] = []
         missing = [unit for unit in self.units if not self._has_statistics_for(unit, methods)]
         if missing:
             for unit, stats in calibrate(missing):
-                self._write(STATISTICS, unit, self._stats_key(unit), _pack_stats(stats))
+                self._write(STATISTICS, unit, self._stats_key(unit), _pack_stats(stats), folder)
                 computed.append((STATISTICS, unit.name))
         total = len(self.units) * len(methods)
         for done, unit in enumerate(self.units):
             wanted = [method for method in methods if self._read(method.name, unit, self._key(method, unit)) is None]
             known = self.stats(unit.name) if wanted else None
             for method in wanted:
-                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, known))
+                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, known), folder)
                 self._open.pop((unit.name, method.name), None)
                 computed.append((method.name, unit.name))
             progress("decompose", (done + 1) * len(methods), total)
@@ -188,9 +203,10 @@ class Bank:
         return self._open[name, method]
 
     def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
-        weight = unit_weight(self._model, unit).cpu().double()
+        weight = unit_weight(self._model, unit)
+        given = stats if method.needs else None
         try:
-            result = method.decompose(weight, stats if method.needs else None)
+            result = _decomposed(method, weight, given, _fast_device(weight))
         except (FactorizationError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
         kept = min(unit.break_even, result.max_rank)
@@ -256,11 +272,13 @@ class Bank:
             return None
         return tensors if metadata.get("checksum") == tensor_digest(tensors) else None
 
-    def _write(self, kind: str, unit: Unit, key: str, tensors: Mapping[str, Tensor]) -> None:
+    def _write(
+        self, kind: str, unit: Unit, key: str, tensors: Mapping[str, Tensor], folder: Callable[[], Path]
+    ) -> None:
         path = self._path(kind, unit)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = folder() / path.name
         save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
         temporary.replace(path)
 
@@ -277,6 +295,22 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _fast_device(weight: Tensor) -> torch.device:
+    """Return where a weight is decomposed: on its own device where that computes in float64."""
+    return weight.device if weight.device.type == "cuda" else torch.device("cpu")
+
+
+def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> Decomposition:
+    """Return a decomposition, made on the CPU where the device has too little memory or its solver fails."""
+    cpu = torch.device("cpu")
+    try:
+        return method.decompose(weight.to(device, torch.float64), None if stats is None else stats.to(device))
+    except (torch.OutOfMemoryError, FactorizationError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        if device == cpu:
+            raise
+        return method.decompose(weight.to(cpu, torch.float64), stats)
 
 
 def _pack_stats(stats: LayerStats) -> dict[str, Tensor]:

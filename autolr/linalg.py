@@ -1,7 +1,8 @@
 """The linear algebra shared by the closed-form methods: square roots of Gram matrices and the weighted SVD.
 
 ``minimise ‖L (W − M) R‖²_F over M of rank ≤ r`` is solved by the SVD ``L W R = U S Vᵀ`` as
-``M = (L⁻¹ U_r) (U_rᵀ L W)``. In this form ``R`` is never inverted, so it may be singular; only ``L`` must be regular.
+``M = (L⁻¹ U_r) (U_rᵀ L W)``. In this form ``R`` is not inverted, so it may be singular; only ``L`` must be regular.
+Where ``R`` is regular too, ``M = (W R V_r) (V_rᵀ R⁻¹)`` is the same.
 """
 
 from dataclasses import dataclass
@@ -13,50 +14,36 @@ from torch import Tensor
 from autolr.errors import FactorizationError
 from autolr.types import Decomposition
 
+_REGULAR_INPUT = 1e-7
+"""Least pivot of an input Gram's root, as a share of the largest, with which it is divided by."""
+_REGULAR_OUTPUT = 1e-3
+"""The same of an output metric's."""
+_FLOOR = 1e-6
+"""Of the eigenvalues of an output metric that is not regular, as a share of the largest."""
+_NEGLIGIBLE = 1e-8
+"""Share of the largest singular value below which another is noise, having been found squared."""
 
-@dataclass(frozen=True)
-class Root:
-    """A symmetric square root (or another power) and its inverse, both (n, n) float64."""
 
-    matrix: Float[Tensor, "n n"]
-    inverse: Float[Tensor, "n n"]
-
-
-def psd_power(gram: Float[Tensor, "n n"], power: float = 0.5) -> Float[Tensor, "n n"]:
+def psd_power(gram: Float[Tensor, "n n"], power: float = 0.5, floor: float = 0.0) -> Float[Tensor, "n n"]:
     """Return the symmetric power of a positive semi-definite matrix; negative rounding noise counts as zero.
 
     Args:
         gram: (n, n), symmetric; computed in float64.
         power: > 0.
+        floor: eigenvalues below this share of the largest are raised to it.
 
     Returns:
         (n, n) float64.
 
     Example:
-        >>> psd_power(torch.diag(torch.tensor([4.0, 0.0]))).tolist()
-        [[2.0, 0.0], [0.0, 0.0]]
+        >>> gram = torch.diag(torch.tensor([4.0, 0.0]))
+        >>> psd_power(gram).tolist(), psd_power(gram, floor=0.25).tolist()
+        ([[2.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]])
     """
     values, vectors = torch.linalg.eigh(_symmetric(gram))
-    result: Tensor = (vectors * values.clamp(min=0.0).pow(power)) @ vectors.mT
+    values = values.clamp(min=max(0.0, floor * float(values[-1])))
+    result: Tensor = (vectors * values.pow(power)) @ vectors.mT
     return result
-
-
-def psd_root(gram: Float[Tensor, "n n"], power: float = 0.5, floor: float = 1e-6) -> Root:
-    """Return a power of a positive semi-definite matrix together with its inverse.
-
-    Args:
-        gram: (n, n), symmetric.
-        power: > 0.
-        floor: eigenvalues below ``floor · λ_max`` are raised to it, so that the inverse exists. A zero matrix gives
-            the identity: without any signal every direction weighs the same.
-
-    Returns:
-        The power and its inverse, float64.
-    """
-    values, vectors = torch.linalg.eigh(_symmetric(gram))
-    top = values[-1]
-    values = values.clamp(min=float(floor * top)) if top > 0 else torch.ones_like(values)
-    return Root((vectors * values.pow(power)) @ vectors.mT, (vectors * values.pow(-power)) @ vectors.mT)
 
 
 def shrink(gram: Float[Tensor, "n n"], intensity: float) -> Float[Tensor, "n n"]:
@@ -102,19 +89,20 @@ def oas_intensity(gram: Float[Tensor, "n n"], n_samples: int) -> float:
 def weighted_svd(
     weight: Float[Tensor, "out in"],
     right_gram: Float[Tensor, "in in"] | Float[Tensor, " in"] | None = None,
-    left_metric: Root | None = None,
+    left_gram: Float[Tensor, "out out"] | Float[Tensor, " out"] | None = None,
 ) -> Decomposition:
-    """Solve ``minimise ‖L (W − M) R‖_F`` for every rank at once, given ``R Rᵀ``.
+    """Solve ``minimise ‖L (W − M) R‖_F`` for every rank at once, given ``R Rᵀ`` and ``Lᵀ L``.
 
-    ``U`` and ``S²`` are the eigenvectors and eigenvalues of ``T Tᵀ = L W (R Rᵀ) Wᵀ Lᵀ``, so no root of the input Gram
-    is needed where ``out ≤ in``; squaring costs singular values below 1e-8 of the largest, whose energy is below the
-    resolution of float64 anyway. Otherwise, and for a diagonal ``R``, the SVD of ``T`` is taken. Full rank reproduces W
-    everywhere.
+    Any roots will do, so triangular ones are taken, and of ``T = L W R`` the eigenvectors of the smaller of ``T Tᵀ``
+    and ``Tᵀ T``. Squaring costs singular values below 1e-8 of the largest, whose energy is below the resolution of
+    float64 anyway. For ``out > in`` that divides by ``R``; where it is not regular, and for a diagonal ``R``, the SVD
+    of ``T`` is taken. Full rank reproduces W everywhere.
 
     Args:
         weight: W, (out, in).
         right_gram: ``R Rᵀ``, (in, in) or its diagonal (in,); may be singular; None is the identity.
-        left_metric: L with its inverse; None is the identity.
+        left_gram: ``Lᵀ L``, (out, out) or its diagonal (out,); None is the identity, and so is zero: without any signal
+            every direction weighs the same. Of a matrix, eigenvalues below 1e-6 of the largest may be raised to it.
 
     Returns:
         The decomposition at full rank, float64.
@@ -130,15 +118,76 @@ def weighted_svd(
         ([3.0, 1.0], 1.0)
     """
     weight = weight.double()
-    whitened = weight if left_metric is None else left_metric.matrix @ weight
-    if not torch.isfinite(whitened).all():
-        raise FactorizationError("the weight or its output metric is not finite; check the model")
     try:
-        u, s = _left_vectors(whitened, None if right_gram is None else _checked(right_gram))
+        metric = _Metric.of(left_gram)
+        whitened = metric.times(weight)
+        if not torch.isfinite(whitened).all():
+            raise FactorizationError("the weight or its output metric is not finite; check the model")
+        gram = None if right_gram is None else _checked(right_gram)
+        if gram is not None and gram.ndim == 2 and len(weight) > len(gram):
+            root = _triangle(gram, _REGULAR_INPUT)
+            if root is not None:
+                return _by_right_vectors(weight, whitened, root)
+        u, s = _left_vectors(whitened, gram)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise FactorizationError(f"the decomposition did not converge: {error}") from error
-    left = u if left_metric is None else left_metric.inverse @ u
-    return Decomposition(left, s, u.mT @ whitened)
+    return Decomposition(metric.solve(u), s, u.mT @ whitened)
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """A regular L, its diagonal (out,) or an upper triangle (out, out); None is the identity."""
+
+    factor: Tensor | None
+
+    @classmethod
+    def of(cls, gram: Tensor | None) -> "_Metric":
+        """Return L with ``Lᵀ L`` the given matrix or diagonal."""
+        if gram is None:
+            return cls(None)
+        gram = _checked(gram)
+        if not gram.any():
+            return cls(None)
+        if gram.ndim == 1:
+            return cls(gram.sqrt())
+        lower = _triangle(gram, _REGULAR_OUTPUT)
+        if lower is None:
+            lower = torch.linalg.cholesky(psd_power(gram, 1.0, _FLOOR))
+        return cls(lower.mT)
+
+    def times(self, x: Float[Tensor, "out k"]) -> Float[Tensor, "out k"]:
+        """Return ``L x``."""
+        if self.factor is None:
+            return x
+        return self.factor[:, None] * x if self.factor.ndim == 1 else self.factor @ x
+
+    def solve(self, x: Float[Tensor, "out k"]) -> Float[Tensor, "out k"]:
+        """Return ``L⁻¹ x``."""
+        if self.factor is None:
+            return x
+        if self.factor.ndim == 1:
+            return x / self.factor[:, None]
+        solved: Tensor = torch.linalg.solve_triangular(self.factor, x, upper=True)
+        return solved
+
+
+def _triangle(gram: Float[Tensor, "n n"], least: float) -> Float[Tensor, "n n"] | None:
+    """Return the lower Cholesky factor; None where a pivot is missing or less than a share of the largest."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    pivots = lower.diagonal()
+    return None if failed or not pivots.min() > least * pivots.max() else lower
+
+
+def _by_right_vectors(
+    weight: Float[Tensor, "out in"], whitened: Float[Tensor, "out in"], root: Float[Tensor, "in in"]
+) -> Decomposition:
+    """Return the decomposition by the eigenvectors V of ``Tᵀ T``: ``M = W R V_r V_rᵀ R⁻¹``, scaled as ``L⁻¹ U``."""
+    target = whitened @ root
+    values, vectors = torch.linalg.eigh(_symmetric(target.mT @ target))
+    s, vectors = values.flip(0).clamp(min=0.0).sqrt(), vectors.flip(1)
+    scale = s.clamp(min=_NEGLIGIBLE * float(s[0])) if s[0] > 0 else torch.ones_like(s)
+    right = torch.linalg.solve_triangular(root.mT, vectors, upper=True).mT
+    return Decomposition(weight @ (root @ vectors) / scale, s, scale[:, None] * right)
 
 
 def _checked(right_gram: Tensor) -> Tensor:
@@ -167,7 +216,7 @@ def _left_vectors(whitened: Tensor, right_gram: Tensor | None) -> tuple[Tensor, 
         return u, torch.zeros_like(s)
     trace = torch.finfo(torch.float64).eps
     if right_gram.ndim == 2:
-        target = whitened @ psd_root(right_gram, floor=trace).matrix
+        target = whitened @ psd_power(right_gram, floor=trace)
     else:
         target = whitened * right_gram.clamp(min=trace * float(seen.max())).sqrt()
     u, s, _ = torch.linalg.svd(target, full_matrices=False)

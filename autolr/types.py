@@ -5,12 +5,12 @@ Notation: a linear layer is ``y = W x + b`` with ``W (out, in)`` as in ``torch.n
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, device
 
 from autolr.records import (
     QUANTITIES,
@@ -68,6 +68,11 @@ class LayerStats:
     mean_abs: Float[Tensor, " in"]
     fisher_in: Float[Tensor, " in"] | None = None
     out_gram: Float[Tensor, "out out"] | None = None
+
+    def to(self, where: device) -> "LayerStats":
+        """Return the statistics on a device."""
+        tensors: dict[str, Any] = {k: value.to(where) for k, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
     @property
     def tokens_per_example(self) -> float:

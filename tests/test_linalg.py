@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 
 from autolr.errors import FactorizationError
-from autolr.linalg import Root, oas_intensity, psd_power, psd_root, shrink, weighted_svd
+from autolr.linalg import oas_intensity, psd_power, shrink, weighted_svd
 
 SHAPES = {"wide": (7, 13), "tall": (13, 7), "square": (9, 9), "one-row": (1, 8), "one-column": (8, 1), "single": (1, 1)}
 RIGHT = ["identity", "diagonal", "regular", "ill-conditioned", "singular"]
-LEFT = ["identity", "regular"]
+LEFT = ["identity", "diagonal", "regular"]
 
 
 def random_psd(n, kind, rng):
@@ -44,10 +44,11 @@ def problem(shape, right, left, rank=None, seed=0):
     if rank is not None:
         weight = weight[:, :rank] @ rng.standard_normal((rank, in_features))
     gram = random_psd(in_features, right, rng)
-    metric = psd_root(torch.from_numpy(random_psd(out_features, left, rng)))
+    left_gram = torch.from_numpy(random_psd(out_features, left, rng))
     passed = {"identity": None, "diagonal": torch.from_numpy(gram.diagonal().copy())}.get(right, torch.from_numpy(gram))
-    found = weighted_svd(torch.from_numpy(weight), passed, None if left == "identity" else metric)
-    return weight, explicit_root(gram), metric.matrix.numpy(), found
+    left_passed = {"identity": None, "diagonal": left_gram.diagonal()}.get(left, left_gram)
+    found = weighted_svd(torch.from_numpy(weight), passed, left_passed)
+    return weight, explicit_root(gram), psd_power(left_gram).numpy(), found
 
 
 def error(weight, approximation, root, metric):
@@ -132,6 +133,27 @@ def test_without_any_input_the_error_is_zero_and_full_rank_still_reproduces(shap
         torch.testing.assert_close(found.left @ found.right, weight)
 
 
+@pytest.mark.parametrize("shape", ["wide", "tall", "square", "one-row", "one-column"])
+@pytest.mark.parametrize("right", RIGHT)
+@pytest.mark.parametrize("left", ["singular", "ill-conditioned", "zero"])
+def test_an_output_metric_that_misses_directions_is_raised_there(shape, right, left):
+    """As if its small eigenvalues were a millionth of the largest; all zero, as if it were not there."""
+    rng = np.random.default_rng(0)
+    weight = torch.from_numpy(rng.standard_normal(SHAPES[shape]))
+    n_out, n_in = weight.shape
+    metric = torch.zeros(n_out, n_out).double() if left == "zero" else torch.from_numpy(random_psd(n_out, left, rng))
+    gram = torch.from_numpy(random_psd(n_in, right, rng))
+    found = weighted_svd(weight, gram, metric)
+    raised = torch.eye(n_out).double() if left == "zero" else psd_power(metric, 1.0, floor=1e-6)
+    root = psd_power(raised).numpy()
+    best = np.linalg.svd(root @ weight.numpy() @ explicit_root(gram.numpy()), compute_uv=False)
+    for rank in range(min(weight.shape) + 1):
+        m = (found.left[:, :rank] @ found.right[:rank]).numpy()
+        attained = error(weight.numpy(), m, explicit_root(gram.numpy()), root)
+        assert attained == pytest.approx(np.square(best[rank:]).sum(), rel=1e-6, abs=1e-10 * np.square(best).sum())
+    np.testing.assert_allclose(m, weight, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", ["wide", "tall", "square"])
 @pytest.mark.parametrize("right", RIGHT)
 def test_a_rank_deficient_weight_needs_only_its_rank(shape, right):
@@ -156,28 +178,20 @@ def test_curves_fall_from_the_whole_energy_to_zero(shape, right, left):
 
 @given(seed=st.integers(0, 2**32 - 1), power=st.floats(0.1, 1.0), n=st.integers(1, 8))
 def test_powers_add_up(seed, power, n):
-    """G^p · G^(1−p) = G, and psd_power agrees with psd_root where the floor does not bite."""
+    """G^p · G^(1−p) = G, and a floor below the least eigenvalue changes nothing."""
     gram = torch.from_numpy(random_psd(n, "regular", np.random.default_rng(seed)))
     rest = psd_power(gram, 1 - power) if power < 1 else torch.eye(n, dtype=torch.float64)
     torch.testing.assert_close(psd_power(gram, power) @ rest, gram, atol=1e-12, rtol=1e-10)
-    torch.testing.assert_close(psd_root(gram, power).matrix, psd_power(gram, power), atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(psd_power(gram, power, floor=1e-6), psd_power(gram, power), atol=1e-12, rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", RIGHT)
-def test_a_root_and_its_inverse(kind):
-    """inverse · matrix = I also for a singular Gram matrix; the square is the Gram matrix with raised eigenvalues."""
+def test_the_square_of_a_floored_root_has_raised_eigenvalues(kind):
     gram = random_psd(9, kind, np.random.default_rng(1))
-    root = psd_root(torch.from_numpy(gram))
-    np.testing.assert_allclose((root.matrix @ root.inverse).numpy(), np.eye(9), atol=1e-9)
+    root = psd_power(torch.from_numpy(gram), floor=1e-6)
     values = np.linalg.eigvalsh(gram)
     floored = np.sort(np.maximum(values, 1e-6 * values.max()))
-    np.testing.assert_allclose(np.linalg.eigvalsh((root.matrix @ root.matrix).numpy()), floored, rtol=1e-6)
-
-
-def test_the_root_of_nothing_is_the_identity():
-    root = psd_root(torch.zeros(3, 3, dtype=torch.float64))
-    assert torch.equal(root.matrix, torch.eye(3, dtype=torch.float64))
-    assert torch.equal(root.inverse, torch.eye(3, dtype=torch.float64))
+    np.testing.assert_allclose(np.linalg.eigvalsh((root @ root).numpy()), floored, rtol=1e-6)
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 9), intensity=st.floats(0.0, 1.0))
@@ -240,12 +254,12 @@ def test_nothing_infinite_passes(value, shape):
         with pytest.raises(FactorizationError, match="not finite; check the calibration data"):
             weighted_svd(weight, right)
     with pytest.raises(FactorizationError, match="not finite"):
-        psd_root(gram)
+        psd_power(gram)
 
 
 def test_float32_arguments_are_computed_in_float64():
     weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-    found = weighted_svd(weight, torch.eye(6), Root(torch.eye(4).double(), torch.eye(4).double()))
+    found = weighted_svd(weight, torch.eye(6), torch.eye(4))
     assert found.left.dtype == found.right.dtype == found.singular_values.dtype == torch.float64
     torch.testing.assert_close(found.left @ found.right, weight.double(), atol=1e-12, rtol=0)
 
@@ -254,7 +268,7 @@ def test_arguments_stay_as_they_were():
     weight, gram = torch.randn(5, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
     copies = weight.clone(), gram.clone()
     weighted_svd(weight, gram)
-    psd_root(gram)
+    psd_power(gram)
     shrink(gram, 0.5)
     assert torch.equal(weight, copies[0])
     assert torch.equal(gram, copies[1])

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.factorize.statistics import required, well_conditioned
-from autolr.linalg import psd_root, shrink, weighted_svd
+from autolr.linalg import shrink, weighted_svd
 from autolr.types import Decomposition, LayerStats, Method
 
 OUT_SHRINKAGE = 0.02
@@ -24,7 +24,7 @@ def decompose(weight: Float[Tensor, "out in"], stats: LayerStats | None) -> Deco
     stats = required(stats, "kfac", "out_gram")
     assert stats.out_gram is not None
     gram = well_conditioned(stats.in_covariance, stats.n_tokens)
-    return weighted_svd(weight, gram, psd_root(shrink(stats.out_gram, OUT_SHRINKAGE)))
+    return weighted_svd(weight, gram, shrink(stats.out_gram, OUT_SHRINKAGE))
 
 
 METHOD = Method(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.factorize.statistics import required, well_conditioned
-from autolr.linalg import Root, shrink, weighted_svd
+from autolr.linalg import shrink, weighted_svd
 from autolr.types import Decomposition, LayerStats, Method
 
 OUT_SHRINKAGE = 0.02
@@ -34,7 +34,7 @@ def decompose(weight: Float[Tensor, "out in"], stats: LayerStats | None) -> Deco
     # Rows of zero weight would make L singular; a millionth of the largest keeps L⁻¹ finite without mattering.
     metric = metric.clamp(min=1e-6 * float(metric.max()))
     gram = well_conditioned(stats.in_covariance, stats.n_tokens)
-    solved = weighted_svd(weight, gram, Root(torch.diag(metric), torch.diag(1 / metric)))
+    solved = weighted_svd(weight, gram, metric.square())
     scaled = metric[:, None] * weight.double()
     energy = ((scaled @ gram) * scaled).sum(1).clamp(min=0.0)
     return Decomposition(solved.left, solved.singular_values, solved.right, row_energy=energy, row_metric=metric)
