@@ -65,6 +65,13 @@ def test_a_masked_encoder_is_asked_with_each_token_masked_in_turn(side: str):
     assert right.tolist() == [float(one > other) for one, other in zip(found, bad, strict=True)]
 
 
+def test_a_masked_encoder_needs_a_mask_token():
+    model, made = masked_model()
+    made.mask_token = None
+    with pytest.raises(UsageError, match="its tokenizer has no mask token"):
+        preferred(model, made, PAIRS)
+
+
 def test_equal_sentences_count_half():
     model, made = build("llama-lm-tied"), tokenizer()
     ensure_padding(model, made)

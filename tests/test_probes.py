@@ -14,12 +14,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
+from autolr.config import DataSpec
 from autolr.data.batches import ensure_padding
-from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
+from autolr.data.probe_parts import load_probe_parts
+from autolr.data.probing import ProbingTask, Sentences, dealt, load_probing_tasks
 from autolr.errors import AutolrError, UsageError
 from autolr.layers import LowRankLinear
 from autolr.score.features import features, sentence_batches
-from autolr.score.probes import PENALTIES, control_labels, lengths, probe, ridge_weights
+from autolr.score.probes import PENALTIES, control_labels, lengths, logistic_regression, probe, ridge_weights
 from autolr.score.probing import ProbeScorer, mean_accuracy, probe_sentences
 from autolr.search import selection
 
@@ -96,6 +98,26 @@ def test_a_sample_keeps_the_proportions_of_the_classes():
 def test_the_majority_is_that_of_the_training_sentences():
     task = ProbingTask("t", ("a", "b"), Sentences(("x", "y", "z"), (0, 0, 1)), Sentences(("u", "v"), (1, 1)))
     assert task.majority == 0.0
+
+
+@pytest.mark.parametrize("hands", [2, 3, 5])
+def test_classes_are_dealt_evenly_whatever_order_they_stand_in(hands: int):
+    """Also where labels repeat with the number of hands, as those of a generated file do."""
+    labels = [i % hands for i in range(30 * hands)] + [7]
+    found = dealt(labels, hands)
+    assert sorted(row for hand in found for row in hand) == list(range(len(labels)))
+    for hand in found:
+        counts = Counter(labels[row] for row in hand)
+        assert all(abs(counts[label] - 30 / hands) <= 1 for label in range(hands))
+
+
+def test_the_parts_of_a_study_have_every_class_of_test_sentences_that_stand_in_turn(tmp_path: Path):
+    rows = [f"{'te' if i < 30 else 'tr'}\t{'abc'[i % 3]}\tsentence {i}\n" for i in range(90)]
+    (tmp_path / "turns.tsv").write_text("".join(rows))
+    parts = load_probe_parts(DataSpec(probes=str(tmp_path)), 0)
+    seen = [task.test for (task,) in parts.values()]
+    assert [Counter(test.labels) for test in seen] == [{0: 4, 1: 3, 2: 3}, {0: 3, 1: 4, 2: 3}, {0: 3, 1: 3, 2: 4}]
+    assert len({text for test in seen for text in test.texts}) == 30
 
 
 # Representations ------------------------------------------------------------------------------------------------------
@@ -184,6 +206,37 @@ def test_a_planted_signal_is_found_and_noise_is_not(kind: str):
     assert right == again
 
 
+def test_the_logistic_probe_chooses_its_strength():
+    """Two columns that are nearly one, whose difference is the label, and forty that say nothing."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (900,), generator=random)
+    common = torch.randn(900, generator=random)
+    plain = torch.stack([common, common + 0.02 * (labels - 0.5)], 1)
+    right = probe("logistic", plain[:600], labels[:600], plain[600:], labels[600:]).double().mean()
+    assert right > 0.95  # 0.52 with C = 0.05
+    X = torch.randn(300, 200, generator=random)
+    labels = (X[:, 0] + 0.5 * torch.randn(300, generator=random) > 0).long()
+    assert logistic_regression(X.double(), labels, [torch.arange(0, 300, 3)]).C < 0.1
+
+
+def test_the_multilayer_probe_is_trained_to_its_end_on_small_sets():
+    random = torch.Generator().manual_seed(0)
+    X = torch.randn(500, 2, generator=random)
+    labels = (X[:, 0] * X[:, 1] > 0).long()
+    right = probe("mlp", X[:200], labels[:200], X[200:], labels[200:]).double().mean()
+    assert right > 0.9  # 0.73 with scikit-learn's patience
+    assert probe("ridge", X[:200], labels[:200], X[200:], labels[200:]).double().mean() < 0.65
+
+
+@pytest.mark.parametrize("kind", ["ridge", "logistic", "mlp"])
+@pytest.mark.parametrize(
+    "labels", [[1, 1, 1], [0, 1], [0, 1, 2], [0, 0, 0, 0, 0, 1], [2, 2, 1, 1], list(range(12)) * 2]
+)
+def test_few_sentences_and_rare_classes_are_no_obstacle(kind: str, labels: list[int]):
+    X = torch.eye(max(labels) + 1)[labels] + 0.01 * torch.randn(len(labels), max(labels) + 1)
+    assert probe(kind, X, torch.tensor(labels), X, torch.tensor(labels)).shape == (len(labels),)
+
+
 def test_a_constant_representation_gives_the_majority():
     labels = torch.tensor([0, 0, 0, 1])
     assert probe("ridge", torch.ones(4, 3), labels, torch.ones(2, 3), torch.tensor([0, 1])).tolist() == [True, False]
@@ -253,6 +306,18 @@ def test_the_score_is_the_mean_of_the_tasks_probes_each_at_its_layer(made):
     assert again.score(model) == scorer.score(model)
 
 
+def test_the_layer_is_found_where_labels_alternate(made):
+    """In halves of one class each every layer's probe would be wrong everywhere."""
+    options, _ = made
+    model = AutoModelForSequenceClassification.from_pretrained(options["--model"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(options["--model"])
+    texts = tuple(f"{SUBJECTS[i % 6]} {VERBS[i // 6 % 6]} in {'the home' if i % 2 else 'home the'}" for i in range(72))
+    sentences = Sentences(texts, tuple(i % 2 for i in range(72)))
+    task = ProbingTask("turns", ("a", "b"), sentences, sentences)
+    scorer = ProbeScorer.of(model, [task], probe_sentences(tokenizer, [task], 16, 64, "cpu"), "first")
+    assert scorer.layers[0] > 0  # at the embeddings the first token is the same everywhere
+
+
 def search(options: dict[str, str], *flags: str) -> object:
     given = [part for pair in options.items() for part in pair]
     sizes = ["--search-examples", "30", "--selection-examples", "30", "--multiple", "2", "--budget", "0.6x-flops"]
@@ -266,9 +331,12 @@ def test_a_study_with_probes_as_a_third_objective(made, tmp_path: Path):
     assert done.exit_code in (0, 3), done.output
     result = json.loads(done.stdout)
     found = result["report"]["probes"]
-    assert set(found["dense"]) == {"mean", "subject", "verb"}
+    by_task = found["dense"]["tasks"]
+    assert set(by_task) == {"subject", "verb"}
     n = found["dense"]["mean"]["n"]
-    assert n == sum(found["dense"][task]["n"] for task in ("subject", "verb")) == 2 * 26  # a third of 80, rounded down
+    assert n == sum(by_task[task]["n"] for task in ("subject", "verb")) == 2 * 26  # a third of 80, rounded down
+    card = (tmp_path / "s" / result["checkpoint"] / "README.md").read_text()
+    assert f"| probes, mean accuracy of 2 | {found['compressed']['mean']['value']:.4f} ± " in card
     front = json.loads((tmp_path / "s" / "front.json").read_text())
     assert front["objectives"] == ["divergence", "flops ratio", "probe"]
     accuracy = [one["selection"]["accuracy"]["value"] for one in result["members"]]

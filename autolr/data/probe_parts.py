@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autolr.config import DataSpec
-from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
+from autolr.data.probing import ProbingTask, dealt, load_probing_tasks
 from autolr.errors import UsageError
 
 PARTS = ("search", "selection", "report")
@@ -26,11 +26,11 @@ def load_probe_parts(spec: DataSpec, seed: int) -> ProbeParts:
                 f"probing task {task.name} has {len(task.test)} test sentences; at least {2 * len(PARTS)} are needed, "
                 f"to divide them among {', '.join(PARTS)}"
             )
-    return {part: tuple(_part(task, index) for task in tasks) for index, part in enumerate(PARTS)}
+    divided = [_divided(task) for task in tasks]
+    return {part: tuple(of_task[index] for of_task in divided) for index, part in enumerate(PARTS)}
 
 
-def _part(task: ProbingTask, index: int) -> ProbingTask:
-    """Return the task with every third of its test sentences, from the index on."""
-    mine = slice(index, None, len(PARTS))
-    test = Sentences(task.test.texts[mine], task.test.labels[mine])
-    return ProbingTask(task.name, task.classes, task.train, test)
+def _divided(task: ProbingTask) -> list[ProbingTask]:
+    """Return the task once for each part, each with a share of the test sentences and of each class of them."""
+    hands = dealt(task.test.labels, len(PARTS))
+    return [ProbingTask(task.name, task.classes, task.train, task.test.select(hand)) for hand in hands]

@@ -19,6 +19,23 @@ SPLITS = {"tr": "train", "va": "validation", "te": "test"}
 SUFFIXES = (".tsv", ".txt")
 
 
+def dealt(labels: Sequence[int], hands: int) -> list[list[int]]:
+    """Return rows dealt into hands, each class as evenly as can be, whatever order the rows stand in.
+
+    Args:
+        labels: of the rows.
+        hands: how many; each has its rows ascending, and the draw is always the same.
+
+    Example:
+        >>> labels = [0, 1, 0, 1, 0, 1, 0, 1]
+        >>> [sorted(labels[row] for row in hand) for hand in dealt(labels, 2)]
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    draw = np.random.default_rng(0).permutation(len(labels))
+    by_class = draw[np.argsort(np.array(labels)[draw], kind="stable")]
+    return [sorted(by_class[hand::hands].tolist()) for hand in range(hands)]
+
+
 @dataclass(frozen=True)
 class Sentences:
     """Sentences of one split.
@@ -34,6 +51,10 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, rows: Sequence[int]) -> "Sentences":
+        """Return the sentences at these places, in this order."""
+        return Sentences(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows))
+
     def take(self, n: int, seed: int) -> "Sentences":
         """Return ``n`` sentences drawn without replacement, each class in proportion; all where there are no more.
 
@@ -48,8 +69,7 @@ class Sentences:
         for label in set(self.labels):
             rows = np.flatnonzero(labels == label)
             place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-        chosen = draw[np.argsort(place, kind="stable")[:n]].tolist()
-        return Sentences(tuple(self.texts[i] for i in chosen), tuple(self.labels[i] for i in chosen))
+        return self.select(draw[np.argsort(place, kind="stable")[:n]].tolist())
 
 
 @dataclass(frozen=True)

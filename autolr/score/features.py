@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, device, nn
 from torch.nn.functional import pad
 
-from autolr.errors import AutolrError
+from autolr.errors import AutolrError, UsageError
 from autolr.score.forward import Batch
 
 Pooling = Literal["mean", "first", "last"]
@@ -45,9 +45,14 @@ def sentence_batches(
         size: sentences in a batch.
         max_length: tokens after which a sentence is cut.
         where: the device of the tensors.
+
+    Raises:
+        UsageError: a sentence has no token.
     """
     encoded = tokenizer(list(sentences), truncation=True, max_length=max_length)
     lengths = [len(ids) for ids in encoded["input_ids"]]
+    if 0 in lengths:
+        raise UsageError(f"the tokenizer makes no token of the sentence {sentences[lengths.index(0)]!r}; leave it out")
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     batches = []
     for start in range(0, len(order), size):

@@ -20,6 +20,7 @@ from autolr.data.batches import input_device
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import AutolrError, UsageError
 from autolr.score.features import features, sentence_batches
+from autolr.score.probes import HANDS, logistic_regression
 
 LEAST_PAIRS = 4
 """With which a probe can be trained and asked."""
@@ -59,7 +60,7 @@ def preferred(
         tick: called between batches; may raise to stop.
 
     Raises:
-        UsageError: there are too few pairs for a probe.
+        UsageError: there are too few pairs for a probe, or a masked model's tokenizer has no mask token.
         AutolrError: a likelihood is not finite.
     """
     model.eval()
@@ -106,13 +107,22 @@ def pseudo_likelihoods(
     max_length: int = 512,
     tick: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Return the pseudo-log-likelihood of each text by a masked language model, nats, float64."""
+    """Return the pseudo-log-likelihood of each text by a masked language model, nats, float64.
+
+    Raises:
+        UsageError: the tokenizer has no mask token.
+    """
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
     special = encoded.pop("special_tokens_mask")
     places = [(row, t) for row, flags in enumerate(special) for t, flag in enumerate(flags) if not flag]
     places.sort(key=lambda place: (len(encoded["input_ids"][place[0]]), place))
     scores = torch.zeros(len(texts), dtype=torch.float64)
     device = input_device(model)
+    if tokenizer.mask_token_id is None:
+        raise UsageError(
+            "a masked language model is asked about sentences with its tokens masked, and its tokenizer has no mask "
+            "token; set tokenizer.mask_token"
+        )
     with torch.inference_mode():
         for start in range(0, len(places), size):
             rows, at = zip(*places[start : start + size], strict=True)
@@ -131,8 +141,6 @@ def pseudo_likelihoods(
 def _by_probe(
     model: nn.Module, tokenizer: Any, pairs: MinimalPairs, size: int, max_length: int, tick: Callable[[], None]
 ) -> Float[Tensor, " pairs"]:
-    from sklearn.linear_model import LogisticRegression
-
     n = len(pairs)
     if n < LEAST_PAIRS:
         raise UsageError(
@@ -144,9 +152,11 @@ def _by_probe(
     gap = X[:n] - X[n:]  # what tells the two apart; a probe without offset on differences is one on both sentences
     half = n // 2
     gap = gap / gap[:half].square().mean(0).sqrt().clamp(min=1e-12)
-    probe = LogisticRegression(C=0.05, max_iter=1000, fit_intercept=False)
-    probe.fit(torch.cat([gap[:half], -gap[:half]]).numpy(), [1] * half + [0] * half)
-    score = torch.from_numpy(probe.decision_function(gap[half:].numpy()))
+    mirrored = torch.cat([gap[:half], -gap[:half]])
+    hands = [torch.arange(hand, half, HANDS) for hand in range(min(HANDS, half))]
+    folds = [torch.cat([hand, hand + half]) for hand in hands]  # a pair with its mirror image
+    probe = logistic_regression(mirrored, torch.arange(2).repeat_interleave(half), folds, offset=False)
+    score = -torch.from_numpy(probe.decision_function(gap[half:].numpy()))  # of class 1, the mirror images
     return _ahead(score, torch.zeros_like(score))
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, device, nn
 
-from autolr.data.probing import ProbingTask
+from autolr.data.probing import ProbingTask, dealt
 from autolr.score.features import Features, Pooling, SentenceBatches, features, sentence_batches
 from autolr.score.probes import labels_of, probe, texts_of
 from autolr.types import Score
@@ -133,11 +133,11 @@ def _correct(task: ProbingTask, at_layer: Tensor) -> Bool[Tensor, " asked"]:
 
 def _best_layer(task: ProbingTask, of_layers: Features) -> int:
     """Return the layer at which a probe of one half of the training sentences is right on most of the other half."""
-    labels, n = labels_of(task.train), len(task.train)
-    even, odd = torch.arange(0, n, 2), torch.arange(1, n, 2)
+    labels = labels_of(task.train)
+    one, other = dealt(task.train.labels, 2)
     right = [
-        int(probe("ridge", X[even], labels[even], X[odd], labels[odd]).sum())
-        + int(probe("ridge", X[odd], labels[odd], X[even], labels[even]).sum())
-        for X in of_layers[:, :n]
+        int(probe("ridge", X[one], labels[one], X[other], labels[other]).sum())
+        + int(probe("ridge", X[other], labels[other], X[one], labels[one]).sum())
+        for X in of_layers[:, : len(task.train)]
     ]
     return max(range(len(right)), key=lambda layer: (right[layer], -layer))

@@ -26,10 +26,8 @@ def probe_scorer(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> P
     if not inputs.probes:
         return None
     tasks, spec = inputs.probes[part], inputs.spec
-    fingerprint = inputs.fingerprint
-    described = [fingerprint["model weights"], fingerprint["tokenizer"], [task.digest for task in tasks]]
-    described += [spec.data.pooling, spec.run.dtype, spec.run.device, spec.run.scoring_batch_size]
-    described += [inputs.max_length]
+    described = [*inputs.dense_key, [task.digest for task in tasks]]
+    described += [spec.data.pooling, spec.run.device, spec.run.scoring_batch_size]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     path = bank.directory / "dense" / f"probes-{key[:16]}.safetensors"
     stored = read_kept(path, key)
