@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 from transformers.quantizers import auto
 
 from autolr.checkpoint import hook, plugin
-from autolr.checkpoint.dense import save_dense
+from autolr.checkpoint.dense import homeless_biases, save_dense
+from autolr.checkpoint.fold import fold_biases, nearest_to_one
 from autolr.checkpoint.load import load_checkpoint, max_difference, verify_roundtrip
 from autolr.checkpoint.save import save_checkpoint
 from autolr.errors import UsageError
-from autolr.layers import LowRankLinear
+from autolr.layers import LowRankLinear, LowRankRowsLinear
 
 SIZES = {
     "vocab_size": 20,
@@ -176,9 +177,37 @@ def test_dense_export_refuses_to_drop_a_bias(tmp_path):
         UsageError, match=r"MistralForCausalLM has no place for the bias of model\.layers\.0\.self_attn"
     ):
         save_dense(model, tmp_path / "x")
+    assert homeless_biases(model) == ["model.layers.0.self_attn.q_proj"]
     layer.bias.data.zero_()
+    assert homeless_biases(model) == []
     save_dense(model, tmp_path / "x")
     torch.testing.assert_close(output_of(load_checkpoint(tmp_path / "x")), output_of(model), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [LowRankLinear, LowRankRowsLinear])
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_folded_bias_is_off_by_what_least_squares_leaves_of_a_one(kind, rank, constant):
+    """By nothing where an input feature is constant."""
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 8, generator=random, dtype=torch.float64) + 1.0
+    if constant:
+        inputs[:, 3] = 2.0
+    layer = kind(8, 5, rank, **({"n_rows": 2} if kind is LowRankRowsLinear else {}))
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, generator=random)
+    if kind is LowRankRowsLinear:
+        layer.row_index.copy_(torch.tensor([1, 4]))
+    model = torch.nn.Sequential(layer)
+    fold_biases(model, {"0": nearest_to_one(inputs.mean(0), inputs.mT @ inputs / len(inputs))})
+    assert (model[0].rank, type(model[0])) == (rank + 1, kind)
+    assert not model[0].bias.any()
+    with torch.no_grad():
+        off = (model(inputs.float()) - layer(inputs.float())).double().square().mean(0)
+    best = torch.linalg.lstsq(inputs, torch.ones(500, 1, dtype=torch.float64)).solution
+    left = float((1 - inputs @ best).square().mean())
+    assert left < 1e-12 if constant else left > 0.05
+    torch.testing.assert_close(off, layer.bias.detach().double().square() * left, atol=1e-6, rtol=1e-3)
 
 
 def test_dense_export_of_a_loaded_model(model, checkpoint, tmp_path):
@@ -251,6 +280,12 @@ def test_a_source_that_is_no_checkpoint_is_refused_with_a_hint(checkpoint):
             load_checkpoint(source)
 
 
+def test_a_mistyped_name_is_not_only_looked_for_on_the_hub(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    with pytest.raises(UsageError, match=r"(?s)^chekpoint: no such directory here, .*did you mean checkpoint\?$"):
+        load_checkpoint("chekpoint", local_files_only=True)
+
+
 def test_an_unsupported_model_is_named(checkpoint):
     change(checkpoint, architectures=["LlamaForFortuneTelling"])
     with pytest.raises(UsageError, match=r"holds a LlamaForFortuneTelling.*'llama': .*LlamaForCausalLM"):
@@ -271,6 +306,14 @@ def test_a_damaged_checkpoint_is_refused(checkpoint):
     os.truncate(weights, weights.stat().st_size // 2)
     with pytest.raises(UsageError, match="does not load"):
         load_checkpoint(checkpoint)
+
+
+def test_weights_of_another_size_than_the_config_are_refused(tmp_path):
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 3 * SIZES["intermediate_size"]}))
+    with pytest.raises(UsageError, match=r"its weights have other shapes than its config\.json says"):
+        load_checkpoint(tmp_path)
 
 
 def test_roundtrip_measures_a_difference(model, checkpoint):

@@ -44,9 +44,12 @@ def save_dense(
             than a checkpoint.
     """
     layers = compressed_layers(model)
-    config = _plain_config(model.config)
-    needed = {name for name, layer in layers.items() if bool(layer.bias.any())}
-    skeleton = _skeleton_with_biases(model, config, needed)
+    skeleton, missing = _skeleton_with_biases(model)
+    if missing:
+        raise UsageError(
+            f"{type(model).__name__} has no place for the bias of {', '.join(missing[:3])} ({len(missing)} in all); "
+            f"fold them into the weights (autolr.checkpoint.fold), or save the factors by save_checkpoint"
+        )
     state = _dense_state(model, layers, skeleton)
     with replaced_directory(Path(directory)) as new:
         write_model(skeleton, new, tokenizer, card, state)
@@ -59,8 +62,15 @@ def _plain_config(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _skeleton_with_biases(model: PreTrainedModel, config: PretrainedConfig, needed: set[str]) -> PreTrainedModel:
-    """Return the dense model without its weights, on meta, in which every module of ``needed`` has a bias."""
+def homeless_biases(model: PreTrainedModel) -> list[str]:
+    """Return the compressed layers whose bias is not zero and has no place in the dense architecture."""
+    return _skeleton_with_biases(model)[1]
+
+
+def _skeleton_with_biases(model: PreTrainedModel) -> tuple[PreTrainedModel, list[str]]:
+    """Return the dense model without its weights, on meta, with the biases it can have, and who lacks one it needs."""
+    config = _plain_config(model.config)
+    needed = {name for name, layer in compressed_layers(model).items() if bool(layer.bias.any())}
     skeleton = _skeleton(model, config)
     missing = _without_bias(skeleton, needed)
     for switch in _BIAS_SWITCHES:
@@ -71,12 +81,7 @@ def _skeleton_with_biases(model: PreTrainedModel, config: PretrainedConfig, need
                 setattr(config, switch, False)
             else:
                 skeleton, missing = switched, _without_bias(switched, needed)
-    if not missing:
-        return skeleton
-    raise UsageError(
-        f"{type(model).__name__} has no place for the bias of {', '.join(missing[:3])} "
-        f"({len(missing)} in all); compress without bias correction, or save the factors by save_checkpoint"
-    )
+    return skeleton, missing
 
 
 def _without_bias(skeleton: PreTrainedModel, names: set[str]) -> list[str]:

@@ -40,7 +40,19 @@ def load_checkpoint(source: str | Path, trust_remote_code: bool = False, **optio
             source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     except (FormatError, OSError, SafetensorError, ValueError) as error:
+        if not Path(source).expanduser().exists():
+            raise UsageError(
+                f"{source}: no such directory here, and no such model from the hub or its cache: {error}\n"
+                f"{_nearest_checkpoint(Path(source))}"
+            ) from error
         raise UsageError(f"{source} does not load: {error}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UsageError(
+            f"{source} does not load: its weights have other shapes than its config.json says; save or download it "
+            f"again"
+        ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UsageError(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autolr.bank import Bank
-from autolr.checkpoint.dense import save_dense
+from autolr.checkpoint.dense import homeless_biases, save_dense
+from autolr.checkpoint.fold import fold_biases, nearest_to_one
 from autolr.checkpoint.load import verify_roundtrip
 from autolr.checkpoint.save import save_checkpoint
 from autolr.data.batches import Batch
@@ -14,7 +15,9 @@ from autolr.progress import Progress
 from autolr.refit import Corrections, refitted
 from autolr.report.card import model_card
 from autolr.rewrites import applied
+from autolr.score import Scorer
 from autolr.search.inputs import Inputs
+from autolr.search.scorers import scorer_of
 from autolr.tasks.choose import is_decoder
 from autolr.types import Candidate
 
@@ -60,8 +63,11 @@ def export(
     auto = "AutoModelForCausalLM" if is_decoder(inputs.model) else "AutoModelForSequenceClassification"
     card = model_card(source, member, report, form, auto, inputs.spec.search.objective, len(corrections))
     batches = _checks(inputs.batches("selection"))
+    scorer = scorer_of(inputs, bank, "selection", progress) if form == "dense" else None  # before compressing
     with refitted(inputs.model, candidate, bank, corrections):
         changed = bool(candidate.choices or applied(inputs.model))
+        if scorer is not None:
+            _fold(inputs, bank, scorer, progress)
         if form == "dense" or not changed:
             save_dense(inputs.model, directory, inputs.tokenizer, card)
         else:
@@ -76,6 +82,21 @@ def export(
         )
     progress.update(1.0)
     return difference
+
+
+def _fold(inputs: Inputs, bank: Bank, scorer: Scorer, progress: Progress) -> None:
+    """Fold biases that the dense architecture has no place for into the weights, and say what it costs."""
+    names = homeless_biases(inputs.model)
+    if not names:
+        return
+    before = scorer.score(inputs.model, progress.check)["divergence"]
+    stats = {name: bank.stats(name) for name in names}
+    fold_biases(inputs.model, {name: nearest_to_one(one.mean, one.in_gram) for name, one in stats.items()})
+    after = scorer.score(inputs.model, progress.check)["divergence"]
+    progress.note(
+        f"{type(inputs.model).__name__} has no biases in {len(names)} layers; they are folded into the weights: "
+        f"divergence on the selection part {before.value:.4g} -> {after.value:.4g} nats"
+    )
 
 
 def check_not_dense(directory: Path, model: str | None) -> None:
