@@ -30,7 +30,7 @@ class Stack:
         name: of the stack's ``ModuleList``.
         blocks: in the order of the pass.
         tuples: for each block the length of the tuple it returns, 0 where it returns the hidden states alone.
-        tables: embeddings that run before the blocks.
+        tables: plain embeddings that run before the blocks.
         before: other modules that do.
         behind: modules that run after the blocks.
     """
@@ -191,7 +191,8 @@ def _seen(model: nn.Module, name: str, blocks: Sequence[nn.Module], batch: Batch
         raise UsageError(f"the {len(blocks)} blocks of {name} are run in the order {order}, {_REMEDY}")
     if any(length is None for _, length in outputs):
         raise UsageError(f"the blocks of {name} return more than their hidden states, {_REMEDY}")
-    tables = {module for module in sides[False] if isinstance(module, nn.Embedding)}
+    # Gemma's table is a class of its own, which scales what it looks up: at two bytes the product would be rounded.
+    tables = {module for module in sides[False] if type(module) is nn.Embedding}
     return _Around(
         tuples=tuple(length or 0 for _, length in outputs),
         tables=tuple(tables),

@@ -10,6 +10,7 @@ what the loader maps from the file: a model in bfloat16 stays so, and is measure
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +36,7 @@ from autolr.stack import Stack, stack_name
 from autolr.sums import Sums, add_batch
 from autolr.types import LayerStats, Unit
 
+_FLOAT32 = 4
 _PROBE = "probe"
 """Name of the gradient that shows which positions are read; the others are numbered."""
 _BACKWARD_COST = 3.0
@@ -65,8 +67,8 @@ def stream_calibrate(
         Each unit with its statistics, from the last block to the first.
 
     Raises:
-        UsageError: there are no batches, a unit is fed something else than one vector per token, or the model cannot
-            be run block by block.
+        UsageError: there are no batches, a unit is fed something else than one vector per token, the model cannot be
+            run block by block, or the workspace's disk is too full.
         AutolrError: a layer was never reached by the calibration data, or its statistics or the model's outputs are not
             finite.
     """
@@ -77,6 +79,10 @@ def stream_calibrate(
         stack = Stack.of(model, units, batches[0])
         sweep = _Sweep(stack, batches, cotangents, _Shelf(folder), memory)
         stages = sweep.stages(units)
+        with torch.no_grad():
+            width = stack.enter(batches[0]).shape[-1]
+        boundaries = len(stack.blocks) + 1 - max(stages[-1].index, 0)
+        _check_space(folder, workspace_bytes(batches, width, boundaries, int(cotangents is not None)))
         n_forward = len(stack.blocks) + 1
         total = len(batches) * (n_forward + _BACKWARD_COST * len(stages))
         done = 0.0
@@ -89,6 +95,32 @@ def stream_calibrate(
         sweep.forward(stages[-1].index, step)
         for stage in stages:
             yield from sweep.measure(stage, step)
+
+
+def workspace_bytes(batches: Sequence[Batch], width: int, boundaries: int, vectors: int) -> int:
+    """Return what is on disk at most: the hidden states of all batches at every boundary, the gradients at one.
+
+    Args:
+        batches: tokenized inputs.
+        width: of a hidden state.
+        boundaries: before, between and behind the blocks.
+        vectors: that are backpropagated from the logits.
+
+    Example:
+        >>> workspace_bytes([{"input_ids": torch.zeros(2, 5)}], width=4, boundaries=3, vectors=1)
+        640
+    """
+    positions = sum(next(iter(batch.values())).shape[:2].numel() for batch in batches)
+    return positions * width * (boundaries + vectors) * _FLOAT32
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = disk_usage(folder).free
+    if needed > free:
+        raise UsageError(
+            f"calibration block by block keeps up to {needed / 1e9:.1f} GB of hidden states in {folder.parent}, where "
+            f"{free / 1e9:.1f} GB are free; lower --calibration-examples, or put the study on another disk"
+        )
 
 
 @dataclass(frozen=True)

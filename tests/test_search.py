@@ -8,6 +8,7 @@ import pytest
 import torch
 from nli_fixture import write_inputs, write_model, write_pairs
 from optuna.trial import TrialState
+from transformers import AutoTokenizer
 
 from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
@@ -15,6 +16,7 @@ from autolr.progress import Silent
 from autolr.report.tables import result_lines
 from autolr.search import objective as objective_module
 from autolr.search.folder import StudyFolder
+from autolr.search.inputs import open_inputs
 from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
 from autolr.search.run import run_search
 from autolr.search.summary import select_trial
@@ -242,6 +244,68 @@ def test_another_model_or_data_behind_the_same_name_is_refused(tmp_path: Path) -
     write_model(Path(options["--model"]), seed=9)
     with pytest.raises(UsageError, match="model weights: was"):
         run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
+    write_model(Path(options["--model"]))
+    change(Path(options["--model"]) / "config.json", hidden_act="silu")
+    with pytest.raises(UsageError, match="model config: was"):
+        run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
+
+
+def change(file: Path, **entries: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("config.json", {"hidden_act": "silu"}),
+        ("config.json", {"layer_norm_eps": 1e-3}),
+        ("tokenizer_config.json", {"padding_side": "left"}),
+        ("tokenizer_config.json", {"model_max_length": 32}),
+    ],
+)
+def test_what_the_dense_model_computes_is_part_of_every_key(tmp_path: Path, name: str, entries: dict) -> None:
+    """A bank that several studies share must not take one model's statistics for another's."""
+    options = write_inputs(tmp_path / "inputs")
+    first = open_inputs(spec_of(options), Silent())
+    change(Path(options["--model"]) / name, **entries)
+    again = open_inputs(spec_of(options), Silent())
+    assert first.dense_key != again.dense_key
+    assert first.calibration_key != again.calibration_key
+    change(Path(options["--model"]) / "config.json", transformers_version="1.0")
+    assert open_inputs(spec_of(options), Silent()).dense_key == again.dense_key
+
+
+def test_a_study_without_trials_may_be_begun_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something refused it, or the disk was full: the remedy is another specification."""
+    options = write_inputs(tmp_path / "inputs")
+    path = tmp_path / "study"
+
+    def full(*_: object, **__: object) -> None:
+        raise UsageError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autolr.search.run.build_bank", full)
+        with pytest.raises(UsageError, match="no room"):
+            run_search(spec_of(options, trials=3), StudyFolder(path), Silent())
+    assert (path / "study.yaml").is_file()
+    other = spec_of(options, trials=3, seed=7)
+    assert run_search(other, StudyFolder(path), Silent())["trials"] == 3
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_tokens_without_an_embedding_are_found_before_anything_is_computed(tmp_path: Path, part: str) -> None:
+    options = write_inputs(tmp_path / "inputs")
+    tokenizer = AutoTokenizer.from_pretrained(options["--model"])
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(options["--model"])
+    open_inputs(spec_of(options), Silent())  # no text has it
+    with Path(options[f"--{part}"]).open("a") as file:
+        file.writelines(
+            json.dumps({"premise": f"the zebra {i} sleeps", "hypothesis": "a cat", "label": "neutral"}) + "\n"
+            for i in range(200)
+        )
+    with pytest.raises(UsageError, match=r"data hold the token 'zebra', whose id \d+ is beyond the model's \d+ embed"):
+        open_inputs(spec_of(options), Silent())
 
 
 def test_two_processes_do_not_work_on_one_study(finished: Path, options: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from test_calibrate import EXAMPLES, FIELDS, state_of
 from tiny import batches, build, sequences
 from torch import nn
 
+from autolr import streaming
 from autolr.bank import Bank
 from autolr.calibrate import SampledCotangents, calibrate, class_cotangents
 from autolr.config import make_spec
@@ -23,7 +25,7 @@ from autolr.search import preparation
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs
 from autolr.stack import Stack
-from autolr.streaming import stream_calibrate
+from autolr.streaming import stream_calibrate, workspace_bytes
 from autolr.units import find_units
 
 FAMILIES = ["bert", "roberta", "distilbert", "gpt2", "llama", "mistral", "opt"]
@@ -131,7 +133,7 @@ def test_little_memory_runs_a_block_several_times(memory, tmp_path: Path):
     assert shares[-1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "llama-lm-tied", "llama-lm-untied"])
+@pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "gemma2", "llama-lm-tied", "llama-lm-untied"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_two_bytes_are_measured_as_if_they_were_float32(family, dtype, tmp_path: Path):
     model = build(family).to(dtype)
@@ -171,6 +173,25 @@ def test_nothing_is_left_of_it(tmp_path: Path):
         measure(model, units, data, tmp_path)
     assert (state_of(model), list(tmp_path.glob("[!.]*"))) == (before, [])
     assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_the_space_it_takes_is_as_stated_and_asked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = build("llama")
+    data, units = batches(EXAMPLES * 8, 3), find_units(model).units
+    stated = workspace_bytes(data, model.config.hidden_size, model.config.num_hidden_layers + 1, 1)
+    seen = []
+
+    def look(_share: float) -> None:
+        seen.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+
+    list(stream_calibrate(model, units, data, class_cotangents, tmp_path, progress=look))
+    headers = 150 * len(data) * (model.config.num_hidden_layers + 2)
+    one = stated / (model.config.num_hidden_layers + 2)  # stated for one vector, two are backpropagated and a probe
+    assert stated - one < max(seen) < stated + 2 * one + headers
+    monkeypatch.setattr(streaming, "disk_usage", lambda _: SimpleNamespace(free=stated - 1))
+    with pytest.raises(UsageError, match=r"keeps up to 0\.0 GB of hidden states in .* lower --calibration-examples"):
+        measure(model, units, data, tmp_path)
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_what_runs_at_once_is_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -248,8 +248,8 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
 def test_a_worker_whose_model_is_another_says_so(options: dict[str, str], tmp_path: Path) -> None:
     _, driver = dispatcher_of(options, tmp_path / "study")
     shipment = Shipment.of(driver.inputs, driver.prepared, 1)
-    object.__setattr__(shipment, "weights", "0" * 64)
-    with pytest.raises(AutolrError, match="are not those that the study began with"):
+    object.__setattr__(shipment, "digests", {**shipment.digests, "model config": "0" * 64})
+    with pytest.raises(AutolrError, match="here is not the one that the study began with"):
         shipment.open(lambda _: b"")
 
 

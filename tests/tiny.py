@@ -67,6 +67,7 @@ BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "llama-lm-untied": lambda: hf.LlamaForCausalLM(
         hf.LlamaConfig(vocab_size=VOCABULARY, **_DECODER, tie_word_embeddings=False)
     ),
+    "gemma2": lambda: hf.Gemma2ForSequenceClassification(hf.Gemma2Config(**_COMMON, **_DECODER, head_dim=8)),
     "mistral": lambda: hf.MistralForSequenceClassification(hf.MistralConfig(**_COMMON, **_DECODER)),
     "opt": lambda: hf.OPTForSequenceClassification(hf.OPTConfig(**_COMMON, **_OPT, **_IDS)),
     "t5-encoder": lambda: hf.T5EncoderModel(hf.T5Config(vocab_size=VOCABULARY, **_T5)),

@@ -18,10 +18,13 @@ from autolr.data.batches import Batch
 from autolr.errors import BudgetError
 from autolr.progress import Progress
 from autolr.score.forward import run_batches
+from autolr.search.finalists import REFIT_EXAMPLES
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.pricing import lowest_costs
 from autolr.search.scales import SCALE_EXAMPLES, stored_menus
+from autolr.search.selection import FINALISTS
+from autolr.streaming import workspace_bytes
 from autolr.types import Unit
 
 _STATS_BYTES = 8
@@ -72,6 +75,7 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> di
         "budgets": rows,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "disk_bytes": _disk(inputs),
+        "passing_bytes": _passing(inputs),
     }
 
 
@@ -97,14 +101,22 @@ def _times(inputs: Inputs) -> dict[str, float]:
     # Heuristic: a backward pass for each class but one costs two forward passes, the Grams about one each.
     per_pass = 2 + 3 * inputs.task.backward_passes * gradients
     units = inputs.units.units
-    calibrated = len(parts.calibration) * per_pass * pass_count(units, gradients=gradients)
+    passes = 1 if spec.run.stream else pass_count(units, gradients=gradients)
+    calibrated = len(parts.calibration) * per_pass * passes
     scored = min(SCALE_EXAMPLES, len(parts.calibration)) * len(units) * len(inputs.methods)
+    probed = {part: sum(len(t.train) + len(t.test) for t in tasks) for part, tasks in inputs.probes.items()}
+    # Heuristic: a member's refit takes some four passes, the dense and the compressed model's and their products.
+    refits = 4 * FINALISTS * min(REFIT_EXAMPLES, len(parts.calibration)) * spec.search.refit
     seconds = {
         "calibrate": calibrated * per_example,
         "decompose": _decompose_seconds(inputs.units.units) * len(inputs.methods),
         "scale curves": scored * per_example,
-        "search": spec.trials * len(parts.search) * per_example,
-        "select and report": (10 * len(parts.selection) + 2 * len(parts.report)) * per_example,
+        "search": spec.trials * (len(parts.search) + probed.get("search", 0)) * per_example,
+        "refit": refits * per_example,
+        "select and report": (
+            10 * (len(parts.selection) + probed.get("selection", 0)) + 2 * (len(parts.report) + probed.get("report", 0))
+        )
+        * per_example,
     }
     return {**seconds, "total": sum(seconds.values())}
 
@@ -134,6 +146,15 @@ def _disk(inputs: Inputs) -> int:
     gradients = any("gradients" in m.needs for m in inputs.methods)
     stats = sum(_STATS_BYTES * (u.in_features**2 + (u.out_features**2 if gradients else 0)) for u in units)
     return factors + stats + inputs.costs.dense.memory
+
+
+def _passing(inputs: Inputs) -> int:
+    """Return the bytes on disk while a model is calibrated block by block; none otherwise."""
+    width = getattr(inputs.model.config.get_text_config(), "hidden_size", None)
+    if not inputs.spec.run.stream or width is None:
+        return 0
+    blocks = max(unit.block for unit in inputs.units.units) + 1
+    return workspace_bytes(inputs.batches("calibration"), width, blocks + 1, 1)
 
 
 def _predicted(spec: StudySpec, inputs: Inputs, folder: StudyFolder) -> dict[str, float]:

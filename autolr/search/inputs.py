@@ -17,16 +17,21 @@ from autolr.config import StudySpec
 from autolr.cost import CostTable
 from autolr.data.batches import Batch, longest_input
 from autolr.data.example import EXAMPLE_MODEL
-from autolr.data.parts import Data, Parts
+from autolr.data.parts import Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
+from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.search.opening import open_model
 from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.spaces.configs import load_space_config
+from autolr.stack import Stack
 from autolr.tasks import Task, task_for
 from autolr.types import Candidate, Method
 from autolr.units import Units, check_finite, find_units
+
+_PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Entries of a configuration that say nothing of what the model computes."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,16 @@ class Inputs:
         return all(cost.get(quantity) <= limit for quantity, limit in self.limits.items())
 
     @cached_property
+    def dense_key(self) -> tuple[Any, ...]:
+        """Identifies what the dense model says of any text: the whole model, its tokenizer and how they are run."""
+        parts = [*model_digests(self.model).values(), _tokenizer_digest(self.tokenizer), self.max_length]
+        return (*parts, self.spec.run.dtype)
+
+    @cached_property
     def calibration_key(self) -> str:
-        """Identifies what calibration statistics depend on: the whole model, the calibration data and how it is run."""
-        calibration = self.parts.calibration.digest
-        key = f"{self.fingerprint['model weights']} {calibration} {self.max_length} {self.spec.run.dtype}"
+        """Identifies what calibration statistics depend on: the dense model, the calibration data and how it is run."""
         asked = {**self.task.fingerprint()} | ({"stream": True} if self.spec.run.stream else {})
-        return f"{key} {json.dumps(asked, sort_keys=True)}" if asked else key
+        return json.dumps([*self.dense_key, self.parts.calibration.digest, asked], sort_keys=True)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -103,7 +112,7 @@ class Inputs:
         space = load_space_config(self.spec.search.space)
         labels = self.model.config.id2label or {}
         return {
-            "model weights": tensor_digest(self.model.state_dict()),
+            **model_digests(self.model),
             "model labels": {str(k): str(v) for k, v in labels.items()},
             "tokenizer": _tokenizer_digest(self.tokenizer),
             **self.task.fingerprint(),
@@ -131,21 +140,26 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
     progress.start("load the model and the data")
+    check_sources(spec.data)
+    probes = load_probe_parts(spec.data, spec.seed)
     model, tokenizer = open_model(spec)
     check_finite(model)
     progress.update(0.5)
     task = task_for(spec, model, tokenizer, spec.model or str(EXAMPLE_MODEL))
     parts = task.load_parts(spec)
-    probes = load_probe_parts(spec.data, spec.seed)
     for note in parts.notes:
         progress.note(note)
+    _check_tokens(model, tokenizer, task, parts)
     units = find_units(model, spec.search.include, spec.search.exclude)
-    strays = unmatched_units(model, units.units, task.batches(parts.calibration.take(2, spec.seed), 2, model.device)[0])
+    two = task.batches(parts.calibration.take(2, spec.seed), 2, model.device)[0]
+    strays = unmatched_units(model, units.units, two)
     if strays:
         units = units.without(strays, "fed something else than the tokens, such as relative positions")
         progress.note(
             f"{len(strays)} layers stay dense: they are fed something else than the tokens, {min(strays)} first"
         )
+    if spec.run.stream:
+        Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
@@ -153,7 +167,38 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     return Inputs(spec, model, tokenizer, task, longest_input(model, tokenizer), parts, units, costs, methods, probes)
 
 
+def _check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, parts: Parts) -> None:
+    """Refuse data with tokens that the model has no embedding for; looked for only where the tokenizer has such.
+
+    Raises:
+        UsageError: with the part and the token.
+    """
+    table: Any = model.get_input_embeddings()
+    known = len(table.weight)
+    if len(tokenizer) <= known and max(tokenizer.get_vocab().values()) < known:
+        return
+    for name in ("calibration", "search", "selection", "report"):
+        for batch in task.batches(getattr(parts, name), 256, "cpu"):
+            highest = int(batch["input_ids"].max())
+            if highest >= known:
+                raise UsageError(
+                    f"the {name} data hold the token {tokenizer.convert_ids_to_tokens(highest)!r}, whose id {highest} "
+                    f"is beyond the model's {known} embeddings; use the model's own tokenizer"
+                )
+
+
+def model_digests(model: PreTrainedModel) -> dict[str, str]:
+    """Return SHA-256 digests of a model's weights and of what else its configuration says."""
+    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in _PASSING}
+    text = json.dumps(config, sort_keys=True, default=str)
+    return {
+        "model weights": tensor_digest(model.state_dict()),
+        "model config": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(content.encode()).hexdigest()
+    sides = f"{tokenizer.padding_side} {tokenizer.truncation_side} {tokenizer.pad_token_id}"
+    return hashlib.sha256(f"{content} {sides}".encode()).hexdigest()

@@ -17,7 +17,7 @@ from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
 from autolr.search.crew.fetched import BANK, sweep_banks
-from autolr.search.inputs import Inputs
+from autolr.search.inputs import Inputs, model_digests
 from autolr.search.objective import Objective
 from autolr.search.opening import open_model
 from autolr.search.preparation import Prepared
@@ -43,7 +43,7 @@ class Shipment:
         dense: what the scorer of the search part kept of the dense model.
         probes: part -> probing tasks.
         dense_probes: what the scorer of the search part's probes kept of the dense model; None: there are no probes.
-        weights: digest of the model's weights.
+        digests: of the model's weights and configuration.
         calibration_key: of the bank.
         bank: its folder where the driver runs.
         threads: CPU threads of a worker.
@@ -57,7 +57,7 @@ class Shipment:
     dense: Mapping[str, Tensor]
     probes: ProbeParts
     dense_probes: Mapping[str, Tensor] | None
-    weights: str
+    digests: Mapping[str, str]
     calibration_key: str
     bank: Path
     threads: int
@@ -77,7 +77,7 @@ class Shipment:
             prepared.scorer.kept(),
             inputs.probes,
             None if prepared.probe is None else prepared.probe.kept(),
-            inputs.fingerprint["model weights"],
+            model_digests(inputs.model),
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
             threads,
@@ -96,8 +96,8 @@ class Shipment:
         torch.set_num_threads(self.threads)
         model, tokenizer = open_model(self.spec)
         tick()
-        if tensor_digest(model.state_dict()) != self.weights:
-            raise AutolrError(f"the weights of {self.spec.model} here are not those that the study began with")
+        if model_digests(model) != self.digests:
+            raise AutolrError(f"the model {self.spec.model} here is not the one that the study began with")
         methods = get_methods(self.spec.search.methods)
         task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
         given = (self.max_length, self.parts, self.units, self.costs, tuple(methods), self.probes)
