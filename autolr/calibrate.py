@@ -78,7 +78,7 @@ class SampledCotangents:
     token of the vocabulary. (The text's own next tokens would give the empirical Fisher, which is another matrix.)
 
     Attributes:
-        seed: of the draws, which depend on nothing else but what the model finds most probable.
+        seed: of the draws, which depend on nothing else but what the model finds most probable at real tokens.
 
     Example:
         >>> [q] = SampledCotangents(0)(torch.zeros(1, 3, 2), torch.tensor([[True, True, False]]))
@@ -93,10 +93,11 @@ class SampledCotangents:
     ) -> list[Float[Tensor, "batch positions tokens"]]:
         """Return one tensor like the logits."""
         p = logits.detach().float().softmax(-1)
-        likely = p.argmax(-1).to("cpu", torch.int32).numpy().tobytes()
+        likely = p.argmax(-1)[mask].to("cpu", torch.int32).numpy().tobytes()
         state = np.random.SeedSequence([self.seed, zlib.crc32(likely)]).generate_state(1)  # torch reads 32 bits of it
         random = torch.Generator().manual_seed(int(state[0]))
-        drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=random).reshape(mask.shape).to(p.device)
+        drawn = torch.zeros_like(mask, dtype=torch.long)
+        drawn[mask] = torch.multinomial(p[mask].cpu(), 1, generator=random)[:, 0].to(p.device)
         followed = torch.zeros_like(mask)
         followed[:, :-1] = mask[:, :-1] & mask[:, 1:]
         p.scatter_add_(-1, drawn[..., None], torch.full_like(drawn[..., None], -1, dtype=p.dtype))

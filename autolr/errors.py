@@ -57,7 +57,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         'known: afm, svd'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
     shown = names if len(names) <= 12 else [*names[:12], f"and {len(names) - 12} more"]

@@ -1,6 +1,7 @@
 """Every architecture of the table: a study of three trials, its checkpoint loaded in a new process, equal logits."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,27 @@ def test_an_architecture_without_a_task_is_refused_by_name(tmp_path: Path):
     assert done.exit_code == 2
     assert "needs a sequence classifier or a causal language model" in " ".join(done.stderr.split())
     assert "T5EncoderModel" in done.stderr
+
+
+def test_a_dense_export_of_an_architecture_without_biases(tmp_path: Path):
+    """Mistral's layers have none: those of low-rank layers are folded into the weights; it is said what that costs."""
+    assert search(write("mistral", tmp_path / "model"), tmp_path).exit_code == 0
+    done = CliRunner().invoke(
+        app, ["export", str(tmp_path / "study"), "--out", str(tmp_path / "dense"), "--format", "dense"]
+    )
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    found = re.search(r"has no biases in \d+ layers; .* on the selection part (\S+) -> (\S+) nats", said)
+    assert found, said
+    before, after = map(float, found.groups())
+    model = hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "dense")
+    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
+    assert abs(after - before) < 0.5 * before
+
+
+def test_blocks_that_cannot_be_streamed_are_refused_before_a_study_is_written(tmp_path: Path):
+    model = write("albert", tmp_path / "model")
+    refused = search(model, tmp_path, "--stream")
+    assert refused.exit_code == 2
+    assert "leave out --stream" in refused.stderr
+    assert not (tmp_path / "study").exists()

@@ -111,6 +111,21 @@ def test_export_and_eval(study: Path, inputs: dict[str, str], tmp_path: Path, fo
     assert spread["accuracy"] == found["accuracy"]
 
 
+def test_a_missing_file_is_found_before_the_model_is_loaded(inputs: dict[str, str], tmp_path: Path) -> None:
+    """Of a model that takes minutes to load: here it is not there at all, and the data are named."""
+    given = {**inputs, "--model": str(tmp_path / "absent")}
+    flags = [part for pair in given.items() for part in pair]
+    common = ["--budget", "0.5x-flops", "--study", str(tmp_path / "s")]
+    for name in ("--train", "--validation", "--test"):
+        refused = run("search", *flags, *common, name, str(tmp_path / "no.jsonl"))
+        assert refused.exit_code == 2
+        assert "no.jsonl: no such file" in refused.stderr
+    refused = run("search", *flags, *common, "--probes", str(tmp_path / "no"))
+    assert "no such file or folder of probing tasks" in " ".join(refused.stderr.split())
+    refused = run("eval", str(tmp_path / "absent"), "--data", str(tmp_path / "no.jsonl"))
+    assert "no.jsonl: no such file" in refused.stderr
+
+
 def test_a_search_has_one_device(inputs: dict[str, str], tmp_path: Path) -> None:
     refused = run(
         "search", *arguments(inputs), "--budget", "0.5x-flops", "--device", "auto", "--study", str(tmp_path / "study")
@@ -201,6 +216,9 @@ def test_estimate_says_what_is_reachable_without_writing_anything(inputs: dict[s
     assert [row["reachable"] for row in found["budgets"]] == [True, False]
     assert result.exit_code == 3
     assert found["seconds"]["total"] > 0
+    assert (found["passing_bytes"], found["seconds"]["refit"] > 0) == (0, True)
+    streamed = json.loads(run("estimate", *given, "--stream", "--no-refit", "--json").stdout)
+    assert (streamed["passing_bytes"] > 0, streamed["seconds"]["refit"]) == (True, 0)
     assert not path.exists()
     assert "compressible layers" in run("estimate", *given).stdout
 

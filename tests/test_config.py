@@ -234,7 +234,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_of_its_place():
     plain = {"budgets": ["0.5x-flops"], "data": {"trian": "a"}, "search": {"metods": ["svd"]}, "nothing-like-it": 1}
     with pytest.raises(UsageError) as caught:
         make_spec(plain, "study.yaml")
-    assert "unknown key 'trian' in data; did you mean train or probe_train?" in str(caught.value)
+    assert "unknown key 'trian' in data; did you mean train?" in str(caught.value)
     assert "unknown key 'metods' in search; did you mean methods?" in str(caught.value)
     assert "unknown key 'nothing-like-it' at the top level; known: budgets, crew, data" in str(caught.value)
 

@@ -1,5 +1,6 @@
 """Language modelling: text in blocks, scores next token by next token, sampled gradients, a study from end to end."""
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -125,6 +126,10 @@ def test_sampled_gradients_pass_over_padding_and_repeat_themselves():
     [one], [two] = SampledCotangents(3)(logits, mask), SampledCotangents(3)(logits, mask)
     assert torch.equal(one, two)
     assert (one != 0).any(-1).tolist() == [[True, True, False, False], [False, True, True, False]]
+    wider = torch.cat([logits, torch.randn(2, 5, 7, generator=random)], 1)
+    [three] = SampledCotangents(3)(wider, torch.nn.functional.pad(mask, (0, 5)))
+    assert torch.equal(three[:, :4], one)
+    assert not three[:, 4:].any()
 
 
 def test_text_is_cut_into_blocks_with_what_the_tokenizer_puts_before(tmp_path: Path):
@@ -133,6 +138,9 @@ def test_text_is_cut_into_blocks_with_what_the_tokenizer_puts_before(tmp_path: P
     data = load_text(str(path), tokenizer(), 3)
     assert (data.blocks, data.skipped) == (((0, 3, 4), (8, 6, 5)), 1)
     assert load_text(str(path), tokenizer(beginning=False), 3).blocks == ((3, 4, 8), (6, 5, 10))
+    packed = tmp_path / "packed.txt.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert load_text(str(packed), tokenizer(), 3).blocks == data.blocks
 
 
 def test_each_row_of_a_table_is_a_document(tmp_path: Path):
@@ -178,6 +186,10 @@ def test_a_study_of_a_decoder_from_end_to_end(options: list[str], tmp_path: Path
     assert report["perplexity"]["compressed"] == pytest.approx(math.exp(loss["value"]))
     checkpoint = next((tmp_path / "study" / "front").iterdir())
     AutoModelForCausalLM.from_pretrained(checkpoint)
+    card = (checkpoint / "README.md").read_text()
+    assert f"| perplexity | {report['perplexity']['compressed']:.4f} ± " in card
+    assert f"| {report['perplexity']['dense']:.4f} ± " in card
+    assert str(tmp_path) not in card
     text = dict(zip(options[::2], options[1::2], strict=True))["--validation"]
     found = CliRunner().invoke(
         app, ["eval", str(checkpoint), "--task", "lm", "--data", text, "--seq-len", "16", "--json"]

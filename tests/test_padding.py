@@ -55,6 +55,24 @@ def test_without_a_padding_token_a_pair_is_answered_as_if_it_were_alone(
             torch.testing.assert_close(logits, model(alone["input_ids"]).logits[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "told"), [("llama", True), ("gpt2", True), ("bert", False), ("roberta", False)])
+def test_a_classifier_that_reads_the_last_token_is_told_what_the_tokenizer_pads_with(tmp_path, name: str, told: bool):
+    """Where its own padding token is another one, it would read its answer at the padding."""
+    source = prepared(name, tmp_path, {"pad_token": "</s>"})
+    model, words = load_checkpoint(source), hf.AutoTokenizer.from_pretrained(source)
+    own = model.config.pad_token_id
+    assert words.pad_token_id == 2 != own
+    ensure_padding(model, words)
+    assert model.config.pad_token_id == (2 if told else own)
+    (together,) = pair_batches(words, PAIRS, 3, 48)
+    labels = together.pop("labels").tolist()
+    with torch.no_grad():
+        for label, logits in zip(labels, model(**together).logits, strict=True):
+            (alone,) = pair_batches(words, PAIRS.select([label]), 1, 48)
+            if name != "roberta":  # which counts positions by what it takes for padding
+                torch.testing.assert_close(logits, model(alone["input_ids"]).logits[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("changes", [{"pad_token": None}, {"padding_side": "left"}], ids=["no token", "left"])
 def test_a_study_of_a_decoder_takes_its_tokenizer_as_it_is(tmp_path, changes: dict[str, str | None]):
     source = prepared("llama", tmp_path, changes)

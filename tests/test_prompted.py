@@ -7,6 +7,7 @@ import pytest
 import torch
 from decoder_fixture import tokenizer, write_decoder
 from nli_fixture import write_pairs
+from tiny import build
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -74,6 +75,14 @@ def test_the_logits_are_the_words_likelihoods_less_the_prior(model, words, side,
     assert torch.cat([batch["labels"] for batch in batches]).tolist() == [DATA.labels[i] for i in order]
     halves = predict(model, batches, halved=True, readout=task.readout)
     torch.testing.assert_close(found, halves, atol=1e-5, rtol=1e-5)
+
+
+def test_positions_are_counted_from_the_text_on():
+    """GPT-2's, with a tokenizer that pads on the left."""
+    words, gpt2 = ["yes", "may be", "no"], build("gpt2-lm")
+    task = task_of(gpt2, words, "left")
+    found = predict(gpt2, task.batches(DATA, 3, "cpu"), readout=task.readout)
+    torch.testing.assert_close(found, expected(gpt2, words)[task.order(DATA)].float(), atol=1e-4, rtol=1e-4)
 
 
 def test_words_of_one_token_take_one_pass_for_each_prompt(model):

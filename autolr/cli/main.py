@@ -11,7 +11,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
     help="Search, layer by layer, which low-rank method and rank compress a transformer best under a budget.",
-    epilog="Exit codes: 0 budget met, 1 error, 2 bad input, 3 budget not reachable, 4 stopped and resumable.",
+    epilog="Exit codes: 0 budget met, 1 error, 2 bad input, 3 budget or floor not reached, 4 stopped and resumable.",
 )
 for command in (
     searching.search,

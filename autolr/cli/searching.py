@@ -201,6 +201,7 @@ def estimate(
     seed: o.Seed = 0,
     method: o.Methods = None,
     multiple: o.Multiple = 8,
+    refit: o.Refit = True,
     include: o.Include = None,
     exclude: o.Exclude = None,
     calibration_examples: o.Calibration = 1024,
@@ -216,6 +217,7 @@ def estimate(
     profile: o.Profile = None,
     offline: o.Offline = False,
     trust_remote_code: o.TrustRemoteCode = False,
+    stream: o.Stream = False,
     json: o.Json = False,
 ) -> None:
     """Say what each budget can reach, and what the search would take in time and disk, before anything is spent."""
@@ -250,7 +252,7 @@ def estimate(
         objective=None,
         method=method,
         multiple=multiple,
-        refit=True,
+        refit=refit,
         racing=True,
         proposals=None,
         warm_start=None,
@@ -269,6 +271,7 @@ def estimate(
         profile=profile,
         offline=offline,
         trust_remote_code=trust_remote_code,
+        stream=stream,
     )
     with progress() as listener:
         found = estimate_study(spec, study or o.default_folder(spec), listener)

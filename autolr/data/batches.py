@@ -12,6 +12,8 @@ from autolr.errors import UsageError
 
 Batch = dict[str, Tensor]
 
+_ROUNDING = 0.03
+"""Share of a logit that padding may change, in bfloat16 and beside a longer text."""
 LONGEST = 8192
 """Tokens after which a pair is cut where neither the model nor its tokenizer has a limit."""
 
@@ -37,7 +39,8 @@ def input_device(model: nn.Module) -> torch.device:
 def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
     """Give a tokenizer without a padding token the model's or its own end-of-text token for that, and tell the model.
 
-    The model's goes first: a classifier of a decoder reads the last token that is not its own padding.
+    The model's goes first: a classifier of a decoder reads the last token that is not its own padding. Where both have
+    one and they differ, such a classifier is told the tokenizer's.
 
     Raises:
         UsageError: there is neither, or the model reads its answer at the end of the text.
@@ -55,8 +58,26 @@ def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
         if tokenizer.eos_token is None:
             raise UsageError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
         tokenizer.pad_token = tokenizer.eos_token
-    if getattr(model.config, "pad_token_id", None) is None:
+    own = getattr(model.config, "pad_token_id", None)
+    if own is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    elif own != tokenizer.pad_token_id and _padding_tells(model, tokenizer):
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if _padding_tells(model, tokenizer):  # that was not why
+            model.config.pad_token_id = own
+
+
+def _padding_tells(model: PreTrainedModel, tokenizer: Any) -> bool:
+    """Tell whether a classifier answers a short text otherwise beside a longer one than alone."""
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return False
+    texts, where = ["a", "a a a a a a a a"], input_device(model)
+    with torch.inference_mode():
+        together, alone = (
+            model(**tokenizer(t, padding=True, return_tensors="pt").to(where)) for t in (texts, texts[:1])
+        )
+    gap = (together.logits[0] - alone.logits[0]).abs().max()
+    return bool(gap > _ROUNDING * alone.logits.abs().max())
 
 
 def pair_batches(

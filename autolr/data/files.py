@@ -12,6 +12,7 @@ from pathlib import Path
 from autolr.errors import UsageError, nearest
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+TEXT = ".txt"
 FORMATS = "/".join(SUFFIXES) + ", each also with .gz"
 
 
@@ -83,10 +84,20 @@ def check_exists(path: Path) -> None:
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         raise UsageError(f"{path}: no such file, and no folder {folder}")
-    names = [entry.name for entry in folder.iterdir() if entry.is_file() and kind_of(entry) in SUFFIXES]
+    names = [entry.name for entry in folder.iterdir() if entry.is_file() and kind_of(entry) in (*SUFFIXES, TEXT)]
     hint = nearest(path.name, names) if names else f"{folder} holds no data file ({FORMATS})"
     seen = "is a folder, not a file" if path.is_dir() else "no such file"
     raise UsageError(f"{path}: {seen}; {hint}")
+
+
+def read_text(path: Path) -> str:
+    """Return the whole text of a .txt or .txt.gz file: UTF-8, a byte-order mark is dropped.
+
+    Raises:
+        UsageError: there is no such file, or it is not such text; with the line.
+    """
+    check_exists(path)
+    return "".join(_lines(path))
 
 
 def _lines(path: Path) -> Iterator[str]:

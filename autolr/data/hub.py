@@ -3,15 +3,30 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from autolr.data.files import Table
+from autolr.data.files import SUFFIXES, TEXT, Table, kind_of
 from autolr.errors import UsageError, nearest
 
 ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 """``name``, ``owner/name`` or ``owner/name:configuration``."""
 
 _BATCH = 1000
+_FILES = (*SUFFIXES, TEXT, ".parquet")
+
+
+def local_path(source: str) -> Path | None:
+    """Return the path that a source of data is, or None where it is an id: a path exists, looks like one, or is no id.
+
+    Example:
+        >>> local_path("dev.jsonl"), local_path("nyu-mll/glue:mnli")
+        (PosixPath('dev.jsonl'), None)
+    """
+    path = Path(source).expanduser()
+    looks_like_file = path.suffix[1:].isalpha() and kind_of(path) in _FILES
+    is_path = path.exists() or looks_like_file or source.startswith((".", "~", "/")) or not ID.fullmatch(source)
+    return path if is_path else None
 
 
 def read_hub(source: str, split: str | None, *, offline: bool = False) -> Table:

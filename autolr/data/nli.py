@@ -5,12 +5,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from autolr.data.files import FORMATS, Table, kind_of, read_table
-from autolr.data.hub import ID, read_hub
+from autolr.data.files import FORMATS, Table, read_table
+from autolr.data.hub import local_path, read_hub
 from autolr.data.labels import LabelMap
 from autolr.errors import UsageError, similar
 
@@ -119,25 +118,12 @@ def load_nli(
             one of the model's; the message names the line, what was seen and what to do.
     """
     labels = LabelMap.of(label2id, label_names)
-    if not _is_path(source):
+    path = local_path(source)
+    if path is None:
         return _collect(read_hub(source, split, offline=offline), columns, labels)
     if split is not None:
         raise UsageError(f"{source} is a file and has no splits; drop --split {split} or give another file")
-    return _collect(read_table(Path(source).expanduser()), columns, labels)
-
-
-def _is_path(source: str) -> bool:
-    """Tell a path from an id: it exists, looks like a data file, or cannot be an id."""
-    path = Path(source).expanduser()
-    looks_like_file = path.suffix[1:].isalpha() and kind_of(path) in {
-        ".jsonl",
-        ".json",
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".parquet",
-    }
-    return path.exists() or looks_like_file or source.startswith(".") or not ID.fullmatch(source)
+    return _collect(read_table(path), columns, labels)
 
 
 def _collect(table: Table, columns: Columns, labels: LabelMap) -> NliData:

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from autolr.config import DataSpec
 from autolr.data.example import example_data
+from autolr.data.files import check_exists
+from autolr.data.hub import local_path
 from autolr.data.nli import Columns, NliData, load_nli
 from autolr.data.splits import split_by_premise
 from autolr.data.text import TextData, load_text
@@ -54,6 +56,24 @@ class Parts:
     def digests(self) -> dict[str, str]:
         """Return part name -> hash of its content."""
         return {name: getattr(self, name).digest for name in ("calibration", "search", "selection", "report")}
+
+
+def check_sources(spec: DataSpec) -> None:
+    """Refuse files that are not there, before a model is loaded.
+
+    Raises:
+        UsageError: with the nearest file.
+    """
+    if spec.dataset is None:
+        for source in (spec.train, spec.validation, spec.test):
+            check_source(source)
+
+
+def check_source(source: str | None) -> None:
+    """Refuse a file that is not there; an id of the hub may be anything."""
+    path = None if source is None else local_path(source)
+    if path is not None:
+        check_exists(path)
 
 
 def load_nli_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, offline: bool, seed: int) -> Parts:

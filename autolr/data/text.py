@@ -5,13 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autolr.data.files import FORMATS, check_exists, kind_of, read_table
-from autolr.data.hub import ID, read_hub
+from autolr.data.files import FORMATS, TEXT, kind_of, read_table, read_text
+from autolr.data.hub import local_path, read_hub
 from autolr.errors import UsageError, similar
 
 Block = tuple[int, ...]
@@ -106,18 +105,12 @@ def load_text(
 
 
 def _documents(source: str, column: str, split: str | None, offline: bool) -> Sequence[str]:
-    path = Path(source).expanduser()
-    if path.suffix.lower() == ".txt":
-        check_exists(path)
-        try:
-            return [path.read_text(encoding="utf-8-sig")]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    is_path = path.exists() or source.startswith((".", "~", "/")) or not ID.fullmatch(source)
-    if is_path and kind_of(path) == "":
-        raise UsageError(f"{path}: do not know how to read it; it must be .txt or {FORMATS}")
-    table = read_table(path) if is_path or kind_of(path) in (".jsonl", ".json", ".csv", ".tsv") else None
-    table = table or read_hub(source, split, offline=offline)
+    path = local_path(source)
+    if path is not None and kind_of(path) == TEXT:
+        return [read_text(path)]
+    if path is not None and kind_of(path) == "":
+        raise UsageError(f"{path}: do not know how to read it; it must be {TEXT} or {FORMATS}")
+    table = read_hub(source, split, offline=offline) if path is None else read_table(path)
     documents = []
     for place, row in table.rows:
         if column not in row:

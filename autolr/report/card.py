@@ -53,7 +53,7 @@ def model_card(
     """
     lines = ["---", "library_name: transformers", "tags: [autolr, low-rank, compressed]", "---", ""]
     lines += [
-        f"# {Path(source).name if Path(source).is_absolute() else source}, compressed by autolr {__version__}",
+        f"# {_last(source)}, compressed by autolr {__version__}",
         "",
     ]
     methods = Counter(choice["method"] for choice in member["candidate"].values())
@@ -108,17 +108,54 @@ def _clock(clock: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
 
 
 def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objective: str, refitted: int) -> list[str]:
-    table = ["| score | value | standard error | examples |", "|---|---|---|---|"]
     if report is None:
-        rows = [("", name, score) for name, score in member["scores"].items()]
         before = "; they are from before the refit" if refitted else ""
-        head = f"Scores on the search data, by whose {objective} the search chose, so they flatter{before}:"
+        head = f"Scores ± standard error on the search data, by whose {objective} the search chose, so they flatter"
+        columns = {"value": member["scores"]}
+        if not member["scores"]:
+            return ["No score was measured: it is the knapsack's solution, not a trial. `autolr eval` measures it."]
+        head += f"{before}:"
     else:
-        rows = [("compressed ", name, score) for name, score in report["compressed"].items()]
-        rows += [("dense ", "accuracy", report["dense"]["accuracy"])]
-        head = f"Scores on data that nothing was chosen on ({report['data']}):"
-    if not rows:
-        return ["No score was measured: it is the knapsack's solution, not a trial. `autolr eval` measures it."]
-    for prefix, name, score in rows:
-        table.append(f"| {prefix}{name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |")
+        head = f"Scores ± standard error on data that nothing was chosen on ({_last(report['data'])}):"
+        columns = {name: _all_scores(report, name) for name in ("compressed", "dense")}
+    table = [f"| score | {' | '.join(columns)} | examples |", "|---|" + "---|" * (len(columns) + 1)]
+    against = {"agreement", "divergence"}  # of the dense model with itself
+    for name, score in next(iter(columns.values())).items():
+        cells = [
+            "" if which == "dense" and name in against else _shown(scores[name]) for which, scores in columns.items()
+        ]
+        table.append(f"| {name} | {' | '.join(cells)} | {score['n']} |")
     return [head, "", *table]
+
+
+def _all_scores(report: Mapping[str, Any], which: str) -> dict[str, Any]:
+    """Return the scores of one of the two models, with its perplexity and its probes where there are some."""
+    scores = dict(report[which])
+    if "perplexity" in report:
+        value = report["perplexity"][which]
+        scores["perplexity"] = {**scores["loss"], "value": value, "stderr": value * scores["loss"]["stderr"]}
+    if "probes" in report:
+        found = report["probes"][which]
+        scores[f"probes, mean accuracy of {len(found['tasks'])}"] = found["mean"]
+    return scores
+
+
+def _shown(score: Mapping[str, Any]) -> str:
+    """Return a score to four decimals, a small one to three digits.
+
+    Example:
+        >>> _shown({"value": 0.8125, "stderr": 0.01}), _shown({"value": 0.000123456, "stderr": 1.2e-5})
+        ('0.8125 ± 0.0100', '0.000123 ± 1.2e-05')
+    """
+    value, stderr = score["value"], score["stderr"]
+    return f"{value:.4f} ± {stderr:.4f}" if abs(value) >= 0.01 else f"{value:.3g} ± {stderr:.2g}"
+
+
+def _last(name: str) -> str:
+    """Return the file's own name where data came from an absolute path.
+
+    Example:
+        >>> _last("/data/mnli/dev.jsonl"), _last("nyu-mll/glue:mnli [test]")
+        ('dev.jsonl', 'nyu-mll/glue:mnli [test]')
+    """
+    return Path(name).name if Path(name).is_absolute() else name

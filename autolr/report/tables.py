@@ -146,7 +146,8 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     if "probes" in report:
         found, gap = report["probes"], report["probes"]["difference"]
         yield (
-            f"Probes, mean accuracy over {len(found['dense']) - 1} tasks, {found['dense']['mean']['n']} sentences that "
+            f"Probes, mean accuracy over {_count(len(found['dense']['tasks']), 'task')}, "
+            f"{found['dense']['mean']['n']} sentences that "
             f"nothing was chosen on: dense {percent(found['dense']['mean'])} %, compressed "
             f"{percent(found['compressed']['mean'])} %; difference {100 * gap['value']:+.1f} ± "
             f"{100 * gap['stderr']:.1f} points."
@@ -179,6 +180,10 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         )
     if result["checkpoint"] is not None:
         yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _chosen_by(spec: StudySpec) -> str:
@@ -237,10 +242,11 @@ def next_commands(result: Plain, path: Path) -> Iterator[str]:
 def status_lines(found: Plain) -> Iterator[str]:
     """Return a study's state in lines."""
     counts = found["trials"]
+    scored = counts["complete"] + counts["stopped"]
     state = "finished" if found["finished"] else "not finished"
     yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
     yield (
-        f"trials: {counts['complete'] + counts['stopped']} of {found['wanted']}: {counts['complete']} scored in full, "
+        f"trials: {scored} of {max(found['wanted'], scored)}: {counts['complete']} scored in full, "
         f"{counts['stopped']} stopped early by a better one; {counts['failed']} failed, "
         f"{counts['running']} running or interrupted, "
         f"{found['trial_seconds']:.0f} s of work"
@@ -316,7 +322,8 @@ def estimate_table(found: Plain) -> Iterator[Table | str]:
         yield "quality: predicted once a search of these inputs has calibrated"
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items() if name != "total")
     yield f"time on this device: about {found['seconds']['total']:.0f} s ({stages})"
-    yield f"disk: about {found['disk_bytes'] / 1e6:.0f} MB"
+    passing = f", and {found['passing_bytes'] / 1e6:.0f} MB while it calibrates" if found["passing_bytes"] else ""
+    yield f"disk: about {found['disk_bytes'] / 1e6:.0f} MB{passing}"
     for name, reason in found["left_dense"].items():
         yield f"left dense: {name} ({reason})"
 

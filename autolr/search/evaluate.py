@@ -6,6 +6,7 @@ import torch
 
 from autolr.config import StudySpec
 from autolr.data.batches import input_device
+from autolr.data.parts import check_source
 from autolr.progress import Progress
 from autolr.search.opening import open_model
 from autolr.tasks import task_for
@@ -26,6 +27,7 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
         UsageError: the checkpoint or the data cannot be used.
     """
     assert spec.model is not None
+    check_source(source)
     progress.start(f"load {spec.model}")
     model, tokenizer = open_model(spec, spread=True)
     task = task_for(spec, model, tokenizer, spec.model)

@@ -87,7 +87,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
 
 
 def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Driver:
-    known = folder.spec_file.is_file()
+    known = folder.spec_file.is_file() and folder.begun()  # one that was refused before its first trial is no other
     if known:
         folder.check_same("specification", folder.spec().identity(), spec.identity())
     elif folder.journal.exists():

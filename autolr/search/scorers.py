@@ -20,9 +20,9 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
         progress: told what is under way.
     """
     batches = inputs.batches(part)
-    fingerprint, run = inputs.fingerprint, inputs.spec.run
-    described = [fingerprint["model weights"], fingerprint["tokenizer"], fingerprint[f"data {part}"], run.dtype]
-    described += [run.device, run.scoring_batch_size, inputs.max_length, dict(inputs.task.fingerprint())]
+    run = inputs.spec.run
+    described = [*inputs.dense_key, inputs.fingerprint[f"data {part}"], run.device, run.scoring_batch_size]
+    described += [dict(inputs.task.fingerprint())]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     path = bank.directory / "dense" / f"{key[:16]}.safetensors"
     stored = read_kept(path, key)

@@ -203,8 +203,10 @@ def _probed(inputs: Inputs, scorer: ProbeScorer, progress: Progress) -> dict[str
     """Return what probes find in the model as it is and in the dense one, task by task."""
     correct = scorer.correct(inputs.model, progress.check)
     found = {
-        name: {"mean": describe_score(mean_accuracy(one))}
-        | {task: describe_score(mean_score(right.double())) for task, right in one.items()}
+        name: {
+            "mean": describe_score(mean_accuracy(one)),
+            "tasks": {task: describe_score(mean_score(right.double())) for task, right in one.items()},
+        }
         for name, one in (("dense", scorer.dense), ("compressed", correct))
     }
     gap = mean_accuracy(correct).value - mean_accuracy(scorer.dense).value

@@ -182,7 +182,8 @@ class Prompted:
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             ids = [list(one) for row in rows for one in encoded[row]]
-            padded = dict(self.tokenizer.pad({"input_ids": ids}, return_tensors="pt"))
+            # On the right, whatever the tokenizer's own side: GPT-2 counts positions from the padding on.
+            padded = dict(self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt"))
             padded["labels"] = torch.tensor([data.labels[row] for row in rows])
             found.append({name: padded[name].to(where) for name in ("input_ids", "attention_mask", "labels")})
         return found
