@@ -151,7 +151,10 @@ def logistic_regression(X: Matrix, labels: Labels, folds: Sequence[Int[Tensor, "
 
 def _log_likelihood(model: Any, X: Matrix, labels: Labels) -> float:
     """Return the sum over rows; a class that the model was not shown says nothing of its penalty."""
-    found = torch.from_numpy(model.predict_log_proba(X.numpy()))
+    logits = torch.from_numpy(model.decision_function(X.numpy()))
+    if logits.ndim == 1:  # of two classes the second's, above the first's
+        logits = torch.stack([torch.zeros_like(logits), logits], 1)
+    found = logits.log_softmax(1)  # scikit-learn's own takes the logarithm of what may be zero
     classes = torch.from_numpy(model.classes_)
     column = torch.searchsorted(classes, labels).clamp(max=len(classes) - 1)
     return float(found.gather(1, column[:, None])[:, 0][classes[column] == labels].sum())

@@ -5,7 +5,8 @@
 
 Needs the inputs of studies/nli-minilm, AUTOLR_ASSETS with data/probing and data/blimp; for the decoder FOLDER is that
 of decoder.py, whose text and winners it takes. Compressed models: uniform by five methods, the knapsack's allocation of
-the default methods (the search's start), and where there is one the winner of a search; none is refitted. Probes are
+the default methods (the search's start), and the winner of a search by them, which is run where FOLDER does not hold
+one yet (40 trials, 400 search and 400 selection pairs, as in studies/search); none is refitted. Probes are
 ridge regressions on 400 sentences, scored on 300; minimal pairs are 30 of each paradigm, asked by likelihood or, of an
 encoder without a language head, by a probe on the last layer. Set MODEL to another checkpoint or hub id to run the same
 of that.
@@ -33,10 +34,12 @@ from autolr.score import mean_score
 from autolr.score.features import features
 from autolr.score.minimal_pairs import preferred
 from autolr.score.probing import probe_sentences
+from autolr.search.folder import StudyFolder
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.objective import describe_score
 from autolr.search.preparation import build_bank
 from autolr.search.probe_checkpoint import probed
+from autolr.search.run import run_search
 from autolr.search.scales import make_menus
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces.grouped import uniform_candidate
@@ -73,7 +76,11 @@ class Subject:
 
     def plain(self, folder: Path) -> dict:
         """Return model and data."""
-        return spec().model_dump(mode="json")
+        plain = spec().model_dump(mode="json")
+        plain["data"] |= {"search_examples": 400, "selection_examples": 400}
+        plain["search"] |= {"proposals": 1}
+        plain["trials"] = 40
+        return plain
 
 
 class Decoder(Subject):
@@ -116,11 +123,17 @@ def candidates(subject: Subject, folder: Path) -> Iterator[tuple[str, str, Candi
         bank = build_bank(inputs, folder / "bank", Silent())
         menus = make_menus(inputs, bank, Silent())
         yield "knapsack", budget, allocate(menus, inputs.relative_limits).candidate
-        result = folder / subject.searched.format(budget) / "result.json"
-        if result.is_file():
-            plain = json.loads(result.read_text())
-            winner = next(one for one in plain["members"] if one["trial"] == plain["winner"])
-            yield "searched", budget, Candidate.from_json(winner["candidate"])
+        yield "searched", budget, winner(subject, budget, folder)
+
+
+def winner(subject: Subject, budget: str, folder: Path) -> Candidate:
+    """Return what a search within this budget found, run now where its folder has no result."""
+    study = StudyFolder(folder / subject.searched.format(budget))
+    if not (study.path / "result.json").is_file():
+        run_search(subject.spec(budget, DEFAULT, folder), study, Silent())
+    result = json.loads((study.path / "result.json").read_text())
+    found = next(one for one in result["members"] if one["trial"] == result["winner"])
+    return Candidate.from_json(found["candidate"])
 
 
 def in_lines(rows: list[dict]) -> str:

@@ -1,7 +1,8 @@
-"""The tables of README.md from the results of knowledge.py: ``python studies/probing-pitfalls/table.py``."""
+"""The tables of README.md from the results of the other scripts: ``python studies/probing-pitfalls/table.py``."""
 
 import json
 from pathlib import Path
+from statistics import mean
 
 from plot import by_layer, score
 
@@ -21,6 +22,38 @@ def pairs(row: dict) -> float:
     """Return the share of all minimal pairs that were preferred rightly, in per cent."""
     fields = row["pairs"].values()
     return 100 * sum(field["value"] * field["n"] for field in fields) / sum(field["n"] for field in fields)
+
+
+def decoders(rows: list[dict]) -> None:
+    """Print the mean perplexity over the seeds of each method, uniform and searched, and what the seeds span."""
+    methods = [row["entry"].split()[1] for row in rows if row["entry"].startswith("uniform")]
+    methods = list(dict.fromkeys(methods))
+    print("\n| | " + " | ".join(methods) + " | kfac, refitted |\n|---|" + "---|" * (len(methods) + 1))
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        for how in ("uniform", "searched"):
+            cells = []
+            for entry in [f"{how} {method}" for method in methods] + ["searched kfac, refitted"] * (how == "searched"):
+                found = [row for row in rows if (row["entry"], row["budget"]) == (entry, budget)]
+                values = [row["perplexity"] for row in found]
+                cells.append(f"{mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+            print(f"| {how}, {budget} | " + " | ".join(cells) + " |")
+
+
+def dense(found: dict) -> None:
+    """Print what both probes read from the dense encoder."""
+    print("\n| task | ridge, best | last layer | selective | logistic, best | last layer | chance | length | n |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for task, ridge in found["probes"]["ridge"].items():
+        cells = []
+        for one in (ridge, found["probes"]["logistic"][task]):
+            layers = one["layers"]
+            top = best(one)
+            cells += [f"{percent(top['accuracy'])} ({layers.index(top)})", percent(layers[-1]["accuracy"])]
+            cells += [percent(top["selectivity"])] * (one is ridge)
+        cells += [f"{100 * value:.1f}" for value in (ridge["majority"], ridge["length"]["value"])]
+        print(f"| {task} | " + " | ".join(cells) + f" | {ridge['length']['n']} |")
+    cost = found["cost"]
+    print(f"\nA score: {cost['ratio']:.2f} of a pass, {min(cost['ratios']):.2f} to {max(cost['ratios']):.2f}")
 
 
 def models(rows: list[dict], name: str) -> None:
@@ -46,7 +79,10 @@ def front(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    encoder, decoder = (json.loads((HERE / f"knowledge-{name}.json").read_text()) for name in ("encoder", "decoder"))
+    names = ("decoder", "dense", "knowledge-encoder", "knowledge-decoder")
+    perplexities, probes, encoder, decoder = (json.loads((HERE / f"{name}.json").read_text()) for name in names)
+    decoders(perplexities)
+    dense(probes)
     models(encoder, "NLI, %")
     models(decoder, "perplexity")
     front(encoder)
