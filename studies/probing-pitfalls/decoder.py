@@ -9,10 +9,12 @@ A seed draws the blocks that calibrate and search, too.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from statistics import mean
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
+from common import ASSETS
 
 from autolr.progress import Silent
 from autolr.search.comparing import Comparison, compare
@@ -21,8 +23,9 @@ METHODS = ("svd", "fwsvd", "asvd", "drone", "afm", "kfac", "losparse")
 SHARES = {"train": 0.55, "validation": 0.25, "test": 0.2}
 
 
-def stretches(text: str, folder: Path) -> dict[str, str]:
-    """Write the three stretches and return their files."""
+def stretches(folder: Path) -> dict[str, str]:
+    """Write the three stretches of the text and return their files."""
+    text = (ASSETS / "data/lm/tinystories_valid_head.txt").read_text(encoding="utf-8")
     files, start = {}, 0.0
     for name, share in SHARES.items():
         file = folder / f"{name}.txt"
@@ -33,16 +36,14 @@ def stretches(text: str, folder: Path) -> dict[str, str]:
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    assets = Path(os.environ["AUTOLR_ASSETS"])
-    text = (assets / "data/lm/tinystories_valid_head.txt").read_text(encoding="utf-8")
     entries = [{"name": f"uniform {m}", "space": "uniform", "methods": [m], "refit": False} for m in METHODS]
     entries += [{"name": f"searched {m}", "methods": [m], "refit": False} for m in METHODS]
     entries += [{"name": "searched kfac, refitted", "methods": ["kfac"], "refit": True}]
     sizes = {"calibration_examples": 400, "search_examples": 200, "selection_examples": 200}
     plain = {
-        "model": str(assets / "models/stories260k-llama"),
+        "model": str(ASSETS / "models/stories260k-llama"),
         "task": "lm",
-        "data": {**stretches(text, folder), **sizes},
+        "data": {**stretches(folder), **sizes},
         "run": {"seq_len": 256, "threads": 1, "scoring_batch_size": 16},
         "budgets": ["0.8x-nonembedding-params", "0.6x-nonembedding-params"],
         "multiple": 1,

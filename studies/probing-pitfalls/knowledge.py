@@ -2,14 +2,15 @@
 
     python studies/probing-pitfalls/knowledge.py encoder FOLDER     # MiniLM; writes knowledge-encoder.json
     python studies/probing-pitfalls/knowledge.py decoder FOLDER     # the small Llama; writes knowledge-decoder.json
+    MODEL=someone/bert-base-mnli … encoder OTHER        # another checkpoint or hub id; writes into the folder OTHER
+    MODEL=meta-llama/Llama-2-7b-hf DEVICE=cuda DTYPE=bfloat16 … decoder OTHER
 
 Needs the inputs of studies/nli-minilm, AUTOLR_ASSETS with data/probing and data/blimp; for the decoder FOLDER is that
 of decoder.py, whose text and winners it takes. Compressed models: uniform by five methods, the knapsack's allocation of
 the default methods (the search's start), and the winner of a search by them, which is run where FOLDER does not hold
-one yet (40 trials, 400 search and 400 selection pairs, as in studies/search); none is refitted. Probes are
+one yet (under the same conditions: those of studies/search or of decoder.py); none is refitted. Probes are
 ridge regressions on 400 sentences, scored on 300; minimal pairs are 30 of each paradigm, asked by likelihood or, of an
-encoder without a language head, by a probe on the last layer. Set MODEL to another checkpoint or hub id to run the same
-of that.
+encoder without a language head, by a probe on the last layer.
 """
 
 import json
@@ -23,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS, spec
+from decoder import stretches
 
 from autolr.allocate import allocate
 from autolr.compress import compressed
@@ -45,6 +47,7 @@ from autolr.search.scorers import scorer_of
 from autolr.search.spaces.grouped import uniform_candidate
 from autolr.types import Candidate
 
+MODEL = os.environ.get("MODEL")
 METHODS = ("svd", "fwsvd", "asvd", "drone", "kfac")
 DEFAULT = ("kfac", "losparse")
 HERE = Path(__file__).parent
@@ -55,13 +58,13 @@ class Subject:
     """A model with what it is asked.
 
     Attributes:
-        out: file of the results.
+        out: name of the file of the results.
         budgets: to compress to.
         multiple: of ranks.
         searched: where the winner of a budget's search is, within the folder.
     """
 
-    out: Path
+    out: str
     budgets: tuple[str, ...]
     multiple: int
     searched: str
@@ -70,8 +73,9 @@ class Subject:
         """Return the specification of a study at this budget, on one thread, nothing refitted."""
         plain = self.plain(folder) | {"budgets": [budget]}
         plain["search"] = {**plain["search"], "methods": list(methods), "refit": False, "multiple": self.multiple}
-        plain["run"] = {**plain["run"], "threads": 1}
-        plain["model"] = os.environ.get("MODEL", plain["model"])
+        conditions = {name.lower(): os.environ[name] for name in ("DEVICE", "DTYPE") if name in os.environ}
+        plain["run"] = {**plain["run"], **conditions, "threads": 1, "offline": MODEL is None}
+        plain["model"] = MODEL or plain["model"]
         return make_spec(plain, "study")
 
     def plain(self, folder: Path) -> dict:
@@ -92,17 +96,18 @@ class Decoder(Subject):
         return {
             "model": str(ASSETS / "models/stories260k-llama"),
             "task": "lm",
-            "data": {part: str(folder / f"{part}.txt") for part in ("train", "validation", "test")} | sizes,
-            "run": {"seq_len": 256, "scoring_batch_size": 16, "offline": True},
+            "data": {**stretches(folder), **sizes},
+            "run": {"seq_len": 256, "scoring_batch_size": 16},
             "search": {},
+            "trials": 20,
         }
 
 
 ENCODER_BUDGETS = ("0.5x-flops", "0.35x-flops", "0.2x-flops")
 DECODER_BUDGETS = ("0.8x-nonembedding-params", "0.6x-nonembedding-params")
 SUBJECTS = {
-    "encoder": Subject(HERE / "knowledge-encoder.json", ENCODER_BUDGETS, 8, "searched/{}"),
-    "decoder": Decoder(HERE / "knowledge-decoder.json", DECODER_BUDGETS, 1, "studies/searched-kfac/{}/seed-0"),
+    "encoder": Subject("knowledge-encoder.json", ENCODER_BUDGETS, 8, "searched/{}"),
+    "decoder": Decoder("knowledge-decoder.json", DECODER_BUDGETS, 8 if MODEL else 1, "studies/searched-kfac/{}/seed-0"),
 }
 
 
@@ -151,7 +156,8 @@ def main(subject: Subject, folder: Path) -> None:
     tasks = [task.take(400, 300, 0) for task in load_probing_tasks(ASSETS / "data/probing")]
     paradigms = [one.take(30) for one in load_minimal_pairs(ASSETS / "data/blimp")]
     batches = [probe_sentences(tokenizer, [task], 64, longest, model.device) for task in tasks]
-    rows = json.loads(subject.out.read_text()) if subject.out.is_file() else []
+    out = (folder if MODEL else HERE) / subject.out
+    rows = json.loads(out.read_text()) if out.is_file() else []
     for how, budget, candidate in candidates(subject, folder):
         if any((row["how"], row["budget"]) == (how, budget) for row in rows):
             continue
@@ -179,7 +185,7 @@ def main(subject: Subject, folder: Path) -> None:
         last = [task["layers"][-1]["accuracy"]["value"] for task in by_task.values()]
         score = {name: round(one.value, 3) for name, one in scores.items()}
         print(f"{how:14} {budget:26} {score}, probes of the last layer {sum(last) / len(last):.3f}", flush=True)
-        subject.out.write_text(in_lines(rows))
+        out.write_text(in_lines(rows))
 
 
 if __name__ == "__main__":
