@@ -1,11 +1,11 @@
 """How a model calls one of its blocks: taken from a pass, and made again on other hidden states."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache
 
 
@@ -42,8 +42,8 @@ class BlockCall:
             return args[0], cls(tuple(map(_without_cache, args[1:])), rest)
         return kwargs["hidden_states"], cls((), {**rest, "hidden_states": None})
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """Return what the block makes of hidden states."""
+    def run(self, block: Callable[..., Any], hidden: Tensor) -> Tensor:
+        """Return what the block, or its forward alone, makes of hidden states."""
         if "hidden_states" in self.kwargs:
             output = block(*self.args, **{**self.kwargs, "hidden_states": hidden})
         else:

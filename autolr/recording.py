@@ -162,10 +162,17 @@ def check_inputs(calls: Sequence[Call], mask: Tensor) -> None:
 
 
 def stray_calls(calls: Sequence[Call], mask: Tensor) -> list[Call]:
-    """Return the calls whose input is not made of the tokens, or not one vector for each of them or each sequence."""
+    """Return the calls whose input is not made of the tokens, or not one vector for each of them or each sequence.
+
+    Nor is it matched where positions come before sequences, as in XLNet; a square batch does not show that.
+    """
+    return [call for call in calls if not call.y.requires_grad or not _matches(call.y.shape[:-1], mask)]
+
+
+def _matches(leading: torch.Size, mask: Tensor) -> bool:
     batch, length = mask.shape
-    sizes = (batch * length, batch)
-    return [c for c in calls if c.y.numel() // c.y.shape[-1] not in sizes or not c.y.requires_grad]
+    swapped = batch != length and leading[:2] == (length, batch)
+    return leading.numel() in (batch * length, batch) and not swapped
 
 
 def by_token(tensor: Tensor, mask: Tensor) -> Float[Tensor, "batch positions features"]:

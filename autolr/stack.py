@@ -69,6 +69,7 @@ class Stack:
         refusing = stack._passing(stack._refuse_dependent)
         with torch.enable_grad(), recorded(model, []), graph_from_embeddings(model), refusing:
             model(**first)
+        stack._refuse_more(first)
         return stack
 
     def enter(self, batch: Batch) -> Tensor:
@@ -130,6 +131,17 @@ class Stack:
                 block.forward = stub(index)
             yield
 
+    @torch.no_grad()
+    def _refuse_more(self, batch: Batch) -> None:
+        """Refuse blocks of whose outputs the model uses more than the hidden states (attention weights it does not)."""
+        own = [block.forward for block in self.blocks]
+        wanted = self.model(**batch)[0]
+        with self._passing(lambda index, x, call: call.run(own[index], x)):
+            found = self.model(**batch)[0]
+        same = (found - wanted).abs() <= 1e-3 * wanted.abs().max()
+        if bool(wanted.isfinite().all()) and not bool(same.all()):  # infinite ones are another's to refuse
+            raise UsageError(f"the blocks of {self.name} give the model more than their hidden states, {_REMEDY}")
+
     def _refuse_dependent(self, index: int, x: Tensor, call: BlockCall) -> Tensor:
         values = [*call.args, *call.kwargs.values()]
         values += [inner for value in values if isinstance(value, tuple | list) for inner in value]
@@ -175,7 +187,7 @@ def _seen(model: nn.Module, name: str, blocks: Sequence[nn.Module], batch: Batch
         for index, block in enumerate(blocks):
 
             def after(_module: nn.Module, _args: Any, output: Any, index: int = index) -> None:
-                outputs.append((index, _nothing_but_the_first(output)))
+                outputs.append((index, _length(output)))
 
             hooks.callback(block.register_forward_hook(after).remove)
         for module in model.modules():
@@ -190,7 +202,7 @@ def _seen(model: nn.Module, name: str, blocks: Sequence[nn.Module], batch: Batch
     if order != list(range(len(blocks))):
         raise UsageError(f"the {len(blocks)} blocks of {name} are run in the order {order}, {_REMEDY}")
     if any(length is None for _, length in outputs):
-        raise UsageError(f"the blocks of {name} return more than their hidden states, {_REMEDY}")
+        raise UsageError(f"the blocks of {name} do not return their hidden states first, {_REMEDY}")
     # Gemma's table is a class of its own, which scales what it looks up: at two bytes the product would be rounded.
     tables = {module for module in sides[False] if type(module) is nn.Embedding}
     return _Around(
@@ -201,11 +213,11 @@ def _seen(model: nn.Module, name: str, blocks: Sequence[nn.Module], batch: Batch
     )
 
 
-def _nothing_but_the_first(output: Any) -> int | None:
-    """Return how many things a block returned, 0 without a tuple; None if any behind the hidden states is something."""
-    if not isinstance(output, tuple):
-        return 0 if isinstance(output, Tensor) else None
-    return len(output) if all(value is None for value in output[1:]) else None
+def _length(output: Any) -> int | None:
+    """Return how many things a block returned, 0 without a tuple; None if the first are not hidden states."""
+    if isinstance(output, Tensor):
+        return 0
+    return len(output) if isinstance(output, tuple) and isinstance(output[0], Tensor) else None
 
 
 def _restore_forward(block: nn.Module, forward: Any) -> None:

@@ -112,7 +112,7 @@ def test_layers_that_are_not_fed_tokens_stay_dense_with_a_reason(studies, tmp_pa
     ]
     done = CliRunner().invoke(app, ["estimate", *flags])
     left = json.loads(done.stdout)["left_dense"]
-    strays = [name for name, reason in left.items() if "something else than the tokens" in reason]
+    strays = [name for name, reason in left.items() if "not fed the tokens" in reason]
     assert sorted(name.split(".")[-1] for name in strays) == ["key_proj"] * 2 + ["query_proj"] * 2
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import test_rarer_architectures as rarer
 import torch
 from nli_fixture import write_inputs
 from test_calibrate import EXAMPLES, FIELDS, state_of
@@ -272,6 +273,21 @@ def test_hidden_states_at_work_stay_those_of_the_model():
             x = stack.call(batch, index).run(block, x)
         with stack.with_hidden(x) as passing:
             torch.testing.assert_close(passing(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("name", ["bloom", "mpt", "gptj", "rembert", "roformer", "qwen3-moe"])
+def test_blocks_that_also_return_what_the_model_leaves_alone(name: str, tmp_path: Path):
+    """Attention weights, which only a caller may ask for."""
+    model = rarer.build(name)
+    units, data = find_units(model).units, [rarer.batch()]
+    assert_same(measure(model, units, data, tmp_path), whole(model, units, data))
+
+
+def test_blocks_that_give_each_other_more_than_hidden_states_are_refused(tmp_path: Path):
+    """T5's first block computes what relative positions add to the scores of all."""
+    model = build("t5-encoder")
+    with pytest.raises(UsageError, match=r"encoder\.block give the model more than their hidden states, so it cannot"):
+        measure(model, find_units(model).units, batches(EXAMPLES, 3), tmp_path)
 
 
 def test_tensors_are_put_back_also_after_an_error():

@@ -32,6 +32,7 @@ from autolr.units import Units, check_finite, find_units
 
 _PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """Entries of a configuration that say nothing of what the model computes."""
+_STRAY = "not fed the tokens of one sequence after the other (relative positions, or positions before sequences)"
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,8 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     two = task.batches(parts.calibration.take(2, spec.seed), 2, model.device)[0]
     strays = unmatched_units(model, units.units, two)
     if strays:
-        units = units.without(strays, "fed something else than the tokens, such as relative positions")
-        progress.note(
-            f"{len(strays)} layers stay dense: they are fed something else than the tokens, {min(strays)} first"
-        )
+        units = units.without(strays, _STRAY)
+        progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
     if spec.run.stream:
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
