@@ -102,7 +102,8 @@ def weighted_svd(
         weight: W, (out, in).
         right_gram: ``R Rᵀ``, (in, in) or its diagonal (in,); may be singular; None is the identity.
         left_gram: ``Lᵀ L``, (out, out) or its diagonal (out,); None is the identity, and so is zero: without any signal
-            every direction weighs the same. Of a matrix, eigenvalues below 1e-6 of the largest may be raised to it.
+            every direction weighs the same. Eigenvalues (entries of a diagonal) below 1e-6 of the largest may be raised
+            to it.
 
     Returns:
         The decomposition at full rank, float64.
@@ -149,7 +150,7 @@ class _Metric:
         if not gram.any():
             return cls(None)
         if gram.ndim == 1:
-            return cls(gram.sqrt())
+            return cls(gram.clamp(min=_FLOOR * float(gram.max())).sqrt())
         lower = _triangle(gram, _REGULAR_OUTPUT)
         if lower is None:
             lower = torch.linalg.cholesky(psd_power(gram, 1.0, _FLOOR))
@@ -205,15 +206,15 @@ def _left_vectors(whitened: Tensor, right_gram: Tensor | None) -> tuple[Tensor, 
     if right_gram is None:
         u, s, _ = torch.linalg.svd(whitened, full_matrices=False)
         return u, s
+    seen = right_gram.diagonal() if right_gram.ndim == 2 else right_gram
+    if seen.max() <= 0:  # R sees nothing at all: W itself gives the order
+        u, s, _ = torch.linalg.svd(whitened, full_matrices=False)
+        return u, torch.zeros_like(s)
     if right_gram.ndim == 2 and out_features <= in_features:
         values, vectors = torch.linalg.eigh(_symmetric(whitened @ right_gram @ whitened.mT))
         return vectors.flip(1), values.flip(0).clamp(min=0.0).sqrt()
     # Directions that R does not see get a weight at the resolution of float64: they come last, but full rank reproduces
-    # W there, too. Where R sees nothing at all, W itself gives the order.
-    seen = right_gram.diagonal() if right_gram.ndim == 2 else right_gram
-    if seen.max() <= 0:
-        u, s, _ = torch.linalg.svd(whitened, full_matrices=False)
-        return u, torch.zeros_like(s)
+    # W there, too.
     trace = torch.finfo(torch.float64).eps
     if right_gram.ndim == 2:
         target = whitened @ psd_power(right_gram, floor=trace)

@@ -418,3 +418,7 @@ def test_a_trained_model_survives_the_roundtrip(assets, name, tmp_path):
     assert verify_roundtrip(model, tmp_path / "dense", batches) < 1e-3
     reloaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "factors")
     assert reloaded(texts[0])["input_ids"] == tokenizer(texts[0])["input_ids"]
+
+
+def test_nothing_stands_for_a_constant_where_inputs_are_zero():
+    assert torch.equal(nearest_to_one(torch.zeros(3), torch.zeros(3, 3)), torch.zeros(3, dtype=torch.float64))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 from decoder_fixture import tokenizer, write_decoder, write_text
 from tiny import build
 from transformers import AutoModelForCausalLM
@@ -17,8 +18,20 @@ from autolr.cli.main import app
 from autolr.data.text import TextData, load_text
 from autolr.errors import AutolrError, UsageError
 from autolr.score import LanguageScorer
+from autolr.score.causal import check_causal
 from autolr.score.language import MOST_LIKELY, coarse_divergence
 from autolr.tasks.language import text_batches
+
+_SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+CAUSAL = {
+    "gpt2": lambda: build("gpt2-lm"),
+    "llama": lambda: build("llama-lm-tied"),
+    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=60, hidden_size=32, n_layer=2, n_head=4)).eval(),
+    "opt": lambda: hf.OPTForCausalLM(hf.OPTConfig(**_SIZES, ffn_dim=48, word_embed_proj_dim=32)).eval(),
+    "mixtral": lambda: hf.MixtralForCausalLM(
+        hf.MixtralConfig(**_SIZES, intermediate_size=48, num_key_value_heads=2, num_local_experts=4)
+    ).eval(),
+}
 
 
 def blocks(n: int = 5, length: int = 9, vocabulary: int = 60) -> TextData:
@@ -56,6 +69,34 @@ def test_scores_are_those_of_a_loop_over_the_positions(size):
         torch.testing.assert_close(found[name], torch.tensor(values, dtype=torch.float64), atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_dense_model_agrees_with_itself_where_tokens_are_equally_likely(dtype: torch.dtype):
+    """At two bytes ties are common."""
+    model = build("llama-lm-tied")
+    model.get_input_embeddings().weight.data[20:40] = model.get_input_embeddings().weight.data[40:60]
+    model.to(dtype)
+    scorer = LanguageScorer.of(model, text_batches(blocks(), 2))
+    assert scorer.score(model)["agreement"].value == 1.0
+
+
+@pytest.mark.parametrize("name", sorted(set(CAUSAL)))
+def test_causal_models_are_taken_for_such(name: str):
+    check_causal(CAUSAL[name](), name)
+    check_causal(CAUSAL[name]().to(torch.bfloat16), name)
+
+
+def test_a_model_that_reads_the_tokens_it_is_asked_for_is_refused():
+    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    config = hf.BertConfig(**sizes, num_attention_heads=2, max_position_embeddings=24, initializer_range=0.3)
+    with pytest.raises(UsageError, match=r"mine: this BertLMHeadModel reads the tokens behind the one it is asked for"):
+        check_causal(hf.BertLMHeadModel(config).eval(), "mine")
+    config.is_decoder = True
+    check_causal(hf.BertLMHeadModel(config).eval(), "mine")
+    xlnet = hf.XLNetLMHeadModel(hf.XLNetConfig(vocab_size=60, d_model=32, n_layer=2, n_head=4, d_inner=48)).eval()
+    with pytest.raises(UsageError, match="XLNetLMHeadModel reads the tokens behind"):
+        check_causal(xlnet, "mine")
+
+
 def test_the_dense_model_agrees_with_itself():
     scorer = LanguageScorer.of(build("gpt2-lm"), text_batches(blocks(), 2))
     scores = scorer.compare(scorer.dense)
@@ -82,7 +123,7 @@ def test_a_stored_scorer_is_the_same():
     dense, small = build("llama-lm-tied"), build("llama-lm-tied", seed=1)
     scorer = LanguageScorer.of(dense, text_batches(blocks(), 2))
     kept = scorer.kept()
-    again = LanguageScorer(scorer.batches, kept["values"], kept["tokens"], kept["log_probabilities"])
+    again = LanguageScorer(scorer.batches, *(kept[name] for name in ("values", "first", "tokens", "log_probabilities")))
     assert again.score(small) == scorer.score(small)
 
 

@@ -272,3 +272,18 @@ def test_arguments_stay_as_they_were():
     shrink(gram, 0.5)
     assert torch.equal(weight, copies[0])
     assert torch.equal(gram, copies[1])
+
+
+def test_outputs_without_signal_stay_finite():
+    """Entries of a diagonal are raised as eigenvalues are."""
+    weight = torch.tensor([[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]], dtype=torch.float64)
+    found = weighted_svd(weight, None, torch.tensor([1.0, 0.0]))
+    assert found.left.isfinite().all()
+    torch.testing.assert_close(found.left @ found.right, weight)
+
+
+@pytest.mark.parametrize("gram", [torch.zeros(3, 3), torch.zeros(3)])
+def test_the_weight_gives_the_order_where_no_input_was_seen(gram):
+    found = weighted_svd(torch.diag(torch.tensor([1.0, 5.0, 3.0])), gram)
+    kept = found.left[:, :1] @ found.right[:1]
+    torch.testing.assert_close(kept.diagonal(), torch.tensor([0.0, 5.0, 0.0], dtype=torch.float64))

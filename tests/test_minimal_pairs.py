@@ -17,6 +17,7 @@ from autolr.cli.main import app
 from autolr.data.batches import ensure_padding
 from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.errors import AutolrError, UsageError
+from autolr.score.features import features, sentence_batches
 from autolr.score.minimal_pairs import how_asked, likelihoods, preferred, pseudo_likelihoods
 
 GOOD = ("a dog runs", "the cat sleeps in the park", "a man", "the dog eats home")
@@ -70,6 +71,25 @@ def test_a_masked_encoder_needs_a_mask_token():
     made.mask_token = None
     with pytest.raises(UsageError, match="its tokenizer has no mask token"):
         preferred(model, made, PAIRS)
+
+
+def test_a_sentence_that_would_be_cut_is_refused():
+    model, made = masked_model()
+    long = MinimalPairs("long", "", ("a dog " * 20, *GOOD), ("a cat " * 20, *BAD))
+    with pytest.raises(UsageError, match=r"paradigm long: 'a dog .*'… has 41 tokens, the model takes 24; leave"):
+        preferred(model, made, long, 5, 24)
+
+
+def test_a_decoder_is_given_tokens_and_mask_alone():
+    """What some tokenizers call the types of tokens GPT-2 adds as tokens."""
+    model, made = build("gpt2-lm"), tokenizer()
+    ensure_padding(model, made)
+    plain = likelihoods(model, made, GOOD)
+    pooled = features(model, sentence_batches(made, GOOD, 4, 24))
+    made.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert "token_type_ids" in made("a dog")
+    assert torch.equal(likelihoods(model, made, GOOD), plain)
+    assert torch.equal(features(model, sentence_batches(made, GOOD, 4, 24)), pooled)
 
 
 def test_equal_sentences_count_half():
@@ -156,3 +176,38 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, flags: list[str], said:
     done = run(write_decoder(tmp_path / "decoder"), *flags)
     assert (done.exit_code, said in " ".join(done.output.split())) == (2, True)
     assert run(tmp_path / "decoder", "--tasks", tmp_path, "--probe", "rigde").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["tasks", "pairs", "eval"])
+def test_tokens_beyond_the_embeddings_are_refused_by_every_command(tmp_path: Path, command: str):
+    folder = write_decoder(tmp_path / "model")
+    made = tokenizer()
+    made.add_tokens(["zebra"])
+    made.save_pretrained(folder)
+    files = {"tasks": tmp_path / "zebras.tsv", "pairs": tmp_path / "zebras.jsonl", "eval": tmp_path / "zebras.txt"}
+    sentences = [f"{split}\t{'ab'[i % 2]}\tzebra {WORDS[i]}" for split in ("tr", "te") for i in range(8)]
+    files["tasks"].write_text("\n".join(sentences).replace("te\ta\tzebra", "te\ta\ta zebra"))
+    files["pairs"].write_text(json.dumps({"good": "a zebra runs", "bad": "zebra runs a"}))
+    files["eval"].write_text("the zebra runs home " * 40)
+    commands = {
+        "tasks": ["probe", str(folder), "--tasks", str(files["tasks"])],
+        "pairs": ["probe", str(folder), "--minimal-pairs", str(files["pairs"])],
+        "eval": ["eval", str(folder), "--task", "lm", "--data", str(files["eval"]), "--seq-len", "16"],
+    }
+    result = CliRunner().invoke(app, commands[command])
+    assert result.exit_code == 2
+    assert "hold the token 'zebra', whose id 19 is beyond the model's 19 embeddings" in " ".join(result.stderr.split())
+
+
+def test_pairs_that_cannot_be_asked_are_refused_before_any_task_is_probed(tmp_path: Path):
+    """A classifier is asked by a probe, which takes four pairs."""
+    options = write_inputs(tmp_path / "inputs")
+    pairs = tmp_path / "few.jsonl"
+    pairs.write_text(json.dumps({"good": "a man", "bad": "man a"}))
+    tasks = write_tasks(tmp_path / "tasks")
+    result = CliRunner().invoke(
+        app, ["probe", options["--model"], "--tasks", str(tasks), "--minimal-pairs", str(pairs)]
+    )
+    assert result.exit_code == 2
+    assert "probe verb" not in result.stderr
+    assert "has 1 pairs" in " ".join(result.stderr.split())

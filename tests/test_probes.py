@@ -1,5 +1,6 @@
 """Probes: tasks from files, representations of sentences, classifiers on them, control tasks, a study with them."""
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,12 @@ from tiny import build
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
+from autolr import rewrites
 from autolr.cli.main import app
 from autolr.config import DataSpec
 from autolr.data.batches import ensure_padding
 from autolr.data.probe_parts import load_probe_parts
-from autolr.data.probing import ProbingTask, Sentences, dealt, load_probing_tasks
+from autolr.data.probing import ProbingTask, Sentences, dealt, load_probing_tasks, notes_on
 from autolr.errors import AutolrError, UsageError
 from autolr.layers import LowRankLinear
 from autolr.score.features import features, sentence_batches
@@ -77,6 +79,58 @@ def test_separators_of_lines_within_a_sentence_are_kept(tmp_path: Path):
     file = tmp_path / "task.tsv"
     file.write_text("tr\ta\tx\u2028y\x85z\r\ntr\tb\ty\nte\ta\tz", newline="", encoding="utf-8")
     assert load_probing_tasks(file)[0].train.texts == ("x\u2028y\x85z", "y")
+
+
+def test_compressed_files_are_read(tmp_path: Path):
+    plain = write_tasks(tmp_path / "plain")
+    packed = tmp_path / "verb.tsv.gz"
+    packed.write_bytes(gzip.compress((plain / "verb.tsv").read_bytes()))
+    [task] = load_probing_tasks(packed)
+    assert (task.name, task.digest) == ("verb", load_probing_tasks(plain / "verb.tsv")[0].digest)
+
+
+def test_two_files_of_one_task_are_refused(tmp_path: Path):
+    folder = write_tasks(tmp_path / "tasks")
+    (folder / "verb.txt.gz").write_bytes(gzip.compress(b"tr\ta\tx\n"))
+    with pytest.raises(UsageError, match=r"verb\.tsv and verb\.txt\.gz are both task verb; rename one of them"):
+        load_probing_tasks(folder)
+
+
+def test_a_file_of_another_encoding_is_refused_with_the_line(tmp_path: Path):
+    file = tmp_path / "task.tsv"
+    file.write_bytes("tr\ta\tx\ntr\tb\té\n".encode("latin1"))
+    with pytest.raises(UsageError, match=r"task\.tsv, line 2: byte 0xe9 is not UTF-8; .*iconv"):
+        load_probing_tasks(file)
+
+
+def test_a_sentence_that_stands_there_several_times_is_in_one_part(tmp_path: Path):
+    file = tmp_path / "task.tsv"
+    rows = [f"{split}\t{'ab'[i % 2]}\t{split} dog {i}" for split in ("tr", "te") for i in range(12)]
+    file.write_text("\n".join(rows + rows[12:] * 5))
+    parts = load_probe_parts(DataSpec(probes=str(file), probe_test=1000), 0)
+    texts = {part: set(tasks[0].test.texts) for part, tasks in parts.items()}
+    assert sorted(map(len, texts.values())) == [4, 4, 4]
+    assert len(set.union(*texts.values())) == 12
+    assert sum(len(tasks[0].test) for tasks in parts.values()) == 72
+
+
+def test_what_training_and_test_sentences_share_is_noted(tmp_path: Path):
+    file = tmp_path / "task.tsv"
+    file.write_text("tr\ta\tx\ntr\tb\ty\nte\ta\tx\nte\tb\tz\n")
+    tasks = load_probing_tasks(file)
+    assert notes_on(tasks) == ["probing task task: 1 of 2 test sentences are training sentences too"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+def test_a_rewritten_model_has_the_same_representations(pooling: str):
+    """Its last block has no state but at the first position; of the rest it is asked as it was."""
+    model, made = build("bert"), decoder_tokenizer()
+    ensure_padding(model, made)
+    sentences = sentence_batches(made, ["a dog runs", "the cat", "the man sleeps in the park"], 2, 24)
+    wanted = features(model, sentences, pooling)
+    assert rewrites.apply(model, "first-position")
+    assert torch.equal(features(model, sentences, pooling), wanted)
+    assert rewrites.applied(model) == ["first-position"]
 
 
 def test_a_folder_without_tasks_is_refused(tmp_path: Path):

@@ -17,7 +17,7 @@ from autolr.data.batches import ensure_padding
 from autolr.data.nli import NliData
 from autolr.errors import UsageError
 from autolr.score import predict
-from autolr.tasks.prompted import NOTHING, Prompted
+from autolr.tasks.prompted import NOTHING, Prompted, _continuations
 
 TEMPLATES = ["{premise} : {hypothesis} :", "the man eats {hypothesis} a {premise} in :"]
 DATA = NliData(
@@ -75,6 +75,22 @@ def test_the_logits_are_the_words_likelihoods_less_the_prior(model, words, side,
     assert torch.cat([batch["labels"] for batch in batches]).tolist() == [DATA.labels[i] for i in order]
     halves = predict(model, batches, halved=True, readout=task.readout)
     torch.testing.assert_close(found, halves, atol=1e-5, rtol=1e-5)
+
+
+def test_each_model_has_its_own_prior(model):
+    """So that a checkpoint measured alone gets the figure that its study found."""
+    words, other = ["yes", "may be", "no"], build("gpt2-lm")
+    task = task_of(model, words)
+    batches = task.batches(DATA, 3, "cpu")
+    found = predict(other, batches, readout=task.readout)
+    torch.testing.assert_close(found, expected(other, words)[task.order(DATA)].float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, predict(other, batches, readout=task_of(other, words).readout))
+
+
+def test_a_sentence_may_hold_the_name_of_the_other(model):
+    made = tokenizer()
+    found, _ = _continuations(made, "{premise} : {hypothesis} :", ["yes", "no"], "a {hypothesis} runs", "dog")
+    assert list(found) == made("a {hypothesis} runs : dog :")["input_ids"]
 
 
 def test_positions_are_counted_from_the_text_on():

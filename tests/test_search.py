@@ -8,7 +8,7 @@ import pytest
 import torch
 from nli_fixture import write_inputs, write_model, write_pairs
 from optuna.trial import TrialState
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertJapaneseTokenizer
 
 from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
@@ -16,7 +16,7 @@ from autolr.progress import Silent
 from autolr.report.tables import result_lines
 from autolr.search import objective as objective_module
 from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs
+from autolr.search.inputs import open_inputs, tokenizer_digest
 from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
 from autolr.search.run import run_search
 from autolr.search.summary import select_trial
@@ -273,6 +273,24 @@ def test_what_the_dense_model_computes_is_part_of_every_key(tmp_path: Path, name
     assert first.calibration_key != again.calibration_key
     change(Path(options["--model"]) / "config.json", transformers_version="1.0")
     assert open_inputs(spec_of(options), Silent()).dense_key == again.dense_key
+
+
+def test_a_tokenizers_digest_is_of_its_rules_alone(tmp_path: Path):
+    """Not of where it lies, nor of what a call left behind; of the options of one that is written in Python, too."""
+    options = write_inputs(tmp_path / "inputs")
+    first = AutoTokenizer.from_pretrained(options["--model"])
+    copied = AutoTokenizer.from_pretrained(shutil.copytree(options["--model"], tmp_path / "copy"))
+    assert tokenizer_digest(first) == tokenizer_digest(copied)
+    before = tokenizer_digest(first)
+    first(["the cat"], truncation=True, max_length=3, padding=True)
+    assert tokenizer_digest(first) == before
+    (tmp_path / "words.txt").write_text("[UNK]\n[PAD]\n[SEP]\n[CLS]\n[MASK]\nthe\nThe\n")
+    kinds = [
+        BertJapaneseTokenizer(str(tmp_path / "words.txt"), word_tokenizer_type="basic", do_lower_case=lower)
+        for lower in (True, False)
+    ]
+    assert kinds[0].tokenize("The") != kinds[1].tokenize("The")
+    assert tokenizer_digest(kinds[0]) != tokenizer_digest(kinds[1])
 
 
 def test_a_study_without_trials_may_be_begun_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def nearest_to_one(mean: Float[Tensor, " in"], gram: Float[Tensor, "in in"]) -> 
         [0.5, 0.0]
     """
     regular = gram.double().clone()
-    regular.diagonal().add_(_RIDGE * regular.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny))
+    regular.diagonal().add_((_RIDGE * regular.diagonal().mean()).clamp(min=torch.finfo(torch.float64).tiny))
     v: Tensor = torch.linalg.solve(regular, mean.double())
     return v
 

@@ -1,5 +1,6 @@
 """Tokenized batches of sentence pairs: alike lengths together, so that little padding is computed."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -78,6 +79,30 @@ def _padding_tells(model: PreTrainedModel, tokenizer: Any) -> bool:
         )
     gap = (together.logits[0] - alone.logits[0]).abs().max()
     return bool(gap > _ROUNDING * alone.logits.abs().max())
+
+
+def check_tokens(model: PreTrainedModel, tokenizer: Any, named: Iterable[tuple[str, Mapping[str, Tensor]]]) -> None:
+    """Refuse data with tokens that the model has no embedding for; looked for only where the tokenizer has such.
+
+    Args:
+        model: with a table of embeddings.
+        tokenizer: that made the batches.
+        named: names of data and batches of them, with ``input_ids``; not gone through where no token can be missing.
+
+    Raises:
+        UsageError: with the token.
+    """
+    table: Any = model.get_input_embeddings()
+    known = len(table.weight)
+    if len(tokenizer) <= known and max(tokenizer.get_vocab().values()) < known:
+        return
+    for name, batch in named:
+        highest = int(batch["input_ids"].max())
+        if highest >= known:
+            raise UsageError(
+                f"the {name} data hold the token {tokenizer.convert_ids_to_tokens(highest)!r}, whose id {highest} is "
+                f"beyond the model's {known} embeddings; use the model's own tokenizer"
+            )
 
 
 def pair_batches(

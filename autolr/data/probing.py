@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from autolr.data.files import kind_of, read_text
 from autolr.errors import UsageError
 
 SPLITS = {"tr": "train", "va": "validation", "te": "test"}
@@ -100,6 +102,12 @@ class ProbingTask:
         commonest = Counter(self.train.labels).most_common(1)[0][0]
         return self.test.labels.count(commonest) / len(self.test)
 
+    @property
+    def shared(self) -> int:
+        """Number of test sentences that are training sentences too."""
+        known = set(self.train.texts)
+        return sum(text in known for text in self.test.texts)
+
     def take(self, n_train: int | None, n_test: int | None, seed: int) -> "ProbingTask":
         """Return the task with fewer sentences; None: all."""
         train = self.train if n_train is None else self.train.take(n_train, seed)
@@ -113,15 +121,19 @@ def load_probing_tasks(path: Path) -> tuple[ProbingTask, ...]:
     Rows of the split ``va`` are left out: nothing here is chosen on them.
 
     Args:
-        path: a .tsv or .txt file, or a folder with some.
+        path: a .tsv or .txt file, each also with .gz, or a folder with some.
 
     Raises:
-        UsageError: there is no such file, or one is not of SentEval's format; with the line and what was seen.
+        UsageError: there is no such file, two have the same name, or one is not of SentEval's format; with the line and
+            what was seen.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        files = sorted(file for file in path.iterdir() if kind_of(file) in SUFFIXES)
         if not files:
-            raise UsageError(f"{path} holds no probing task; tasks are {' or '.join(SUFFIXES)} files")
+            raise UsageError(f"{path} holds no probing task; tasks are {' or '.join(SUFFIXES)} files, each also .gz")
+        for one, other in pairwise(files):
+            if _name(one) == _name(other):
+                raise UsageError(f"{path}: {one.name} and {other.name} are both task {_name(one)}; rename one of them")
     elif path.is_file():
         files = [path]
     else:
@@ -131,21 +143,17 @@ def load_probing_tasks(path: Path) -> tuple[ProbingTask, ...]:
 
 def _read(file: Path) -> ProbingTask:
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
-    try:
-        # Not splitlines: sentences of the web hold other separators of lines, such as U+2028.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines: sentences of the web hold other separators of lines, such as U+2028.
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
-        cells = line.split("\t")
+        cells = line.removesuffix("\r").split("\t")
         if len(cells) != 3 or cells[0] not in SPLITS or not cells[1].strip() or not cells[2].strip():
             raise UsageError(
                 f"{file}, line {number}: must be a split ({', '.join(SPLITS)}), a label and a sentence, with tabs "
                 f"between them; saw {line[:60]!r}"
             )
-        rows[SPLITS[cells[0]]].append((cells[1], cells[2]))
+        rows[SPLITS[cells[0]]].append((cells[1].strip(), cells[2]))
     classes = tuple(sorted({label for label, _ in rows["train"]}))
     if len(classes) < 2:
         raise UsageError(f"{file}: its training sentences have {len(classes)} labels; a probe needs at least two")
@@ -154,11 +162,24 @@ def _read(file: Path) -> ProbingTask:
     unseen = sorted({label for label, _ in rows["test"]} - set(classes))
     if unseen:
         raise UsageError(f"{file}: no training sentence has the label {unseen[0]!r} of its test sentences")
-    known = {text for _, text in rows["train"]}
-    shared = sum(text in known for _, text in rows["test"])
-    if 2 * shared > len(rows["test"]):
-        raise UsageError(f"{file}: {shared} of {len(rows['test'])} test sentences are training sentences too")
-    return ProbingTask(file.stem, classes, _sentences(rows["train"], classes), _sentences(rows["test"], classes))
+    task = ProbingTask(_name(file), classes, _sentences(rows["train"], classes), _sentences(rows["test"], classes))
+    if 2 * task.shared > len(task.test):
+        raise UsageError(f"{file}: {task.shared} of {len(task.test)} test sentences are training sentences too")
+    return task
+
+
+def notes_on(tasks: Sequence[ProbingTask]) -> list[str]:
+    """Return what a user should know of tasks whose test sentences were seen in training."""
+    return [
+        f"probing task {task.name}: {task.shared} of {len(task.test)} test sentences are training sentences too"
+        for task in tasks
+        if task.shared
+    ]
+
+
+def _name(file: Path) -> str:
+    """Return a file's name without its endings."""
+    return Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
 
 
 def _sentences(rows: Sequence[tuple[str, str]], classes: Sequence[str]) -> Sentences:

@@ -27,7 +27,8 @@ def _tasks(found: Mapping[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         title=f"{found['checkpoint']}: what {found['probe']} probes read, pooling {found['pooling']}",
-        caption="Per cent of the test sentences, ± standard error. layer: the best on them, 0 the embeddings; "
+        caption="Per cent of the test sentences, ± standard error. layer: the best one on halves of the training "
+        "sentences, 0 the embeddings; "
         "selective: above a control task of the same sentences at that layer; chance: the commonest label; "
         "length: a probe that sees the number of words alone",
         title_justify="left",
@@ -39,8 +40,7 @@ def _tasks(found: Mapping[str, Any]) -> Table:
     for name in ("layer", "accuracy", "last layer", "selective", "chance", "length", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, task in found["tasks"].items():
-        accuracies = [layer["accuracy"]["value"] for layer in task["layers"]]
-        layer = accuracies.index(max(accuracies))
+        layer = task["layer"]
         best, last = task["layers"][layer], task["layers"][-1]
         table.add_row(
             name,

@@ -5,7 +5,8 @@ A rewrite gives some modules another class: a mixin before their own, so that pa
 These files depend on torch alone: a copy of them travels with every checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -66,6 +67,18 @@ def undo(model: nn.Module, names: tuple[str, ...] = REWRITES) -> None:
     for module in model.modules():
         if getattr(module, "rewrite", None) in names:
             module.__class__ = type(module).__mro__[2]
+
+
+@contextmanager
+def without(model: nn.Module, name: str) -> Iterator[None]:
+    """Run a block of code in which a model does not have a rewrite."""
+    had = name in applied(model)
+    undo(model, (name,))
+    try:
+        yield
+    finally:
+        if had:
+            apply(model, name)
 
 
 def applied(model: nn.Module) -> list[str]:

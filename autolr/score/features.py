@@ -14,6 +14,9 @@ from torch import Tensor, device, nn
 from torch.nn.functional import pad
 
 from autolr.errors import AutolrError, UsageError
+from autolr.rewrites import without
+from autolr.rewrites.first_position import FirstPositionBlock
+from autolr.score.causal import is_causal_class
 from autolr.score.forward import Batch
 
 Pooling = Literal["mean", "first", "last"]
@@ -90,10 +93,10 @@ def features(
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         body = body.get_encoder()
     parts: list[Tensor] = []
-    with torch.inference_mode():
+    # A block that is computed at the first position alone has no state at the others.
+    with torch.inference_mode(), without(model, FirstPositionBlock.rewrite):
         for batch in sentences.batches:
-            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            states = body(**inputs, output_hidden_states=True).hidden_states
+            states = body(**text_inputs(model, batch), output_hidden_states=True).hidden_states
             chosen = [states[layer] for layer in (range(len(states)) if layers is None else layers)]
             mask = batch["attention_mask"].bool()
             vectors = [pooled(state.float(), mask, pooling) for state in chosen]
@@ -106,6 +109,15 @@ def features(
     found = torch.empty_like(by_row)
     found[:, list(sentences.order)] = by_row
     return found
+
+
+def text_inputs(model: nn.Module, batch: Batch) -> Batch:
+    """Return what a model is given of a tokenized text: of a causal language model tokens and mask alone.
+
+    GPT-2 takes what some tokenizers call ``token_type_ids`` for tokens.
+    """
+    wanted = ("input_ids", "attention_mask") if is_causal_class(model) else set(batch) - {"labels"}
+    return {name: tensor for name, tensor in batch.items() if name in wanted}
 
 
 def pooled(

@@ -29,12 +29,14 @@ class LanguageScorer(Scorer):
     Attributes:
         batches: tokenized blocks, all of one length, with ``attention_mask``.
         dense: the dense model's own values, (blocks, 4).
-        tokens: its most probable next tokens, (blocks, length − 1, k).
+        first: its most probable next token, (blocks, length − 1): of equals the one that ``argmax`` takes.
+        tokens: its most probable next tokens, (blocks, length − 1, k), equals in any order.
         log_probabilities: of these, (blocks, length − 1, k).
     """
 
     batches: Sequence[Batch]
     dense: Answers
+    first: Int[Tensor, "blocks positions"]
     tokens: Int[Tensor, "blocks positions k"]
     log_probabilities: Float[Tensor, "blocks positions k"]
 
@@ -48,20 +50,22 @@ class LanguageScorer(Scorer):
             AutolrError: the model's outputs are not finite.
         """
         tokens: list[Tensor] = []
+        first: list[Tensor] = []
 
         def reduce(logits: Tensor, inputs: Batch, start: int) -> Tensor:
             del start
             log_p = finite(logits[:, :-1].flatten(1)).reshape(logits[:, :-1].shape).float().log_softmax(-1)
             top = log_p.topk(min(MOST_LIKELY, log_p.shape[-1]), dim=-1)
+            best = log_p.argmax(-1)
             tokens.append(top.indices.int().cpu())
-            values = _values(log_p, inputs, top.indices, top.values)
+            first.append(best.int().cpu())
+            values = _values(log_p, inputs, best, top.indices, top.values)
             return torch.cat([values.float(), top.values.flatten(1)], 1)
 
         kept = run_batches(model, batches, reduce, tick)
         found = torch.cat(tokens)
-        return cls(
-            batches, kept[:, : len(COLUMNS)].clone(), found, kept[:, len(COLUMNS) :].reshape(found.shape).clone()
-        )
+        known = kept[:, len(COLUMNS) :].reshape(found.shape).clone()
+        return cls(batches, kept[:, : len(COLUMNS)].clone(), torch.cat(first), found, known)
 
     def majority(self) -> float:
         """Return the share of the commonest next token."""
@@ -70,7 +74,12 @@ class LanguageScorer(Scorer):
 
     def kept(self) -> dict[str, Tensor]:
         """Return the dense model's values and its most probable next tokens."""
-        return {"values": self.dense, "tokens": self.tokens, "log_probabilities": self.log_probabilities}
+        return {
+            "values": self.dense,
+            "first": self.first,
+            "tokens": self.tokens,
+            "log_probabilities": self.log_probabilities,
+        }
 
     def answers(
         self,
@@ -81,6 +90,7 @@ class LanguageScorer(Scorer):
         halved: bool = False,
     ) -> Answers:
         """Return the four values of some of the blocks, (blocks, 4) float32; see :meth:`Scorer.answers`."""
+        first = self.first if rows is None else self.first[rows]
         tokens = self.tokens if rows is None else self.tokens[rows]
         known = self.log_probabilities if rows is None else self.log_probabilities[rows]
 
@@ -88,7 +98,8 @@ class LanguageScorer(Scorer):
             here = slice(start, start + len(logits))
             log_q = logits[:, :-1].float().log_softmax(-1)
             device = log_q.device
-            return _values(log_q, inputs, tokens[here].to(device).long(), known[here].to(device)).float()
+            best, likely = first[here].to(device), tokens[here].to(device).long()
+            return _values(log_q, inputs, best, likely, known[here].to(device)).float()
 
         return run_batches(model, batches, reduce, tick, halved)
 
@@ -101,6 +112,7 @@ class LanguageScorer(Scorer):
 def _values(
     log_q: Float[Tensor, "blocks positions vocabulary"],
     inputs: Batch,
+    first: Int[Tensor, "blocks positions"],
     tokens: Int[Tensor, "blocks positions k"],
     log_p: Float[Tensor, "blocks positions k"],
 ) -> Float[Tensor, "blocks 4"]:
@@ -110,7 +122,7 @@ def _values(
     columns = (
         -log_q.gather(-1, following[..., None])[..., 0].double(),
         (log_q.argmax(-1) == following).double(),
-        (log_q.argmax(-1) == tokens[..., 0]).double(),
+        (log_q.argmax(-1) == first).double(),
         coarse_divergence(log_p, log_q.gather(-1, tokens), tokens.shape[-1] == log_q.shape[-1]),
     )
     return torch.stack([_mean(column, live) for column in columns], 1)

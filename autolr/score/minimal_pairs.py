@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from autolr.data.batches import input_device
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import AutolrError, UsageError
-from autolr.score.features import features, sentence_batches
+from autolr.score.causal import check_causal, is_causal_class
+from autolr.score.features import features, sentence_batches, text_inputs
 from autolr.score.probes import HANDS, logistic_regression
 
 LEAST_PAIRS = 4
@@ -35,10 +36,45 @@ def how_asked(model: nn.Module) -> How:
         >>> how_asked(nn.Linear(2, 2))
         'probe'
     """
-    name = type(model).__name__
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
+    if is_causal_class(model):
         return "likelihood"
-    return "pseudo-likelihood" if name.endswith("ForMaskedLM") else "probe"
+    return "pseudo-likelihood" if type(model).__name__.endswith("ForMaskedLM") else "probe"
+
+
+def check_askable(model: nn.Module, tokenizer: Any, paradigms: Sequence[MinimalPairs], max_length: int) -> None:
+    """Refuse pairs that this model cannot be asked about, before any is.
+
+    Args:
+        model: see the head of this file.
+        tokenizer: the model's.
+        paradigms: the pairs.
+        max_length: tokens that a sentence may have.
+
+    Raises:
+        UsageError: there are too few pairs for a probe, a masked model's tokenizer has no mask token, a sentence is too
+            long, or the model is no causal language model although its class says so.
+    """
+    how = how_asked(model)
+    if how == "likelihood":
+        check_causal(model, "minimal pairs")
+    if how == "pseudo-likelihood" and tokenizer.mask_token_id is None:
+        raise UsageError(
+            "a masked language model is asked about sentences with its tokens masked, and its tokenizer has no mask "
+            "token; set tokenizer.mask_token"
+        )
+    for pairs in paradigms:
+        if how == "probe" and len(pairs) < LEAST_PAIRS:
+            raise UsageError(
+                f"paradigm {pairs.paradigm} has {len(pairs)} pairs; a model without a language model's head is asked "
+                f"by a probe, which needs at least {LEAST_PAIRS}"
+            )
+        texts = [*pairs.good, *pairs.bad]
+        for text, ids in zip(texts, tokenizer(texts)["input_ids"], strict=True):
+            if len(ids) > max_length:
+                raise UsageError(
+                    f"paradigm {pairs.paradigm}: {text[:40]!r}… has {len(ids)} tokens, the model takes {max_length}; "
+                    f"leave the pair out"
+                )
 
 
 def preferred(
@@ -60,10 +96,11 @@ def preferred(
         tick: called between batches; may raise to stop.
 
     Raises:
-        UsageError: there are too few pairs for a probe, or a masked model's tokenizer has no mask token.
+        UsageError: as :func:`check_askable`.
         AutolrError: a likelihood is not finite.
     """
     model.eval()
+    check_askable(model, tokenizer, [pairs], max_length)
     n, texts, how = len(pairs), [*pairs.good, *pairs.bad], how_asked(model)
     if how == "probe":
         return _by_probe(model, tokenizer, pairs, size, max_length, tick)
@@ -92,7 +129,7 @@ def likelihoods(
     with torch.inference_mode():
         for batch in sentences.batches:
             mask = batch["attention_mask"].bool()
-            log_p = model(**batch).logits[:, :-1].float().log_softmax(-1)
+            log_p = model(**text_inputs(model, batch)).logits[:, :-1].float().log_softmax(-1)
             said = log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0].double()
             parts.append((said * (mask[:, 1:] & mask[:, :-1])).sum(1).cpu())
             tick()
@@ -107,22 +144,13 @@ def pseudo_likelihoods(
     max_length: int = 512,
     tick: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Return the pseudo-log-likelihood of each text by a masked language model, nats, float64.
-
-    Raises:
-        UsageError: the tokenizer has no mask token.
-    """
+    """Return the pseudo-log-likelihood of each text by a masked language model, nats, float64."""
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True)
     special = encoded.pop("special_tokens_mask")
     places = [(row, t) for row, flags in enumerate(special) for t, flag in enumerate(flags) if not flag]
     places.sort(key=lambda place: (len(encoded["input_ids"][place[0]]), place))
     scores = torch.zeros(len(texts), dtype=torch.float64)
     device = input_device(model)
-    if tokenizer.mask_token_id is None:
-        raise UsageError(
-            "a masked language model is asked about sentences with its tokens masked, and its tokenizer has no mask "
-            "token; set tokenizer.mask_token"
-        )
     with torch.inference_mode():
         for start in range(0, len(places), size):
             rows, at = zip(*places[start : start + size], strict=True)
@@ -142,11 +170,6 @@ def _by_probe(
     model: nn.Module, tokenizer: Any, pairs: MinimalPairs, size: int, max_length: int, tick: Callable[[], None]
 ) -> Float[Tensor, " pairs"]:
     n = len(pairs)
-    if n < LEAST_PAIRS:
-        raise UsageError(
-            f"paradigm {pairs.paradigm} has {n} pairs; a model without a language model's head is asked by a probe, "
-            f"which needs at least {LEAST_PAIRS}"
-        )
     sentences = sentence_batches(tokenizer, [*pairs.good, *pairs.bad], size, max_length, input_device(model))
     X = features(model, sentences, "mean", [-1], tick)[0].double()
     gap = X[:n] - X[n:]  # what tells the two apart; a probe without offset on differences is one on both sentences

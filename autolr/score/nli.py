@@ -31,6 +31,9 @@ class Readout(Protocol):
     def together(self) -> int:
         """Rows of a batch that make one example."""
 
+    def of_model(self, model: nn.Module, /) -> "Readout":
+        """Return the readout of this model, where it depends on one."""
+
     def __call__(self, logits: Tensor, inputs: Batch, /) -> Logits:
         """Return the logits of the classes from the model's output on a batch."""
 
@@ -40,6 +43,11 @@ class ClassifierReadout:
     """The model is a classifier: its logits are those of the classes."""
 
     together: int = 1
+
+    def of_model(self, model: nn.Module) -> "ClassifierReadout":
+        """Return this readout: it is the same of all models."""
+        del model
+        return self
 
     def __call__(self, logits: Tensor, inputs: Batch) -> Logits:
         """Return the logits as they are, float32."""
@@ -66,17 +74,19 @@ def predict(
         batches: tokenized pairs.
         tick: called after each batch; may raise to stop.
         halved: run each batch in two halves from the first.
-        readout: of the classes.
+        readout: of the classes; that of this model is taken.
 
     Raises:
         torch.OutOfMemoryError: half a batch does not fit either.
     """
 
+    own = readout.of_model(model)
+
     def reduce(logits: Tensor, inputs: Batch, start: int) -> Logits:
         del start
-        return readout(logits, inputs)
+        return own(logits, inputs)
 
-    return run_batches(model, batches, reduce, tick, halved, readout.together)
+    return run_batches(model, batches, reduce, tick, halved, own.together)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class ProbeScorer:
         """
         found = features(model, sentences, pooling, None, tick)
         pieces = list(_by_task(tasks, found))
-        layers = tuple(_best_layer(task, piece) for task, piece in zip(tasks, pieces, strict=True))
+        layers = tuple(best_layer(task, piece) for task, piece in zip(tasks, pieces, strict=True))
         dense = {
             task.name: _correct(task, piece[layer]) for task, piece, layer in zip(tasks, pieces, layers, strict=True)
         }
@@ -131,8 +131,13 @@ def _correct(task: ProbingTask, at_layer: Tensor) -> Bool[Tensor, " asked"]:
     return probe("ridge", at_layer[:n], labels_of(task.train), at_layer[n:], labels_of(task.test))
 
 
-def _best_layer(task: ProbingTask, of_layers: Features) -> int:
-    """Return the layer at which a probe of one half of the training sentences is right on most of the other half."""
+def best_layer(task: ProbingTask, of_layers: Features) -> int:
+    """Return the layer at which a probe of one half of the training sentences is right on most of the other half.
+
+    Args:
+        task: with its training sentences.
+        of_layers: representations, those of the training sentences first.
+    """
     labels = labels_of(task.train)
     one, other = dealt(task.train.labels, 2)
     right = [

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from autolr.config import StudySpec
-from autolr.data.batches import input_device
+from autolr.data.batches import check_tokens, input_device
 from autolr.data.parts import check_source
 from autolr.progress import Progress
 from autolr.search.opening import open_model
@@ -33,6 +33,7 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
     task = task_for(spec, model, tokenizer, spec.model)
     data = task.load(spec, source, split)
     batches = task.batches(data, spec.run.scoring_batch_size, input_device(model))
+    check_tokens(model, tokenizer, ((data.name, batch) for batch in batches))
     progress.start(f"score {len(data)} {task.noun}")
     done = iter(range(1, len(batches) + 1))
 

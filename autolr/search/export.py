@@ -16,9 +16,9 @@ from autolr.refit import Corrections, refitted
 from autolr.report.card import model_card
 from autolr.rewrites import applied
 from autolr.score import Scorer
+from autolr.score.causal import is_causal_class
 from autolr.search.inputs import Inputs
 from autolr.search.scorers import scorer_of
-from autolr.tasks.choose import is_decoder
 from autolr.types import Candidate
 
 Form = Literal["hf", "dense"]
@@ -60,7 +60,7 @@ def export(
     progress.start(f"export trial {member['trial']} to {directory} and load it again")
     candidate = Candidate.from_json(member["candidate"])
     source = inputs.spec.model or "the embedded example"
-    auto = "AutoModelForCausalLM" if is_decoder(inputs.model) else "AutoModelForSequenceClassification"
+    auto = "AutoModelForCausalLM" if is_causal_class(inputs.model) else "AutoModelForSequenceClassification"
     card = model_card(source, member, report, form, auto, inputs.spec.search.objective, len(corrections))
     batches = _checks(inputs.batches("selection"))
     scorer = scorer_of(inputs, bank, "selection", progress) if form == "dense" else None  # before compressing

@@ -2,26 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.bank import tensor_digest
 from autolr.calibrate import unmatched_units
 from autolr.config import StudySpec
 from autolr.cost import CostTable
-from autolr.data.batches import Batch, longest_input
+from autolr.data.batches import Batch, check_tokens, longest_input
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
-from autolr.errors import UsageError
+from autolr.data.probing import notes_on
 from autolr.factorize import get_methods
 from autolr.progress import Progress
+from autolr.score.probing import probe_sentences
 from autolr.search.opening import open_model
 from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.spaces.configs import load_space_config
@@ -32,6 +34,10 @@ from autolr.units import Units, check_finite, find_units
 
 _PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """Entries of a configuration that say nothing of what the model computes."""
+_PLACES = ("_file", "_path", "_dir")
+"""Endings of a tokenizer's options that say where it came from."""
+_TOKENIZED = 256
+"""Examples that are tokenized at once to look at them."""
 _STRAY = "not fed the tokens of one sequence after the other (relative positions, or positions before sequences)"
 
 
@@ -98,7 +104,7 @@ class Inputs:
     @cached_property
     def dense_key(self) -> tuple[Any, ...]:
         """Identifies what the dense model says of any text: the whole model, its tokenizer and how they are run."""
-        parts = [*model_digests(self.model).values(), _tokenizer_digest(self.tokenizer), self.max_length]
+        parts = [*model_digests(self.model).values(), tokenizer_digest(self.tokenizer), self.max_length]
         return (*parts, self.spec.run.dtype)
 
     @cached_property
@@ -115,7 +121,7 @@ class Inputs:
         return {
             **model_digests(self.model),
             "model labels": {str(k): str(v) for k, v in labels.items()},
-            "tokenizer": _tokenizer_digest(self.tokenizer),
+            "tokenizer": tokenizer_digest(self.tokenizer),
             **self.task.fingerprint(),
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
@@ -150,7 +156,10 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     parts = task.load_parts(spec)
     for note in parts.notes:
         progress.note(note)
-    _check_tokens(model, tokenizer, task, parts)
+    longest = longest_input(model, tokenizer)
+    check_tokens(model, tokenizer, _named_batches(task, parts, tokenizer, probes, longest))
+    for note in notes_on(probes.get("report", ())):
+        progress.note(note)
     units = find_units(model, spec.search.include, spec.search.exclude)
     two = task.batches(parts.calibration.take(2, spec.seed), 2, model.device)[0]
     strays = unmatched_units(model, units.units, two)
@@ -163,27 +172,17 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
-    return Inputs(spec, model, tokenizer, task, longest_input(model, tokenizer), parts, units, costs, methods, probes)
+    return Inputs(spec, model, tokenizer, task, longest, parts, units, costs, methods, probes)
 
 
-def _check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, parts: Parts) -> None:
-    """Refuse data with tokens that the model has no embedding for; looked for only where the tokenizer has such.
-
-    Raises:
-        UsageError: with the part and the token.
-    """
-    table: Any = model.get_input_embeddings()
-    known = len(table.weight)
-    if len(tokenizer) <= known and max(tokenizer.get_vocab().values()) < known:
-        return
+def _named_batches(
+    task: Task, parts: Parts, tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int
+) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     for name in ("calibration", "search", "selection", "report"):
-        for batch in task.batches(getattr(parts, name), 256, "cpu"):
-            highest = int(batch["input_ids"].max())
-            if highest >= known:
-                raise UsageError(
-                    f"the {name} data hold the token {tokenizer.convert_ids_to_tokens(highest)!r}, whose id {highest} "
-                    f"is beyond the model's {known} embeddings; use the model's own tokenizer"
-                )
+        yield from ((name, batch) for batch in task.batches(getattr(parts, name), _TOKENIZED, "cpu"))
+    for tasks in probes.values():
+        sentences = probe_sentences(tokenizer, tasks, _TOKENIZED, longest, "cpu")
+        yield from (("probing", batch) for batch in sentences.batches)
 
 
 def model_digests(model: PreTrainedModel) -> dict[str, str]:
@@ -196,8 +195,14 @@ def model_digests(model: PreTrainedModel) -> dict[str, str]:
     }
 
 
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a SHA-256 digest of what decides the tokens of a text; not of what a call leaves behind (truncation)."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    sides = f"{tokenizer.padding_side} {tokenizer.truncation_side} {tokenizer.pad_token_id}"
-    return hashlib.sha256(f"{content} {sides}".encode()).hexdigest()
+    rules = json.loads(backend.to_str()) if backend is not None else sorted(tokenizer.get_vocab().items())
+    passing = {"truncation": None, "padding": None}
+    content = [
+        {**rules, **passing} if isinstance(rules, dict) else rules,
+        {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(_PLACES) and k[0] != "_"},
+        [tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token_id],
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()

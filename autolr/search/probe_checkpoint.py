@@ -1,21 +1,21 @@
 """What a checkpoint knows of its language: probes at every layer, and minimal pairs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from autolr.config import StudySpec
-from autolr.data.batches import input_device, longest_input
-from autolr.data.minimal_pairs import load_minimal_pairs
-from autolr.data.probing import ProbingTask, load_probing_tasks
+from autolr.data.batches import check_tokens, input_device, longest_input
+from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
+from autolr.data.probing import ProbingTask, load_probing_tasks, notes_on
 from autolr.progress import Progress
 from autolr.score import mean_score
-from autolr.score.features import Features, features
-from autolr.score.minimal_pairs import how_asked, preferred
+from autolr.score.features import Features, features, sentence_batches
+from autolr.score.minimal_pairs import check_askable, how_asked, preferred
 from autolr.score.probes import Probe, control_labels, labels_of, lengths, probe
-from autolr.score.probing import probe_sentences
+from autolr.score.probing import best_layer, probe_sentences
 from autolr.search.objective import describe_score
 from autolr.search.opening import open_model
 
@@ -37,7 +37,8 @@ def probe_checkpoint(
 
     Returns:
         ``tasks``: name -> ``layers`` (accuracy and accuracy on the control task of each layer, embeddings first),
-        ``majority``, ``length`` (accuracy of a probe that sees the number of words alone) and the numbers of sentences.
+        ``layer`` (the best one as far as the training sentences tell), ``majority``, ``length`` (accuracy of a probe
+        that sees the number of words alone) and the numbers of sentences.
         ``minimal_pairs``: ``how`` they were asked, ``mean``, ``fields`` and ``paradigms``, each with its accuracy.
 
     Raises:
@@ -50,14 +51,18 @@ def probe_checkpoint(
     progress.start(f"load {spec.model}")
     model, tokenizer = open_model(spec, spread=True)
     max_length, size = longest_input(model, tokenizer), spec.run.scoring_batch_size
+    read = [task.take(spec.data.probe_train, spec.data.probe_test, spec.seed) for task in read]
+    check_askable(model, tokenizer, paradigms, max_length)
+    check_tokens(model, tokenizer, _named_batches(tokenizer, read, paradigms, max_length))
+    for note in notes_on(read):
+        progress.note(note)
     found: Plain = {"checkpoint": spec.model, "probe": kind, "pooling": spec.data.pooling}
     by_task = {}
     for number, task in enumerate(read):
         progress.start(f"probe {task.name}, {number + 1} of {len(read)}")
-        small = task.take(spec.data.probe_train, spec.data.probe_test, spec.seed)
-        sentences = probe_sentences(tokenizer, [small], size, max_length, input_device(model))
+        sentences = probe_sentences(tokenizer, [task], size, max_length, input_device(model))
         by_layer = features(model, sentences, spec.data.pooling, None, _ticker(progress, len(sentences.batches)))
-        by_task[task.name] = probed(small, by_layer, kind, spec.seed)
+        by_task[task.name] = probed(task, by_layer, kind, spec.seed)
     if by_task:
         found["tasks"] = by_task
     if paradigms:
@@ -102,14 +107,19 @@ def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Pla
         "test": len(task.test),
         "majority": task.majority,
         "length": describe_score(mean_score(alone.double())),
+        "layer": best_layer(task, by_layer),
         "layers": layers,
     }
 
 
-def best_layer(task: Mapping[str, Any]) -> int:
-    """Return the layer at which a task's probe is right most often; the first of equal ones."""
-    accuracies = [layer["accuracy"]["value"] for layer in task["layers"]]
-    return accuracies.index(max(accuracies))
+def _named_batches(
+    tokenizer: Any, tasks: Sequence[ProbingTask], paradigms: Sequence[MinimalPairs], max_length: int
+) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+    for task in tasks:
+        yield from ((task.name, b) for b in probe_sentences(tokenizer, [task], 256, max_length, "cpu").batches)
+    for one in paradigms:
+        batches = sentence_batches(tokenizer, [*one.good, *one.bad], 256, max_length).batches
+        yield from ((one.paradigm, b) for b in batches)
 
 
 def _ticker(progress: Progress, batches: int | None) -> Callable[[], None]:

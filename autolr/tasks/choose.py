@@ -5,6 +5,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autolr.config import StudySpec
 from autolr.data.batches import longest_input
 from autolr.errors import UsageError
+from autolr.score.causal import check_causal, is_causal_class
 from autolr.tasks.base import Task
 from autolr.tasks.classification import Classification, check_classifier, check_ends, label_ids
 from autolr.tasks.language import LanguageModelling
@@ -25,18 +26,15 @@ def task_for(spec: StudySpec, model: PreTrainedModel, tokenizer: PreTrainedToken
     """
     longest = longest_input(model, tokenizer)
     if spec.task == "lm":
-        if not is_decoder(model):
+        if not is_causal_class(model):
             raise UsageError(f"task lm needs a causal language model, {source} is a {type(model).__name__}")
+        check_causal(model, source)
         if spec.run.seq_len is not None and not 2 <= spec.run.seq_len <= longest:
             raise UsageError(f"--seq-len {spec.run.seq_len} must lie in [2, {longest}], what {source} takes")
         return LanguageModelling.of(tokenizer, longest, spec)
-    if is_decoder(model):
+    if is_causal_class(model):
+        check_causal(model, source)
         return Prompted.of(model, tokenizer, longest, spec)
     check_classifier(model, source)
     check_ends(model, tokenizer, source)
     return Classification(tokenizer, longest, label_ids(model))
-
-
-def is_decoder(model: PreTrainedModel) -> bool:
-    """Tell whether a model is a causal language model."""
-    return type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))

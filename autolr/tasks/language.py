@@ -78,7 +78,7 @@ class LanguageModelling:
 
     def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> LanguageScorer:
         """Return the scorer with the dense model's next tokens."""
-        return LanguageScorer(batches, kept["values"], kept["tokens"], kept["log_probabilities"])
+        return LanguageScorer(batches, kept["values"], kept["first"], kept["tokens"], kept["log_probabilities"])
 
 
 def text_batches(data: TextData, size: int, where: device | str = "cpu") -> list[Batch]:

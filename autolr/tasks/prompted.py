@@ -3,7 +3,7 @@
 Symbols:
     T: templates; K: labels. A pair fills each template; after it stands one of K words.
     ``score (T, K)``: the log-probability of the word's tokens after the prompt.
-    ``prior (T, K)``: the same after a prompt without content ("N/A"), of the dense model.
+    ``prior (T, K)``: the same after a prompt without content ("N/A"), of the same model, dense or compressed.
     logits (K,): mean over the templates of ``score − prior``.
 
 Without the prior a model's habit of saying "No" would be taken for its judgement.
@@ -11,8 +11,9 @@ Without the prior a model's habit of saying "No" would be taken for its judgemen
 Source: Zhao et al. 2021, Calibrate Before Use, arXiv 2102.09690 (contextual calibration).
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel
 
 from autolr.calibrate import class_cotangents
 from autolr.config import StudySpec
-from autolr.data.batches import Batch, mean_length
+from autolr.data.batches import Batch, input_device, mean_length
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
@@ -49,11 +50,20 @@ class WordReadout:
 
     Attributes:
         words: for each template the K labels' tokens.
-        prior: (T, K).
+        nothing: the prompts without content, one pair's batch on the CPU.
+        prior: (T, K), of the model that is read.
     """
 
     words: tuple[tuple[Tokens, ...], ...]
+    nothing: Batch
     prior: Float[Tensor, "templates labels"]
+
+    def of_model(self, model: nn.Module) -> "WordReadout":
+        """Return the readout with the prior of this model."""
+        inputs = {name: tensor.to(input_device(model)) for name, tensor in self.nothing.items()}
+        with torch.inference_mode():
+            [prior] = self._scores(model(**inputs).logits, inputs["attention_mask"].bool())
+        return replace(self, prior=prior.cpu().clone())
 
     @property
     def single(self) -> bool:
@@ -73,10 +83,13 @@ class WordReadout:
         self, logits: Float[Tensor, "rows positions vocabulary"], mask: Bool[Tensor, "rows positions"]
     ) -> Float[Tensor, "pairs labels"]:
         """Return the labels' logits from the output at every position and the mask of real tokens."""
+        scores = self._scores(logits, mask)
+        return (scores - self.prior.to(scores)).mean(1)
+
+    def _scores(self, logits: Tensor, mask: Tensor) -> Float[Tensor, "pairs templates labels"]:
         last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
         pairs = len(logits) // self.together
-        scores = self._single(logits, last, pairs) if self.single else self._whole(logits, last, pairs)
-        return (scores - self.prior.to(scores)).mean(1)
+        return self._single(logits, last, pairs) if self.single else self._whole(logits, last, pairs)
 
     def _single(self, logits: Tensor, last: Tensor, pairs: int) -> Float[Tensor, "pairs templates labels"]:
         at_end = logits[torch.arange(len(logits), device=logits.device), last].float().log_softmax(-1)
@@ -105,7 +118,7 @@ class Prompted:
         max_length: tokens that a prompt may have.
         templates: with ``{premise}`` and ``{hypothesis}``.
         words: of entailment, neutral and contradiction.
-        readout: of the labels' logits.
+        readout: of the labels' logits of the dense model.
     """
 
     tokenizer: Any
@@ -130,24 +143,12 @@ class Prompted:
                 raise UsageError(f"--template {template!r} must hold {{premise}} and {{hypothesis}}")
         if len(words) != len(LABELS) or len(set(words)) != len(LABELS):
             raise UsageError(f"--words {','.join(words)} must be three different words, for {', '.join(LABELS)}")
-        none = torch.zeros(len(templates), len(words))
         tokens = tuple(_continuations(tokenizer, template, words, NOTHING, NOTHING)[1] for template in templates)
-        bare = cls(tokenizer, max_length, tuple(templates), tuple(words), WordReadout(tokens, none))
-        nothing = NliData("nothing", (NOTHING,), (NOTHING,), (0,))
-        priors = []
-        with torch.inference_mode():
-            for index in range(len(templates)):
-                alone = bare.with_templates([index])
-                [batch] = alone.batches(nothing, 1, model.device)
-                inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-                priors.append(alone.readout(model(**inputs).logits, inputs)[0].cpu())
-        readout = WordReadout(tokens, torch.stack(priors).clone())
-        return cls(tokenizer, max_length, bare.templates, bare.words, readout)
-
-    def with_templates(self, chosen: Sequence[int]) -> "Prompted":
-        """Return the task with some of the templates."""
-        readout = WordReadout(tuple(self.readout.words[i] for i in chosen), self.readout.prior[list(chosen)])
-        return Prompted(self.tokenizer, self.max_length, tuple(self.templates[i] for i in chosen), self.words, readout)
+        readout = WordReadout(tokens, {}, torch.zeros(len(templates), len(words)))
+        bare = cls(tokenizer, max_length, tuple(templates), tuple(words), readout)
+        [nothing] = bare.batches(NliData("nothing", (NOTHING,), (NOTHING,), (0,)), 1, "cpu")
+        del nothing["labels"]
+        return replace(bare, readout=replace(readout, nothing=nothing).of_model(model))
 
     def cotangents(self, logits: Tensor, mask: Tensor, /) -> list[Tensor]:
         """Return vectors whose outer products sum to the Fisher information of the labels."""
@@ -222,7 +223,8 @@ def _continuations(
     tokenizer: Any, template: str, words: Sequence[str], premise: str, hypothesis: str
 ) -> tuple[Tokens, tuple[Tokens, ...]]:
     """Return what the prompts with the words have in common, and what follows there for each word."""
-    prompt = template.replace("{premise}", premise).replace("{hypothesis}", hypothesis)
+    filling = {"premise": premise, "hypothesis": hypothesis}
+    prompt = re.sub(r"\{(premise|hypothesis)\}", lambda place: filling[place[1]], template)
     whole = [_without_end(tokenizer, tokenizer(f"{prompt} {word}")["input_ids"]) for word in words]
     length = next((i for i, ids in enumerate(zip_longest(*whole)) if len(set(ids)) > 1), None)
     if length is None:

@@ -22,7 +22,7 @@ from autolr.data.batches import ensure_padding, longest_input
 from autolr.data.probing import ProbingTask, load_probing_tasks
 from autolr.score.features import features
 from autolr.score.probing import ProbeScorer, probe_sentences
-from autolr.search.probe_checkpoint import best_layer, probed
+from autolr.search.probe_checkpoint import probed
 
 KINDS = ("ridge", "logistic")
 SEED = 0
@@ -75,10 +75,9 @@ def main(checkpoint: str, folder: Path) -> None:
         for kind in KINDS:
             one = probed(task, by_layer, kind, SEED)
             found[kind][task.name] = one
-            best = best_layer(one)
-            layer = one["layers"][best]
+            layer = one["layers"][one["layer"]]
             print(
-                f"{task.name:24} {kind:9} layer {best}: {layer['accuracy']['value']:.3f} ± "
+                f"{task.name:24} {kind:9} layer {one['layer']}: {layer['accuracy']['value']:.3f} ± "
                 f"{layer['accuracy']['stderr']:.3f}, selective {layer['selectivity']['value']:+.3f} ± "
                 f"{layer['selectivity']['stderr']:.3f}, chance {one['majority']:.3f}, "
                 f"length {one['length']['value']:.3f}, n {one['test']}",
