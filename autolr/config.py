@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import log
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -112,15 +113,17 @@ class Budget:
 
 
 FLOORED = ("accuracy", "agreement", "probe")
+CEILED = ("loss", "perplexity")
+"""Scores of a language model of which less is better."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """A least acceptable score: ``accuracy>=0.98*dense`` or ``accuracy>=0.8``.
+    """A score that is barely acceptable: ``accuracy>=0.98*dense``, ``accuracy>=0.8``, ``perplexity<=1.1*dense``.
 
     Attributes:
         text: as the user wrote it.
-        metric: accuracy, agreement or probe.
+        metric: accuracy, agreement or probe; loss or perplexity, of which it is the most that is acceptable.
         value: the threshold, or the share of the dense model's score.
         relative: which of the two ``value`` is.
 
@@ -139,30 +142,46 @@ class Floor:
         """Read a floor.
 
         Raises:
-            UsageError: it is malformed, names an unknown metric or lies outside (0, 1].
+            UsageError: it is malformed, names an unknown metric or lies outside (0, 1] (that of a loss or a perplexity:
+                not above 0).
         """
-        match = re.fullmatch(r"\s*([a-z]+)\s*>=\s*(\d*\.?\d+)\s*(\*\s*dense)?\s*", text)
+        match = re.fullmatch(r"\s*([a-z]+)\s*([<>]=)\s*(\d*\.?\d+)\s*(\*\s*dense)?\s*", text)
         if match is None:
-            raise UsageError(f"malformed floor {text!r}: must look like 'accuracy>=0.98*dense' or 'accuracy>=0.8'")
-        metric, value = match[1], float(match[2])
-        if metric not in FLOORED:
-            raise UsageError(f"unknown metric {metric!r} in floor {text!r}; {nearest(metric, FLOORED)}")
-        if not 0 < value <= 1:
-            raise UsageError(f"floor {text!r} is {value:g}; it must lie in (0, 1]")
-        return cls(text.strip(), metric, value, match[3] is not None)
+            raise UsageError(
+                f"malformed floor {text!r}: must look like 'accuracy>=0.98*dense' or 'accuracy>=0.8' "
+                f"({', '.join(FLOORED)}), or 'perplexity<=1.1*dense' ({', '.join(CEILED)})"
+            )
+        metric, value, ceiled = match[1], float(match[3]), match[1] in CEILED
+        if metric not in (*FLOORED, *CEILED):
+            raise UsageError(f"unknown metric {metric!r} in floor {text!r}; {nearest(metric, (*FLOORED, *CEILED))}")
+        if (match[2] == "<=") != ceiled:
+            raise UsageError(
+                f"floor {text!r}: of {metric} {'less' if ceiled else 'more'} is better; turn the sign round"
+            )
+        if value <= 0 or (value > 1 and not ceiled):
+            raise UsageError(f"floor {text!r} is {value:g}; it must {'be above 0' if ceiled else 'lie in (0, 1]'}")
+        return cls(text.strip(), metric, value, match[4] is not None)
+
+    @property
+    def score(self) -> str:
+        """Name of the score that is looked at: a perplexity is the exponential of a loss."""
+        return "loss" if self.metric == "perplexity" else self.metric
 
     def threshold(self, dense_value: float) -> float:
-        """Return the least acceptable score, given the dense model's."""
+        """Return the score that is barely acceptable, given the dense model's; of a perplexity its logarithm."""
+        if self.metric == "perplexity":
+            return log(self.value) + (dense_value if self.relative else 0.0)
         return self.value * dense_value if self.relative else self.value
 
     def shortfall(self, value: float, dense_value: float) -> float:
-        """Return how far a score is below the floor; ≤ 0 where it is met, also exactly (a share of a share is rounded).
+        """Return by how much a score misses it; ≤ 0 where it is met, also exactly (a share of a share is rounded).
 
         Example:
             >>> Floor.parse("accuracy>=0.9*dense").shortfall(9 / 50, 10 / 50) <= 0
             True
         """
-        return self.threshold(dense_value) - value - 1e-9
+        gap = self.threshold(dense_value) - value
+        return (-gap if self.metric in CEILED else gap) - 1e-9
 
 
 def _checked_budget(text: str) -> str:
@@ -282,6 +301,9 @@ class StudySpec(Strict):
     def _objectives_measurable(self) -> "StudySpec":
         if self.search.objective == "loss" and self.task != "lm":
             raise ValueError(f"objective loss is of task lm; the task is {self.task}")
+        for floor in self.parsed_floors:
+            if floor.metric in CEILED and self.task != "lm":
+                raise ValueError(f"floor {floor.text} is of task lm; the task is {self.task}")
         floored = any(floor.metric == "probe" for floor in self.parsed_floors)
         if self.data.probes is None and (floored or self.search.probe_axis):
             what = "a floor of probe" if floored else "objective probes"

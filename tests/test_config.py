@@ -143,12 +143,36 @@ def test_every_form_of_a_floor(text, metric, value, relative):
 
 
 @pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("perplexity<=1.1*dense", 1.0953),
+        ("perplexity<=2.99", 1.0952),
+        ("loss<=1.1*dense", 1.0999),
+        ("loss<=1.5", 1.4999),
+    ],
+)
+def test_of_a_loss_the_floor_is_a_ceiling(text: str, kept: float):
+    """The dense model's loss is one nat."""
+    floor = Floor.parse(text)
+    assert floor.score == "loss"
+    assert floor.shortfall(kept, 1.0) <= 0 < floor.shortfall(kept + 2e-4, 1.0)
+    assert floor.shortfall(kept + 1, 1.0) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_ceiling_of_the_loss_is_of_language_models():
+    with pytest.raises(UsageError, match=r"floor perplexity<=20 is of task lm; the task is nli"):
+        make_spec({"budgets": ["0.5x-flops"], "floors": ["perplexity<=20"]}, "options")
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("", "malformed floor"),
         ("accuracy", "malformed floor"),
         ("accuracy>0.8", "malformed floor"),
-        ("accuracy<=0.8", "malformed floor"),
+        ("accuracy<=0.8", "of accuracy more is better; turn the sign round"),
+        ("perplexity>=20", "of perplexity less is better; turn the sign round"),
+        ("loss<=0", r"is 0; it must be above 0"),
         ("accuracy>=98%", "malformed floor"),
         ("accuracy>=-0.5", "malformed floor"),
         ("accuracy>=0.9*dense*dense", "malformed floor"),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from autolr.errors import AutolrError, UsageError
 from autolr.score import LanguageScorer
 from autolr.score.causal import check_causal
 from autolr.score.language import MOST_LIKELY, coarse_divergence
+from autolr.search.folder import StudyFolder
+from autolr.search.summary import with_multipliers
 from autolr.tasks.language import text_batches
 
 _SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -222,7 +225,18 @@ def test_a_study_of_a_decoder_from_end_to_end(options: list[str], tmp_path: Path
     flags = ["--budget", "0.7x-nonembedding-params", "--trials", "6", "--multiple", "1", "--objective", "loss"]
     done = CliRunner().invoke(app, ["search", *options, *flags, "--study", study, "--json"])
     assert done.exit_code == 0, done.output
-    report = json.loads(done.stdout)["report"]
+    result = json.loads(done.stdout)
+    report = result["report"]
+    trials = {t.number: t for t in StudyFolder(tmp_path / "study").load_study().trials if t.values}
+    chosen = json.loads(CliRunner().invoke(app, ["select", study, "--budget", "0.7x-params", "--json"]).stdout)
+    least = min(
+        t.user_attrs["scores"]["loss"]["value"]
+        for t in trials.values()
+        if t.constraints["0.7x-nonembedding-params"] <= 0
+    )
+    assert chosen["scores"]["loss"]["value"] == least
+    if trials[result["winner"]].params:
+        assert with_multipliers(StudyFolder(tmp_path / "study"), None)["trial"] == result["winner"]
     loss = report["compressed"]["loss"]
     assert report["perplexity"]["compressed"] == pytest.approx(math.exp(loss["value"]))
     checkpoint = next((tmp_path / "study" / "front").iterdir())
@@ -241,6 +255,19 @@ def test_a_study_of_a_decoder_from_end_to_end(options: list[str], tmp_path: Path
     shown = CliRunner().invoke(app, ["eval", str(checkpoint), "--task", "lm", "--data", text, "--seq-len", "16"])
     assert shown.stdout.startswith("perplexity ")
     assert "next-token accuracy" in shown.stdout
+
+
+def test_a_search_under_a_ceiling_of_perplexity(options: list[str], tmp_path: Path):
+    flags = ["--budget", "0.7x-nonembedding-params", "--trials", "4", "--multiple", "1"]
+    kept = ["--floor", "perplexity<=100*dense", "--study", str(tmp_path / "kept")]
+    done = CliRunner().invoke(app, ["search", *options, *flags, *kept])
+    assert done.exit_code == 0, done.output
+    assert "perplexity" in done.stdout
+    missed = ["--floor", "perplexity<=0.5*dense", "--study", str(tmp_path / "missed")]
+    done = CliRunner().invoke(app, ["search", *options, *flags, *missed])
+    assert done.exit_code == 3, done.output
+    said = " ".join(done.stderr.split())
+    assert re.search(r"not reached: perplexity<=0\.5\*dense is missed by [\d.]+ nats on the search part", said)
 
 
 def test_a_classifier_cannot_model_language(options: list[str], tmp_path: Path):

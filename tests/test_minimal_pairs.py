@@ -137,7 +137,9 @@ def test_pairs_are_read_in_both_forms(tmp_path: Path):
     found = load_minimal_pairs(write_pairs(tmp_path / "pairs"))
     assert found == (PAIRS, MinimalPairs("x", "", ("a dog",), ("dog a",)))
     (tmp_path / "bad.jsonl").write_text('{"good": "a"}')
-    with pytest.raises(UsageError, match="line 1: must have the sentences good and bad, as texts; saw good"):
+    with pytest.raises(
+        UsageError, match="line 1: must have the columns good and bad, each with a sentence; it has good"
+    ):
         load_minimal_pairs(tmp_path / "bad.jsonl")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no file of minimal pairs"):

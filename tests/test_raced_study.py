@@ -207,7 +207,9 @@ def test_the_result_says_what_choosing_on_the_search_part_flattered(spec, raced:
     expected = report["divergence"]["value"] - winner["scores"]["divergence"]["value"]
     assert optimism["divergence"]["value"] == pytest.approx(expected, abs=1e-6)
     assert optimism["divergence"]["stderr"] > winner["scores"]["divergence"]["stderr"]
-    assert any("report part less search part" in line for line in result_lines(result, spec, raced.path))
+    assert any(
+        "more on the report part than on the search part" in line for line in result_lines(result, spec, raced.path)
+    )
 
 
 def test_more_proposals_at_once_where_trials_are_shorter() -> None:

@@ -26,6 +26,7 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.checkpoint.directory import check_vacant
+    from autolr.config import Budget
     from autolr.search.export import check_not_dense
     from autolr.search.export import export as write
     from autolr.search.finalists import corrections_of, kept_corrections
@@ -73,9 +74,13 @@ def export(
             }
         )
     else:
+        ratios = {Budget.parse(text).quantity: None for text in budget or folder.spec().budgets}
+        shown = ", ".join(f"{chosen['costs']['ratio'][quantity]:.3f}x {quantity}" for quantity in ratios)
+        name = f"trial {chosen['trial']}"
         out.print(
-            f"{'the solution' if solve else 'trial ' + str(chosen['trial'])} ({chosen['costs']['ratio']['flops']:.3f}x "
-            f"flops) is at {to}; logits of the reloaded checkpoint differ by {difference:g}",
+            f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
+            f"reloaded checkpoint differ by {difference:g}"
+            + (f"; how good it is was not measured: autolr eval {to}" if solve else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -40,9 +40,21 @@ Budgets = Annotated[
     list[str],
     typer.Option("--budget", help="0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable."),
 ]
-Floors = Annotated[list[str] | None, typer.Option("--floor", help="'accuracy>=0.98*dense'; repeatable.")]
+Floors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--floor",
+        help="'accuracy>=0.98*dense', also of agreement and probe; of task lm 'perplexity<=1.1*dense', also of loss; "
+        "repeatable.",
+    ),
+]
 Trials = Annotated[int, typer.Option(min=1, help="Trials to complete, the dense model and the seeds included.")]
-TimeLimit = Annotated[str | None, typer.Option(help="End the search after 90s, 30m, 2h; it can be resumed.")]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        help="Begin no trial after 90s, 30m, 2h; timing layers and choosing the winner come on top. It can be resumed."
+    ),
+]
 Study = Annotated[Path | None, typer.Option(help="The study's folder; none: studies/<model>-<budget>.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Space = Annotated[

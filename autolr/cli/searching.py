@@ -171,7 +171,7 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
         for line in next_commands(result, path):
             out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if not result["reached"]:
-        missed = "; ".join(missed_limits(result)) or "see the table"
+        missed = "; ".join(missed_limits(result, spec)) or "see the table"
         err.print(f"[bold red]not reached:[/] {missed}; the nearest candidate was exported", highlight=False)
         raise typer.Exit(3)
 

@@ -58,7 +58,8 @@ def load_minimal_pairs(path: Path) -> tuple[MinimalPairs, ...]:
             sentences = [_cell(row, name) for name in ("good", "bad")]
             if not all(isinstance(text, str) and text for text in sentences):
                 raise UsageError(
-                    f"{table.at(place)}: must have the sentences good and bad, as texts; saw {', '.join(map(str, row))}"
+                    f"{table.at(place)}: must have the columns good and bad, each with a sentence; it has "
+                    f"{', '.join(map(str, row))}"
                 )
             paradigm = str(_cell(row, "uid") or file.name.split(".")[0])
             pair = (str(sentences[0]), str(sentences[1]))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from autolr.data.files import FORMATS, Table, read_table
+from autolr.data.files import Table, read_table
 from autolr.data.hub import local_path, read_hub
 from autolr.data.labels import LabelMap
 from autolr.errors import UsageError, similar
@@ -142,7 +142,7 @@ def _collect(table: Table, columns: Columns, labels: LabelMap) -> NliData:
         hypotheses.append(_text(row, columns.hypothesis, "--hypothesis-column", where))
         ids.append(label)
     if not n_rows:
-        raise UsageError(f"{table.name}: holds no rows; it must be a non-empty {FORMATS} file or data set")
+        raise UsageError(f"{table.name}: is empty: it holds no rows")
     if not ids:
         raise UsageError(
             f"{table.name}: none of its {n_rows} rows has a gold label (all are '-' or -1); use another split"

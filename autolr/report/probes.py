@@ -17,7 +17,8 @@ def probe_tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
         pairs = found["minimal_pairs"]
         yield (
             f"minimal pairs, by {pairs['how']}: {percent(pairs['mean'])} % of {pairs['mean']['n']} "
-            f"(chance 50; standard error over pairs)"
+            f"(chance 50; standard error over pairs"
+            f"{'; the other half of each paradigm trains the probe' if pairs['how'] == 'probe' else ''})"
         )
         for name, score in pairs["fields"].items():
             yield f"  {name}: {percent(score)} % of {score['n']}"

@@ -1,13 +1,14 @@
 """What the command line prints: tables and lines from the plain forms that are also stored as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import exp
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autolr.config import StudySpec
+from autolr.config import CEILED, StudySpec
 from autolr.report.chance import at_chance
 
 Plain = Mapping[str, Any]
@@ -21,6 +22,7 @@ NUMBER_WIDTH = {
     "nats": 16,
     "agree %": 10,
     "accuracy %": 10,
+    "perplexity": 10,
     "probe %": 10,
 }
 """Least widths: on a narrow terminal the origin is cut off, never a number."""
@@ -98,7 +100,9 @@ def _member_table(title: str, caption: str, members: Sequence[Plain]) -> Table:
     table.add_column("trial", justify="right", no_wrap=True, min_width=NUMBER_WIDTH["trial"])
     table.add_column("origin", overflow="ellipsis", no_wrap=True)
     probed = any("probe" in one["scores"] for one in members)
-    names = ("latency",) * timed + ("FLOPs", "params", "nats", "agree %", "accuracy %") + ("probe %",) * probed
+    language = any("loss" in one["scores"] for one in members)
+    names = ("latency",) * timed + ("FLOPs", "params", "nats", "agree %", "accuracy %")
+    names += ("perplexity",) * language + ("probe %",) * probed
     for name in names:
         table.add_column(name, justify="right", no_wrap=True, min_width=NUMBER_WIDTH[name])
     return table
@@ -115,6 +119,7 @@ def _add_member(table: Table, one: Plain, scores: Plain, winner: bool) -> None:
         nats(scores["divergence"]),
         percent(scores["agreement"]),
         percent(scores["accuracy"]),
+        *([f"{exp(scores['loss']['value']):.4g}"] if "loss" in scores else []),
         *([percent(scores["probe"])] if "probe" in scores else []),
     )
 
@@ -125,9 +130,12 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
     dense, small = report["dense"]["accuracy"], report["compressed"]["accuracy"]
     winner = next(m for m in result["members"] if m["trial"] == result["winner"])
     conditions = winner["costs"]["conditions"]
-    ratios = ", ".join(f"{winner['costs']['ratio'][b.quantity]:.3f}x {b.quantity}" for b in spec.parsed_budgets)
+    ratio = dict(winner["costs"]["ratio"])
+    if "latency" in report:
+        ratio["latency"] = report["latency"]["ratio"]
+    ratios = ", ".join(f"{ratio[b.quantity]:.3f}x {b.quantity}" for b in spec.parsed_budgets)
     yield (
-        f"Winner: trial {result['winner']} at {ratios} of the dense model (FLOPs for a batch of "
+        f"Winner: trial {result['winner']} at {ratios} of the dense model (a batch of "
         f"{conditions['batch_size']} x {conditions['seq_len']} tokens, {conditions['dtype']})."
     )
     if "latency" in report:
@@ -175,8 +183,8 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         value, stderr = (100 * gap[name] if points else gap[name] for name in ("value", "stderr"))
         verdict = "no sign that the search part flattered it" if value <= 2 * stderr else "the search part flattered it"
         yield (
-            f"Loss of {objective} against dense, report part less search part: {value:+.2g} ± {stderr:.2g} "
-            f"{'points' if points else 'nats'}; {verdict}."
+            f"As exported, what it loses in {objective} against the dense model is {value:+.2g} ± {stderr:.2g} "
+            f"{'points' if points else 'nats'} more on the report part than on the search part; {verdict}."
         )
     if result["checkpoint"] is not None:
         yield f"Checkpoint: {path / result['checkpoint']} (reloaded, logits bit-equal)."
@@ -210,13 +218,18 @@ def noun(spec: StudySpec) -> str:
     return "pairs" if spec.task == "nli" else "blocks"
 
 
-def missed_limits(result: Plain) -> Iterator[str]:
+def missed_limits(result: Plain, spec: StudySpec) -> Iterator[str]:
     """Return each budget and floor that the winner misses, by how much."""
     winner = next(m for m in result["members"] if m["trial"] == result["winner"])
+    floors = {floor.text: floor for floor in spec.parsed_floors}
     for name, excess in winner["constraints"].items():
-        if excess > 0:
+        if excess > 0 and name not in floors:
             yield f"{name} is missed by {100 * excess:.1f} %"
-    if not winner["keeps_floors"] and not any(">=" in name and x > 0 for name, x in winner["constraints"].items()):
+        elif excess > 0 and not winner["keeps_floors"]:
+            by = f"{excess:.3g} nats" if floors[name].metric in CEILED else f"{100 * excess:.1f} points"
+            refitted = ", before it was refitted" if "before_refit" in winner else ""
+            yield f"{name} is missed by {by} on the search part{refitted}"
+    if not winner["keeps_floors"] and not any(winner["constraints"].get(name, 0.0) > 0 for name in floors):
         yield "a floor is missed on the selection part"
     clock = result["report"].get("latency")
     if clock is not None and not clock["within"]:
@@ -251,8 +264,11 @@ def status_lines(found: Plain) -> Iterator[str]:
         f"{counts['running']} running or interrupted, "
         f"{found['trial_seconds']:.0f} s of work"
     )
-    winner = "none yet" if found["winner"] is None else found["winner"]
-    yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {winner}"
+    if found["winner"] is not None and not found["front"]:
+        yield f"no trial meets every budget and floor; the nearest: {found['winner']}"
+    else:
+        winner = "none yet" if found["winner"] is None else found["winner"]
+        yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {winner}"
     for failure in found["failures"]:
         yield f"failed: trial {failure['trial']}: {failure['reason']}"
     if not found["finished"]:

@@ -79,7 +79,6 @@ def predict(
     Raises:
         torch.OutOfMemoryError: half a batch does not fit either.
     """
-
     own = readout.of_model(model)
 
     def reduce(logits: Tensor, inputs: Batch, start: int) -> Logits:

@@ -57,7 +57,8 @@ def export(
         UsageError: the directory cannot be written.
     """
     check_not_dense(directory, inputs.spec.model)
-    progress.start(f"export trial {member['trial']} to {directory} and load it again")
+    what = f"trial {member['trial']}" if member["scores"] else member["origin"]
+    progress.start(f"export {what} to {directory} and load it again")
     candidate = Candidate.from_json(member["candidate"])
     source = inputs.spec.model or "the embedded example"
     auto = "AutoModelForCausalLM" if is_causal_class(inputs.model) else "AutoModelForSequenceClassification"
@@ -73,8 +74,8 @@ def export(
         else:
             save_checkpoint(inputs.model, directory, inputs.tokenizer, card)
         progress.update(0.5)
-        difference = verify_roundtrip(inputs.model, directory, batches)
-    allowed = DENSE_TOLERANCE[inputs.spec.run.dtype] if form == "dense" and changed else 0.0
+        allowed = DENSE_TOLERANCE[inputs.spec.run.dtype] if form == "dense" and changed else 0.0
+        difference = verify_roundtrip(inputs.model, directory, batches, allowed)
     if not difference <= allowed:
         raise AutolrError(
             f"the checkpoint at {directory} does not reproduce the model: logits differ by {difference:.3g}, "

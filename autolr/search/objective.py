@@ -110,11 +110,14 @@ def constraints(
     dense: Cost,
     dense_scores: Mapping[str, Score],
 ) -> dict[str, float]:
-    """Return each budget and floor as a number that is ≤ 0 when it is met, relative to its limit."""
+    """Return each budget and floor as a number that is ≤ 0 when it is met.
+
+    A budget's is relative to its limit, a floor's in the units of its score.
+    """
     values = {b.text: evaluation.cost.get(b.quantity) / b.limit(dense) - 1.0 for b in budgets}
     for floor in floors:
-        score = evaluation.scores[floor.metric].value
-        values[floor.text] = floor.shortfall(score, dense_scores[floor.metric].value)
+        score = evaluation.scores[floor.score].value
+        values[floor.text] = floor.shortfall(score, dense_scores[floor.score].value)
     return values
 
 

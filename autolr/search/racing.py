@@ -24,6 +24,7 @@ from autolr.score import Scorer
 from autolr.score.forward import Batch
 from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
 from autolr.score.scorer import Answers
+from autolr.search.ranking import SIGN
 from autolr.types import Score
 
 CONFIDENCE = 0.95
@@ -40,9 +41,6 @@ COST_TOLERANCE = 0.005
 """A rival may cost this share more: so much the knapsack leaves unspent or not by accidents of rounding."""
 EVEN_SHARE = 0.5
 """Share of the samples that is spread evenly, for examples on which the first candidates happened to agree."""
-
-SIGN = {"divergence": 1.0, "loss": 1.0, "accuracy": -1.0, "agreement": -1.0}
-"""Objective -> 1 where less is better, -1 where more is."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from autolr.score.sampling import Array
 from autolr.score.scorer import Answers
 from autolr.search.inputs import Inputs
 from autolr.search.kept import read_kept, write_kept
-from autolr.search.racing import COST_TOLERANCE, REFERENCES, SIGN, Heat, Rival, example_sizes
+from autolr.search.racing import COST_TOLERANCE, REFERENCES, Heat, Rival, example_sizes
+from autolr.search.ranking import SIGN
 from autolr.types import Candidate
 
 

@@ -22,7 +22,7 @@ from autolr.search.front import member
 from autolr.search.inputs import Inputs
 from autolr.search.objective import describe_score
 from autolr.search.probing import probe_scorer
-from autolr.search.racing import SIGN
+from autolr.search.ranking import SIGN, rank_of
 from autolr.search.scorers import scorer_of
 from autolr.types import Candidate, Score
 
@@ -53,6 +53,8 @@ class Result:
         }
 
 
+Rank = tuple[bool, float, float, int]
+"""Misses a floor; the objective, less is better; the cost; the number."""
 NEARLY_BEST = 0.01
 """Accuracy that may be given for what the probes find, where they are an objective."""
 FINALISTS = 4
@@ -67,9 +69,9 @@ def rank_members(
 ) -> list[dict[str, Any]]:
     """Score the trials on the selection part and return them best first, in the form of front.json.
 
-    Best is the best in the study's objective; before that come those whose scores there keep the floors. The best are
-    refitted, where the study does so, and are taken so if that is better here; what they scored before is then kept as
-    ``before_refit``.
+    Best is the best in the study's objective, of equals the cheapest; before that come those whose scores there keep
+    the floors. The best are refitted, where the study does so, and are taken so if that is better here; what they
+    scored before is then kept as ``before_refit``.
 
     Args:
         inputs: the opened inputs.
@@ -82,7 +84,6 @@ def rank_members(
     scorer = scorer_of(inputs, bank, "selection", progress)
     probes = probe_scorer(inputs, bank, "selection", progress)
     dense = with_probe(scorer.compare(scorer.dense), None if probes is None else mean_accuracy(probes.dense))
-    sign = SIGN[objective]
 
     def scored(one: dict[str, Any], corrections: Corrections) -> dict[str, Any]:
         candidate = Candidate.from_json(one["candidate"])
@@ -90,8 +91,11 @@ def rank_members(
         kept = meets(inputs.spec.parsed_floors, scores, dense)
         return {**one, "selection": _plain(scores), "keeps_floors": kept}
 
-    def rank(one: Mapping[str, Any]) -> tuple[bool, float, int]:
-        return not one["keeps_floors"], sign * one["selection"][objective]["value"], one["trial"]
+    quantity = inputs.spec.parsed_budgets[0].quantity
+
+    def rank(one: Mapping[str, Any]) -> Rank:
+        value = rank_of(objective, one["selection"][objective]["value"])
+        return not one["keeps_floors"], value, one["costs"]["ratio"][quantity], one["trial"]
 
     members = []
     for done, trial in enumerate(trials):
@@ -133,7 +137,7 @@ def in_order(members: Sequence[dict[str, Any]], rank: Callable[[dict[str, Any]],
     return near + [one for one in ranked if far(one)]
 
 
-def scores_better(after: tuple[bool, float, int], before: tuple[bool, float, int]) -> bool:
+def scores_better(after: Rank, before: Rank) -> bool:
     """Tell whether a member ranks before what it was: by floors, then by the study's objective."""
     return after < before
 
@@ -160,7 +164,7 @@ def with_probe(scores: Mapping[str, Score], probe: Score | None) -> dict[str, Sc
 
 def meets(floors: Sequence[Floor], scores: Mapping[str, Score], dense: Mapping[str, Score]) -> bool:
     """Tell whether scores keep every floor."""
-    return all(f.shortfall(scores[f.metric].value, dense[f.metric].value) <= 0 for f in floors)
+    return all(f.shortfall(scores[f.score].value, dense[f.score].value) <= 0 for f in floors)
 
 
 def report_on(

@@ -12,6 +12,7 @@ from autolr.records import Cost
 from autolr.search.dense_cost import check_priced, stored_dense_cost
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished, member, scored
+from autolr.search.ranking import rank_of
 
 SURPLUS = "surplus"
 """Attribute of a trial that one process of several claimed once too often; it was never run."""
@@ -92,43 +93,52 @@ def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
     dense = stored_dense_cost(study)
     within = [m for m in (member(t) for t in trials) if all(_excess(m, b, dense) <= 0 for b in limits)]
     fitting = [m for m in within if all(m["constraints"].get(floor, 0.0) <= 0 for floor in spec.floors)]
+    objective = spec.search.objective
     if within and not fitting:
+        best = min(within, key=lambda m: max(m["constraints"].get(floor, 0.0) for floor in spec.floors))
         raise BudgetError(
-            f"no finished trial within {', '.join(budgets)} keeps {', '.join(spec.floors)}; raise the budget, or "
-            f"export one by its number: {', '.join(str(m['trial']) for m in within[:5])}"
+            f"no finished trial within {', '.join(budgets)} keeps {', '.join(spec.floors)}; the nearest is trial "
+            f"{best['trial']}: raise the budget, or export --trial {best['trial']}"
         )
     if not fitting:
-        objective = spec.search.objective
-        sign = 1.0 if objective == "divergence" else -1.0
 
         def distance(one: dict[str, Any]) -> tuple[float, float]:
-            return max(_excess(one, b, dense) for b in limits), sign * one["scores"][objective]["value"]
+            return max(_excess(one, b, dense) for b in limits), rank_of(objective, one["scores"][objective]["value"])
 
         closest = min((member(t) for t in trials), key=distance)
         ratios = ", ".join(f"{closest['costs']['ratio'][b.quantity]:.3f}x-{b.quantity}" for b in limits)
         raise BudgetError(
             f"no finished trial is within {', '.join(budgets)}; the nearest is trial {closest['trial']} with {ratios}: "
-            f"search again with that budget, or export --trial {closest['trial']}"
+            f"search again with that budget, export --trial {closest['trial']}, or solve for the budget with "
+            f"export --budget … --solve"
         )
-    objective = spec.search.objective
-    sign = 1.0 if objective == "divergence" else -1.0
-    return min(fitting, key=lambda m: (sign * m["scores"][objective]["value"], m["trial"]))
+    first = limits[0].quantity
+
+    def rank(one: dict[str, Any]) -> tuple[float, float, int]:
+        return rank_of(objective, one["scores"][objective]["value"]), one["costs"]["ratio"][first], one["trial"]
+
+    return min(fitting, key=rank)
 
 
 def with_multipliers(folder: StudyFolder, number: int | None) -> dict[str, Any]:
-    """Return the trial of this number, or of those with multipliers the best within the study's budgets and floors.
+    """Return the trial of this number, or the winner; where that has no multipliers, the best trial that has some.
 
     Raises:
         UsageError: there is no such finished trial.
     """
     if number is not None:
         return find_trial(folder, number, None)
-    spec, study = folder.spec(), folder.load_study()
-    sign = 1.0 if spec.search.objective == "divergence" else -1.0
+    study, result = folder.load_study(), folder.result()
+    objective = folder.spec().search.objective
     searched = [trial for trial in finished(study) if trial.params]
+    won = [trial for trial in searched if result is not None and trial.number == result["winner"]]
+    if won:
+        return member(won[0])
     if not searched:
         raise UsageError(f"the study at {folder.path} has no trial with multipliers yet; resume it")
-    return member(min(searched, key=lambda trial: (not feasible(trial), sign * trial.values[0], trial.number)))
+    return member(
+        min(searched, key=lambda trial: (not feasible(trial), rank_of(objective, trial.values[0]), trial.number))
+    )
 
 
 def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] | None) -> dict[str, Any]:
