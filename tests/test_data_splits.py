@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from nli_fixture import write_inputs, write_pairs
 
+from autolr.config import DataSpec
 from autolr.data import NliData, load_nli, split_by_premise
+from autolr.data.parts import load_nli_parts
 from autolr.errors import UsageError
 
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[2] / "shared"))
@@ -91,3 +94,12 @@ def test_real_data_is_divided_exactly():
     parts = split_by_premise(data, SHARES, 3)
     for name, share in SHARES.items():
         assert abs(len(parts[name]) - share * len(data)) <= 10
+
+
+@pytest.mark.parametrize(("n", "noted"), [(200, []), (8, ["search", "selection"])])
+def test_parts_too_small_to_tell_models_apart_are_noted(tmp_path: Path, n: int, noted: list[str]):
+    options = write_inputs(tmp_path)
+    write_pairs(tmp_path / "few.jsonl", n, offset=50_000)
+    spec = DataSpec(train=options["--train"], validation=str(tmp_path / "few.jsonl"), test=options["--test"])
+    notes = load_nli_parts(spec, {"entailment": 0, "neutral": 1, "contradiction": 2}, False, True, 0).notes
+    assert [note.split()[1] for note in notes if "too few to tell models apart" in note] == noted

@@ -259,6 +259,13 @@ def test_bench_compares_checkpoints(inputs: dict[str, str], tmp_path: Path) -> N
     assert found["models"][1]["ratio"] > 2
 
 
+def test_bench_takes_a_length_that_all_models_take(inputs: dict[str, str]) -> None:
+    positions = BertForSequenceClassification.from_pretrained(inputs["--model"]).config.max_position_embeddings
+    done = bench(inputs["--model"], "--max-seconds", "1", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["conditions"]["seq_len"] == min(128, positions)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

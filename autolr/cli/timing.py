@@ -14,7 +14,9 @@ def bench(
         list[str], typer.Argument(metavar="A [B ...]", help="Checkpoints, dense or compressed; ratios refer to A.")
     ],
     batch_size: o.BatchSize = 8,
-    seq_len: Annotated[int | None, typer.Option(min=1, help="Tokens of the longest sequence; none: 128.")] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the longest sequence; none: 128, or what the models take.")
+    ] = None,
     lengths: o.Lengths = None,
     device: o.Device = "cpu",
     dtype: o.Dtype = "float32",

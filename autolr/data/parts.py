@@ -35,6 +35,10 @@ class Data(Protocol):
         """Return ``n`` examples drawn without replacement."""
 
 
+FEW = 30
+"""Examples with which two models can hardly be told apart."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What each part is for.
@@ -111,6 +115,7 @@ def load_nli_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, 
     for data in (train, validation, test):
         if data is not None and data.skipped:
             notes.append(f"{data.name}: {data.skipped} rows without a gold label left out")
+    notes += _few(parts, "pairs")
     return Parts(
         calibration=train.take(spec.calibration_examples, seed),
         search=parts["search"].take(spec.search_examples, seed),
@@ -134,6 +139,14 @@ def _check_disjoint(train: NliData, validation: NliData, test: NliData | None, n
                 )
             if shared:
                 notes.append(f"{shared} of {len(pairs)} {name} pairs are also {other_name} pairs")
+
+
+def _few(parts: Mapping[str, NliData] | Mapping[str, TextData], noun: str) -> list[str]:
+    return [
+        f"the {name} part of the validation data has {len(parts[name])} {noun}, too few to tell models apart"
+        for name in ("search", "selection")
+        if len(parts[name]) < FEW
+    ]
 
 
 def _check_complete(spec: DataSpec) -> None:
@@ -197,6 +210,7 @@ def load_text_parts(spec: DataSpec, tokenizer: Any, length: int, offline: bool, 
                     f"both; give text that nothing was calibrated or chosen on"
                 )
     parts = validation.parts(weights)
+    notes += _few(parts, "blocks")
     return Parts(
         calibration=train.take(spec.calibration_examples, seed),
         search=parts["search"].take(spec.search_examples, seed),

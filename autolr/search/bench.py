@@ -10,6 +10,7 @@ from torch import nn
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import RunSpec
 from autolr.cost.timing import time_models
+from autolr.data.batches import LONGEST
 from autolr.data.positions import longest_sequence
 from autolr.errors import UsageError
 from autolr.progress import Progress
@@ -37,24 +38,27 @@ def bench(
     device = checked_device(run.device)
     if run.threads:
         torch.set_num_threads(run.threads)
-    seq_len = run.seq_len or max(run.lengths, default=DEFAULT_SEQ_LEN)
-    if run.lengths and max(run.lengths) > seq_len:
+    seq_len = run.seq_len or max(run.lengths, default=None)
+    if seq_len is not None and max(run.lengths, default=0) > seq_len:
         raise UsageError(f"lengths {list(run.lengths)} go beyond --seq-len {seq_len}; raise it or shorten them")
     models: dict[str, nn.Module] = {}
+    limits: dict[str, int] = {}
     options = {"local_files_only": True} if run.offline else {}
     for index, source in enumerate(sources):
         progress.start(f"load {source}")
         model = load_checkpoint(
             source, trust_remote_code=run.trust_remote_code, dtype=getattr(torch, run.dtype), **options
         )
-        longest = longest_sequence(model)
-        if longest is not None and seq_len > longest:
+        limits[source] = longest_sequence(model) or LONGEST
+        if seq_len is not None and seq_len > limits[source]:
             raise UsageError(
-                f"--seq-len {seq_len} is longer than the {longest} positions of {source}; choose at most {longest}"
+                f"--seq-len {seq_len} is longer than the {limits[source]} positions of {source}; choose at most "
+                f"{limits[source]}"
             )
         model.to(device)  # type: ignore[arg-type]
         model.train(False)
         models[f"{index} {source}"] = model
+    seq_len = seq_len or min(DEFAULT_SEQ_LEN, *limits.values())
     conditions = Conditions(
         run.batch_size, seq_len, run.dtype, run.device, run.threads or torch.get_num_threads(), run.lengths
     )
