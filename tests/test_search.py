@@ -13,13 +13,13 @@ from transformers import AutoTokenizer, BertJapaneseTokenizer
 from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.progress import Silent
-from autolr.report.tables import result_lines
+from autolr.report.tables import result_lines, status_lines
 from autolr.search import objective as objective_module
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs, tokenizer_digest
 from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
 from autolr.search.run import run_search
-from autolr.search.summary import select_trial
+from autolr.search.summary import select_trial, summarize
 
 TRIALS = 12
 
@@ -329,6 +329,15 @@ def test_tokens_without_an_embedding_are_found_before_anything_is_computed(tmp_p
 def test_two_processes_do_not_work_on_one_study(finished: Path, options: dict[str, str]) -> None:
     with StudyFolder(finished).locked(), pytest.raises(UsageError, match="another process"):
         run_search(spec_of(options, trials=TRIALS + 1), StudyFolder(finished), Silent())
+
+
+def test_the_state_says_whether_a_process_is_at_work(finished: Path) -> None:
+    folder = StudyFolder(finished)
+    with folder.locked():
+        lines = list(status_lines(summarize(folder)))
+        assert ": running; budgets" in lines[0]
+        assert not any("go on with" in line for line in lines)
+    assert ": finished; budgets" in next(iter(status_lines(summarize(folder))))
 
 
 def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Path, options: dict[str, str]) -> None:

@@ -256,7 +256,7 @@ def status_lines(found: Plain) -> Iterator[str]:
     """Return a study's state in lines."""
     counts = found["trials"]
     scored = counts["complete"] + counts["stopped"]
-    state = "finished" if found["finished"] else "not finished"
+    state = "running" if found["running"] else "finished" if found["finished"] else "not finished"
     yield f"{found['study']}: {state}; budgets {', '.join([*found['budgets'], *found['floors']])}"
     yield (
         f"trials: {scored} of {max(found['wanted'], scored)}: {counts['complete']} scored in full, "
@@ -271,7 +271,7 @@ def status_lines(found: Plain) -> Iterator[str]:
         yield f"front: trials {', '.join(map(str, found['front'])) or 'none yet'}; winner: {winner}"
     for failure in found["failures"]:
         yield f"failed: trial {failure['trial']}: {failure['reason']}"
-    if not found["finished"]:
+    if not found["finished"] and not found["running"]:
         yield f"go on with: autolr resume {found['study']}"
 
 

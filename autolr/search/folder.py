@@ -157,6 +157,14 @@ class StudyFolder:
                     shutil.rmtree(self.path)
                 raise
 
+    def busy(self) -> bool:
+        """Tell whether a process of this machine holds the folder for writing."""
+        try:
+            with (self.path / "study.lock").open() as file:
+                return not try_lock(file)
+        except FileNotFoundError:
+            return False
+
     @property
     def study_name(self) -> str:
         """The study's name in its storage; a database holds many, each under the name of its folder."""

@@ -47,6 +47,7 @@ def summarize(folder: StudyFolder) -> dict[str, Any]:
         "trials": counts,
         "wanted": spec.trials,
         "finished": result is not None and result["trials"] == counts["complete"] + counts["stopped"],
+        "running": folder.busy(),
         "budgets": list(spec.budgets),
         "floors": list(spec.floors),
         "front": [m["trial"] for m in front["members"]],
