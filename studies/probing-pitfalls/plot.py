@@ -66,8 +66,8 @@ def main() -> None:
     at_layers(grid[1][1], decoder, "0.6x-nonembedding-params")
     for axes in grid.flat:
         axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="lower center", ncol=8, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False, fontsize=8)
     figure.savefig(HERE / "knowledge.svg", metadata={"Date": None})
 
 
