@@ -80,7 +80,7 @@ FAULTS = {
     "long line": ("a.jsonl", "x" * 100, r"saw 'x{60}…'"),
     "unknown suffix": ("a.xlsx", "", r"a\.xlsx: do not know how to read \.xlsx; it must be \.jsonl/\.json/\.csv/\.tsv"),
     "no suffix": ("pairs", "", r"do not know how to read a file without a suffix"),
-    "empty": ("a.jsonl", "", r"a\.jsonl: holds no rows; it must be a non-empty"),
+    "empty": ("a.jsonl", "", r"a\.jsonl: holds no rows; give labelled pairs"),
     "header only": ("a.csv", "premise,hypothesis,label\n", r"holds no rows"),
     "no gold at all": (
         "a.tsv",

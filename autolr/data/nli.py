@@ -142,7 +142,7 @@ def _collect(table: Table, columns: Columns, labels: LabelMap) -> NliData:
         hypotheses.append(_text(row, columns.hypothesis, "--hypothesis-column", where))
         ids.append(label)
     if not n_rows:
-        raise UsageError(f"{table.name}: is empty: it holds no rows")
+        raise UsageError(f"{table.name}: holds no rows; give labelled pairs, one in a row")
     if not ids:
         raise UsageError(
             f"{table.name}: none of its {n_rows} rows has a gold label (all are '-' or -1); use another split"
