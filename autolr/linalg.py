@@ -20,6 +20,8 @@ _REGULAR_OUTPUT = 1e-3
 """The same of an output metric's."""
 _FLOOR = 1e-6
 """Of the eigenvalues of an output metric that is not regular, as a share of the largest."""
+_FLOOR_OF_DIAGONAL = 1e-13
+"""Of the entries of a diagonal one, which is inverted entry by entry: only what is next to nothing is raised."""
 _NEGLIGIBLE = 1e-8
 """Share of the largest singular value below which another is noise, having been found squared."""
 
@@ -102,7 +104,7 @@ def weighted_svd(
         weight: W, (out, in).
         right_gram: ``R Rᵀ``, (in, in) or its diagonal (in,); may be singular; None is the identity.
         left_gram: ``Lᵀ L``, (out, out) or its diagonal (out,); None is the identity, and so is zero: without any signal
-            every direction weighs the same. Eigenvalues (entries of a diagonal) below 1e-6 of the largest may be raised
+            every direction weighs the same. Eigenvalues below 1e-6 (of a diagonal 1e-13) of the largest may be raised
             to it.
 
     Returns:
@@ -150,7 +152,7 @@ class _Metric:
         if not gram.any():
             return cls(None)
         if gram.ndim == 1:
-            return cls(gram.clamp(min=_FLOOR * float(gram.max())).sqrt())
+            return cls(gram.clamp(min=_FLOOR_OF_DIAGONAL * float(gram.max())).sqrt())
         lower = _triangle(gram, _REGULAR_OUTPUT)
         if lower is None:
             lower = torch.linalg.cholesky(psd_power(gram, 1.0, _FLOOR))

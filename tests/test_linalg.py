@@ -287,3 +287,15 @@ def test_the_weight_gives_the_order_where_no_input_was_seen(gram):
     found = weighted_svd(torch.diag(torch.tensor([1.0, 5.0, 3.0])), gram)
     kept = found.left[:, :1] @ found.right[:1]
     torch.testing.assert_close(kept.diagonal(), torch.tensor([0.0, 5.0, 0.0], dtype=torch.float64))
+
+
+def test_rows_that_weigh_little_are_weighed_exactly():
+    """A method that keeps rows reads its metric back: 1e-5 of the largest must not become more."""
+    weight, metric = torch.randn(5, 7, dtype=torch.float64), torch.tensor([1.0, 0.3, 1e-5, 2.0, 1e-3]).double()
+    found = weighted_svd(weight, None, metric.square())
+    torch.testing.assert_close(
+        metric[:, None] * found.left,
+        torch.linalg.svd(metric[:, None] * weight)[0][:, :5].abs() * (metric[:, None] * found.left).sign(),
+        atol=1e-8,
+        rtol=1e-6,
+    )

@@ -79,7 +79,7 @@ def predict(
     Raises:
         torch.OutOfMemoryError: half a batch does not fit either.
     """
-    own = readout.of_model(model)
+    own = readout.of_model(model.eval())
 
     def reduce(logits: Tensor, inputs: Batch, start: int) -> Logits:
         del start
