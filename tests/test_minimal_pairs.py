@@ -18,7 +18,7 @@ from autolr.data.batches import ensure_padding
 from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.errors import AutolrError, UsageError
 from autolr.score.features import features, sentence_batches
-from autolr.score.minimal_pairs import how_asked, likelihoods, preferred, pseudo_likelihoods
+from autolr.score.minimal_pairs import check_askable, how_asked, likelihoods, preferred, pseudo_likelihoods
 
 GOOD = ("a dog runs", "the cat sleeps in the park", "a man", "the dog eats home")
 BAD = ("a runs dog", "the cat the sleeps in park", "man a", "home dog the eats")
@@ -70,14 +70,14 @@ def test_a_masked_encoder_needs_a_mask_token():
     model, made = masked_model()
     made.mask_token = None
     with pytest.raises(UsageError, match="its tokenizer has no mask token"):
-        preferred(model, made, PAIRS)
+        check_askable(model, made, [PAIRS], 24)
 
 
 def test_a_sentence_that_would_be_cut_is_refused():
     model, made = masked_model()
     long = MinimalPairs("long", "", ("a dog " * 20, *GOOD), ("a cat " * 20, *BAD))
     with pytest.raises(UsageError, match=r"paradigm long: 'a dog .*'… has 41 tokens, the model takes 24; leave"):
-        preferred(model, made, long, 5, 24)
+        check_askable(model, made, [long], 24)
 
 
 def test_a_decoder_is_given_tokens_and_mask_alone():
@@ -112,7 +112,7 @@ def test_a_model_without_such_a_head_is_probed():
     good, bad = pairs.good[:20] + pairs.bad[20:], pairs.bad[:20] + pairs.good[20:]
     assert preferred(model, made, MinimalPairs("noise", "", good, bad)).mean() < 1.0
     with pytest.raises(UsageError, match=r"paradigm few has 3 pairs; .* needs at least 4"):
-        preferred(model, made, MinimalPairs("few", "", good[:3], bad[:3]))
+        check_askable(model, made, [MinimalPairs("few", "", good[:3], bad[:3])], 24)
 
 
 def test_a_likelihood_that_is_not_finite_is_refused():

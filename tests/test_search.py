@@ -15,8 +15,9 @@ from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.progress import Silent
 from autolr.report.tables import result_lines, status_lines
 from autolr.search import objective as objective_module
+from autolr.search.digests import tokenizer_digest
 from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs, tokenizer_digest
+from autolr.search.inputs import open_inputs
 from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
 from autolr.search.run import run_search
 from autolr.search.summary import select_trial, summarize

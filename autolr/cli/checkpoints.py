@@ -26,7 +26,7 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.checkpoint.directory import check_vacant
-    from autolr.config import Budget
+    from autolr.limits import Budget
     from autolr.search.export import check_not_dense
     from autolr.search.export import export as write
     from autolr.search.finalists import corrections_of, kept_corrections

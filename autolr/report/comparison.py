@@ -7,8 +7,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autolr.config import Budget
 from autolr.errors import UsageError
+from autolr.limits import Budget
 from autolr.report.chance import at_chance
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autolr.config import CEILED, StudySpec
+from autolr.config import StudySpec
+from autolr.limits import CEILED
 from autolr.report.chance import at_chance
 
 Plain = Mapping[str, Any]

@@ -90,17 +90,15 @@ def preferred(
     Args:
         model: see the head of this file.
         tokenizer: the model's, with a padding token.
-        pairs: of one paradigm.
+        pairs: of one paradigm, that :func:`check_askable` has seen.
         size: sentences in a batch.
         max_length: tokens after which a sentence is cut.
         tick: called between batches; may raise to stop.
 
     Raises:
-        UsageError: as :func:`check_askable`.
         AutolrError: a likelihood is not finite.
     """
     model.eval()
-    check_askable(model, tokenizer, [pairs], max_length)
     n, texts, how = len(pairs), [*pairs.good, *pairs.bad], how_asked(model)
     if how == "probe":
         return _by_probe(model, tokenizer, pairs, size, max_length, tick)

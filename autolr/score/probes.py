@@ -4,7 +4,7 @@ Symbols:
     X (n, d): representations, standardised by the training sentences; Y (n, k): one-hot labels less their mean.
 
 ridge     W = (XᵀX + λ I)⁻¹ Xᵀ Y, the class with the greatest score; λ by generalised cross-validation. Closed form.
-logistic  multinomial logistic regression (scikit-learn), its strength chosen on a fifth of the training sentences
+logistic  multinomial logistic regression (scikit-learn), its strength chosen on training sentences held out
 mlp       one hidden layer (scikit-learn), trained until a tenth of them is told no better
 
 A probe that reads the label may have learned the task rather than found it. So each is also trained on a control task,

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from autolr.config import Budget, DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
+from autolr.config import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
 from autolr.errors import BudgetError
 from autolr.factorize import get_methods
+from autolr.limits import Budget
 from autolr.progress import Progress
 from autolr.search.comparison_rows import outcome, summarize_rows
 from autolr.search.folder import StudyFolder, write_atomically

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from autolr.config import Budget
+from autolr.limits import Budget
 from autolr.pareto import hypervolume
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, scored

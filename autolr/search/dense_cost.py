@@ -2,8 +2,8 @@
 
 import optuna
 
-from autolr.config import Budget
 from autolr.errors import UsageError
+from autolr.limits import Budget
 from autolr.records import Conditions, Cost
 
 DENSE_COST = "dense_cost"

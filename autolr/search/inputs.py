@@ -1,6 +1,5 @@
 """What a study is given: model, data, units, costs. What can be refused is refused here, before hours are spent."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autolr.bank import tensor_digest
 from autolr.calibrate import unmatched_units
 from autolr.config import StudySpec
 from autolr.cost import CostTable
@@ -24,6 +22,7 @@ from autolr.data.probing import notes_on
 from autolr.factorize import get_methods
 from autolr.progress import Progress
 from autolr.score.probing import probe_sentences
+from autolr.search.digests import model_digests, tokenizer_digest
 from autolr.search.opening import open_model
 from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.spaces.configs import load_space_config
@@ -32,10 +31,6 @@ from autolr.tasks import Task, task_for
 from autolr.types import Candidate, Method
 from autolr.units import Units, check_finite, find_units
 
-_PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
-"""Entries of a configuration that say nothing of what the model computes."""
-_PLACES = ("_file", "_path", "_dir")
-"""Endings of a tokenizer's options that say where it came from."""
 _TOKENIZED = 256
 """Examples that are tokenized at once to look at them."""
 _STRAY = "not fed the tokens of one sequence after the other (relative positions, or positions before sequences)"
@@ -102,10 +97,14 @@ class Inputs:
         return all(cost.get(quantity) <= limit for quantity, limit in self.limits.items())
 
     @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the model's weights and configuration, and of its tokenizer."""
+        return {**model_digests(self.model), "tokenizer": tokenizer_digest(self.tokenizer)}
+
+    @cached_property
     def dense_key(self) -> tuple[Any, ...]:
         """Identifies what the dense model says of any text: the whole model, its tokenizer and how they are run."""
-        parts = [*model_digests(self.model).values(), tokenizer_digest(self.tokenizer), self.max_length]
-        return (*parts, self.spec.run.dtype)
+        return (*self.digests.values(), self.max_length, self.spec.run.dtype)
 
     @cached_property
     def calibration_key(self) -> str:
@@ -119,9 +118,8 @@ class Inputs:
         space = load_space_config(self.spec.search.space)
         labels = self.model.config.id2label or {}
         return {
-            **model_digests(self.model),
+            **self.digests,
             "model labels": {str(k): str(v) for k, v in labels.items()},
-            "tokenizer": tokenizer_digest(self.tokenizer),
             **self.task.fingerprint(),
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
@@ -183,26 +181,3 @@ def _named_batches(
     for tasks in probes.values():
         sentences = probe_sentences(tokenizer, tasks, _TOKENIZED, longest, "cpu")
         yield from (("probing", batch) for batch in sentences.batches)
-
-
-def model_digests(model: PreTrainedModel) -> dict[str, str]:
-    """Return SHA-256 digests of a model's weights and of what else its configuration says."""
-    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in _PASSING}
-    text = json.dumps(config, sort_keys=True, default=str)
-    return {
-        "model weights": tensor_digest(model.state_dict()),
-        "model config": hashlib.sha256(text.encode()).hexdigest(),
-    }
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a SHA-256 digest of what decides the tokens of a text; not of what a call leaves behind (truncation)."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend is not None else sorted(tokenizer.get_vocab().items())
-    passing = {"truncation": None, "padding": None}
-    content = [
-        {**rules, **passing} if isinstance(rules, dict) else rules,
-        {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(_PLACES) and k[0] != "_"},
-        [tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token_id],
-    ]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()

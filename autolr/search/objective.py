@@ -10,8 +10,8 @@ import numpy as np
 from autolr import slots
 from autolr.bank import Bank
 from autolr.compress import compress_, restore_
-from autolr.config import Budget, Floor
 from autolr.data.batches import Batch
+from autolr.limits import Budget, Floor
 from autolr.score import Scorer
 from autolr.score.probing import ProbeScorer, mean_accuracy
 from autolr.search.inputs import Inputs

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from autolr.config import Budget, StudySpec
+from autolr.config import StudySpec
 from autolr.cost import CostTable, measure_costs
 from autolr.cost.latency import LatencyTable
 from autolr.cost.timing import measure_latency
 from autolr.errors import BudgetError, UsageError
+from autolr.limits import Budget
 from autolr.progress import Progress
 from autolr.rewrites import REWRITES, applied
 from autolr.search.dense_cost import check_priced

@@ -10,8 +10,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from autolr.bank import Bank
-from autolr.config import Floor
 from autolr.errors import AutolrError, Stopped
+from autolr.limits import Floor
 from autolr.progress import Progress
 from autolr.refit import Corrections, refitted
 from autolr.score import Scorer, mean_score

@@ -6,8 +6,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from autolr.config import Budget
 from autolr.errors import BudgetError, UsageError
+from autolr.limits import Budget
 from autolr.records import Cost
 from autolr.search.dense_cost import check_priced, stored_dense_cost
 from autolr.search.folder import StudyFolder

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from autolr.config import Budget
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
+from autolr.limits import Budget
 from autolr.progress import Progress
 from autolr.search.inputs import Inputs
 

@@ -17,7 +17,8 @@ from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
 from autolr.factorize import get_methods
 from autolr.search.crew.fetched import BANK, sweep_banks
-from autolr.search.inputs import Inputs, model_digests
+from autolr.search.digests import model_digests, tokenizer_digest
+from autolr.search.inputs import Inputs
 from autolr.search.objective import Objective
 from autolr.search.opening import open_model
 from autolr.search.preparation import Prepared
@@ -43,7 +44,7 @@ class Shipment:
         dense: what the scorer of the search part kept of the dense model.
         probes: part -> probing tasks.
         dense_probes: what the scorer of the search part's probes kept of the dense model; None: there are no probes.
-        digests: of the model's weights and configuration.
+        digests: of the model's weights and configuration, and of its tokenizer.
         calibration_key: of the bank.
         bank: its folder where the driver runs.
         threads: CPU threads of a worker.
@@ -77,7 +78,7 @@ class Shipment:
             prepared.scorer.kept(),
             inputs.probes,
             None if prepared.probe is None else prepared.probe.kept(),
-            model_digests(inputs.model),
+            inputs.digests,
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
             threads,
@@ -96,7 +97,7 @@ class Shipment:
         torch.set_num_threads(self.threads)
         model, tokenizer = open_model(self.spec)
         tick()
-        if model_digests(model) != self.digests:
+        if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != self.digests:
             raise AutolrError(f"the model {self.spec.model} here is not the one that the study began with")
         methods = get_methods(self.spec.search.methods)
         task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
