@@ -3,17 +3,34 @@
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BufferedIOBase
+from io import BufferedIOBase, StringIO
 from pathlib import Path
+from typing import Any
 
+from autolr.data.quoted_tsv import MalformedTable, Row, is_quoted, quoted_rows
 from autolr.errors import UsageError, nearest
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 TEXT = ".txt"
 FORMATS = "/".join(SUFFIXES) + ", each also with .gz"
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_RAW_TSV = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+_CSV_HINT = "put cells that hold a comma, a quote or a line end in double quotes, and double the quotes inside"
+_RAW_TSV_HINT = (
+    "a cell must not hold a tab or a line end, unless it and every cell that holds a quote are in double quotes, "
+    "with the quotes inside doubled"
+)
+_QUOTED_TSV_HINT = (
+    "its header is in quotes: put cells that hold a tab, a quote or a line end in double quotes, and double the quotes "
+    "inside"
+)
+_LONGEST_CELL = 2**31 - 1
+"""Characters; csv's own limit of 131072 is shorter than many a document."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Open a file by its suffix; the rows are read as they are iterated.
 
-    Text is UTF-8, a byte-order mark is dropped. CSV follows RFC 4180; TSV has no quoting, as GLUE writes it.
+    Text is UTF-8, a byte-order mark is dropped. CSV follows RFC 4180. TSV is read raw, as GLUE has it, where quotes are
+    text, unless the file shows that csv or pandas wrote it; see :func:`autolr.data.quoted_tsv.is_quoted`.
 
     Args:
         path: a .jsonl, .json (one object per line), .csv or .tsv file, or one of these compressed as .gz.
@@ -90,6 +108,25 @@ def check_exists(path: Path) -> None:
     raise UsageError(f"{path}: {seen}; {hint}")
 
 
+def check_whole(value: object, column: str, where: str) -> None:
+    """Refuse a text with half a character: JSON can write one, and neither tokenizers nor files can hold it.
+
+    Args:
+        value: of a cell; what is no text passes.
+        column: the cell's.
+        where: the place of its row, for the message.
+
+    Raises:
+        UsageError: the text holds a lone surrogate.
+    """
+    half = _LONE_SURROGATE.search(value) if isinstance(value, str) else None
+    if half is not None:
+        raise UsageError(
+            f"{where}: {column!r} holds {half[0]!r} as its character {half.start() + 1}, which is half of a character "
+            "(a lone surrogate): write both halves, as of an emoji, or remove it"
+        )
+
+
 def read_text(path: Path) -> str:
     """Return the whole text of a .txt or .txt.gz file: UTF-8, a byte-order mark is dropped.
 
@@ -128,11 +165,11 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
+            fault = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             hint = " (an array: write one object per line)" if line.lstrip().startswith("[") else ""
             raise UsageError(
-                f"{path}, line {number}: not a JSON object on one line: {error.msg} at column {error.colno}, "
-                f"saw {_shown(line)}{hint}"
+                f"{path}, line {number}: not a JSON object on one line: {fault}, saw {_shown(line)}{hint}"
             ) from error
         if not isinstance(row, dict):
             raise UsageError(f"{path}, line {number}: must be a JSON object, saw {_shown(line)}; one object per line")
@@ -140,28 +177,44 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[
 
 
 def _delimited_rows(path: Path, lines: Iterable[str], kind: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    hint = _CSV_HINT
     if kind == ".csv":
-        reader = csv.reader(lines, strict=True)
+        rows = _csv_rows(lines, strict=True)
     else:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        text = "".join(lines)
+        quoted = is_quoted(text)
+        hint = _QUOTED_TSV_HINT if quoted else _RAW_TSV_HINT
+        rows = quoted_rows(text) if quoted else _csv_rows(StringIO(text), **_RAW_TSV)
     header: list[str] = []
-    start = 1
     try:
-        for cells in reader:
-            if cells and not header:
+        for line, cells in rows:
+            if not header:
                 header = _checked_header(path, cells)
-            elif cells and len(cells) != len(header):
+            elif len(cells) != len(header):
                 raise UsageError(
-                    f"{path}, line {start}: {len(cells)} cells, but the header has {len(header)} "
-                    f"({', '.join(header)}); {_ragged_hint(kind)}"
+                    f"{path}, line {line}: {len(cells)} cells, but the header has {len(header)} "
+                    f"({', '.join(header)}); {hint}"
                 )
-            elif cells:
-                yield start, dict(zip(header, cells, strict=True))
-            start = reader.line_num + 1
+            else:
+                yield line, dict(zip(header, cells, strict=True))
+    except MalformedTable as error:
+        raise UsageError(f"{path}, line {error.line}: malformed {kind[1:].upper()}: {error.fault}; {hint}") from error
+
+
+def _csv_rows(lines: Iterable[str], **dialect: Any) -> Iterator[Row]:
+    """Yield the rows that are not blank; a cell may be as long as a book."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    line = 1
+    try:
+        reader = csv.reader(lines, **dialect)
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UsageError(
-            f"{path}, line {start}: malformed {kind[1:].upper()}: {error}; {_ragged_hint(kind)}"
-        ) from error
+        raise MalformedTable(line, str(error)) from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _checked_header(path: Path, cells: list[str]) -> list[str]:
@@ -171,12 +224,6 @@ def _checked_header(path: Path, cells: list[str]) -> list[str]:
             f"{path}, line 1: the header has {', '.join(map(repr, twice))} more than once; rename one of them"
         )
     return cells
-
-
-def _ragged_hint(kind: str) -> str:
-    if kind == ".csv":
-        return "put cells that hold a comma, a quote or a line end in double quotes, and double the quotes inside"
-    return "a cell must not hold a tab or a line end; quotes mean nothing in TSV"
 
 
 def _shown(text: str, limit: int = 60) -> str:
