@@ -3,14 +3,14 @@
 Source: Warstadt et al. 2020, BLiMP, arXiv 1912.00582.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autolr.data.files import SUFFIXES, kind_of, read_table
+from autolr.data.files import SUFFIXES, check_whole, kind_of, read_table
 from autolr.errors import UsageError
 
-_NAMES = {"good": ("good", "sentence_good"), "bad": ("bad", "sentence_bad"), "uid": ("uid", "UID")}
+_NAMES = {"good": ("good", "sentence_good"), "bad": ("bad", "sentence_bad"), "uid": ("uid", "UID"), "field": ("field",)}
 """What the columns are called here and in BLiMP's own files."""
 
 
@@ -55,23 +55,27 @@ def load_minimal_pairs(path: Path) -> tuple[MinimalPairs, ...]:
     for file in files:
         table = read_table(file)
         for place, row in table.rows:
-            sentences = [_cell(row, name) for name in ("good", "bad")]
+            where = table.at(place)
+            sentences = [_cell(row, name, where) for name in ("good", "bad")]
             if not all(isinstance(text, str) and text for text in sentences):
                 raise UsageError(
-                    f"{table.at(place)}: must have the columns good and bad, each with a sentence; it has "
+                    f"{where}: must have the columns good and bad, each with a sentence; it has "
                     f"{', '.join(map(str, row))}"
                 )
-            paradigm = str(_cell(row, "uid") or file.name.split(".")[0])
+            paradigm = str(_cell(row, "uid", where) or file.name.split(".")[0])
             pair = (str(sentences[0]), str(sentences[1]))
-            found.setdefault((paradigm, str(row.get("field") or "")), []).append(pair)
+            found.setdefault((paradigm, str(_cell(row, "field", where) or "")), []).append(pair)
     if not found:
         raise UsageError(f"{path} holds no minimal pair")
     return tuple(_pairs(name, field, pairs) for (name, field), pairs in sorted(found.items()))
 
 
-def _cell(row: object, name: str) -> object:
-    assert isinstance(row, dict)
-    return next((row[key] for key in _NAMES[name] if key in row), None)
+def _cell(row: Mapping[str, object], name: str, where: str) -> object:
+    column = next((key for key in _NAMES[name] if key in row), None)
+    if column is None:
+        return None
+    check_whole(row[column], column, where)
+    return row[column]
 
 
 def _pairs(paradigm: str, field: str, pairs: Sequence[tuple[str, str]]) -> MinimalPairs:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from autolr.data.files import Table, read_table
+from autolr.data.files import Table, check_whole, read_table
 from autolr.data.hub import local_path, read_hub
 from autolr.data.labels import LabelMap
 from autolr.errors import UsageError, similar
@@ -156,6 +156,7 @@ def _cell(row: Mapping[str, object], column: str, option: str, where: str) -> ob
             f"{where}: no column {column!r}; the columns are {', '.join(row)}{similar(column, row)}; "
             f"name it with {option}"
         )
+    check_whole(row[column], column, where)
     return row[column]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autolr.data.files import FORMATS, TEXT, kind_of, read_table, read_text
+from autolr.data.files import FORMATS, TEXT, check_whole, kind_of, read_table, read_text
 from autolr.data.hub import local_path, read_hub
 from autolr.errors import UsageError, similar
 
@@ -121,5 +121,6 @@ def _documents(source: str, column: str, split: str | None, offline: bool) -> Se
         text = row[column]
         if not isinstance(text, str):
             raise UsageError(f"{table.at(place)}: {column!r} must be text, saw {text!r}")
+        check_whole(text, column, table.at(place))
         documents.append(text)
     return documents
