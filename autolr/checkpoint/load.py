@@ -1,9 +1,9 @@
 """Load a checkpoint by what its config says it is, and check that it reloads to the same model."""
 
 import itertools
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # torch raises it of a file that it refuses to unpickle
 from typing import Any
 
 import torch
@@ -12,39 +12,56 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from autolr.checkpoint.directory import is_checkpoint
+from autolr.checkpoint.forms import check_form, check_weights_read
 from autolr.checkpoint.modelling import auto_classes
 from autolr.checkpoint.plugin import FormatError
-from autolr.errors import UsageError, nearest
+from autolr.checkpoint.source import check_path, check_whole, nearest_checkpoint
+from autolr.errors import UsageError
 
 
-def load_checkpoint(source: str | Path, trust_remote_code: bool = False, **options: object) -> PreTrainedModel:
+def load_checkpoint(
+    source: str | Path, trust_remote_code: bool = False, compressed: bool = True, **options: object
+) -> PreTrainedModel:
     """Load a model, compressed or dense, with the head it was saved with.
 
     Args:
         source: a directory, or the id of a model on the Hugging Face hub or in its local cache.
         trust_remote_code: run code that the directory brings along; checkpoints of autolr do not need it.
+        compressed: whether checkpoints of autolr are taken.
         **options: of ``from_pretrained``, such as ``dtype``, ``device_map`` or ``attn_implementation``.
 
     Returns:
         The model, in eval mode.
 
     Raises:
-        UsageError: there is no such directory, it is no checkpoint, it is damaged, or its model is not supported.
+        UsageError: there is no such directory, it is no checkpoint, it is damaged, or its model is not supported:
+            quantized, with an adapter beside it, or compressed where it should not be.
     """
-    _check_source(source)
+    check_path(source)
     try:
-        local = {"local_files_only": options.get("local_files_only", False)}
+        local = {"local_files_only": bool(options.get("local_files_only", False))}
+        check_form(source, compressed, **local)
+        check_whole(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **local)
         auto_class = _auto_class(source, config)
         model, info = auto_class.from_pretrained(
             source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
-    except (FormatError, OSError, SafetensorError, ValueError) as error:
+    except SafetensorError as error:
+        raise UsageError(
+            f"{source} does not load: a file of its weights is damaged, or no more than the pointer that Git LFS "
+            f"leaves ({error}); save or download it again"
+        ) from error
+    except UnpicklingError as error:
+        raise UsageError(
+            f"{source} does not load: a .bin file of its weights is damaged, or holds objects beside tensors, which "
+            f"are not unpickled; save the weights as safetensors, or download them again"
+        ) from error
+    except (FormatError, ImportError, OSError, ValueError) as error:
         if not Path(source).expanduser().exists():
             raise UsageError(
                 f"{source}: no such directory here, and no such model from the hub or its cache: {error}\n"
-                f"{_nearest_checkpoint(Path(source))}"
+                f"{nearest_checkpoint(Path(source))}"
             ) from error
         raise UsageError(f"{source} does not load: {error}") from error
     except RuntimeError as error:
@@ -54,6 +71,7 @@ def load_checkpoint(source: str | Path, trust_remote_code: bool = False, **optio
             f"{source} does not load: its weights have other shapes than its config.json says; save or download it "
             f"again"
         ) from error
+    check_weights_read(source, info["unexpected_keys"])
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UsageError(
@@ -136,41 +154,12 @@ def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([outputs[name].flatten() for name in names])
 
 
-def _check_source(source: str | Path) -> None:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if not is_checkpoint(path):
-            _refuse_directory(path)
-    elif path.exists():
-        raise UsageError(f"{source} is a file; name the directory that holds it")
-    elif isinstance(source, Path) or source.startswith((".", "~", os.sep)) or source.count("/") > 1:
-        raise UsageError(f"there is no directory {source}; {_nearest_checkpoint(path)}")
-
-
-def _nearest_checkpoint(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{folder} does not exist either"
-    names = [p.name for p in folder.iterdir() if p.is_dir() and is_checkpoint(p)]
-    return nearest(path.name, names) if names else f"{folder.resolve()} holds no checkpoint: name a model's directory"
-
-
-def _refuse_directory(path: Path) -> None:
-    inside = sorted(p.name for p in path.iterdir() if p.is_dir() and is_checkpoint(p))
-    if (path / "study.yaml").is_file():
-        raise UsageError(
-            f"{path} is a study folder; its checkpoints are in {path / 'front'}, others come by autolr export"
-        )
-    lacks = "weights (*.safetensors)" if (path / "config.json").is_file() else "config.json"
-    hint = f"its subdirectories {', '.join(inside)} are" if inside else "name the directory that holds both"
-    raise UsageError(f"{path} is not a checkpoint, it has no {lacks}; {hint}")
-
-
 def _auto_class(source: str | Path, config: PretrainedConfig) -> type[Any]:
     """Return the Auto class that builds the architecture the config names."""
     architectures = getattr(config, "architectures", None)
     if not architectures:
         return AutoModel
+    architectures = [architectures] if isinstance(architectures, str) else architectures
     known = auto_classes(config)
     own = getattr(config, "auto_map", None) or {}
     names = [name for name, classes in known.items() if architectures[0] in {cls.__name__ for cls in classes}]

@@ -22,7 +22,7 @@ def open_model(spec: StudySpec, spread: bool = False) -> tuple[PreTrainedModel, 
 
     Args:
         spec: names model, device and dtype.
-        spread: whether device ``auto`` is allowed: layers of such a model cannot be replaced.
+        spread: whether device ``auto`` and compressed checkpoints are allowed, none of whose layers can be replaced.
 
     Raises:
         UsageError: there is no such device here, or the model or its tokenizer does not load.
@@ -35,7 +35,7 @@ def open_model(spec: StudySpec, spread: bool = False) -> tuple[PreTrainedModel, 
     device = None if everywhere else checked_device(spec.run.device)
     if everywhere:
         options["device_map"] = SPREAD
-    model = load_checkpoint(source, trust_remote_code=spec.run.trust_remote_code, **options)
+    model = load_checkpoint(source, trust_remote_code=spec.run.trust_remote_code, compressed=spread, **options)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     model.train(False)
