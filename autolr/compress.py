@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autolr.errors import UsageError
+from autolr.gauge import balance
 from autolr.layers import LowRankLinear, LowRankRowsLinear
 from autolr.types import Candidate, Choice, Decomposition, Factors, Unit
 from autolr.units import unit_bias, unit_weight
@@ -72,7 +73,7 @@ def make_factors(
 
 
 def make_layer(factors: Factors, bias: Float[Tensor, " out"] | None, like: Tensor) -> LowRankLinear:
-    """Build the module that runs the factors, on the device and in the dtype of ``like``."""
+    """Build the module that runs the factors, balanced, on the device and in the dtype of ``like``."""
     rank, in_features = factors.right.shape
     out_features = factors.left.shape[0]
     if factors.rows is None:
@@ -82,9 +83,11 @@ def make_layer(factors: Factors, bias: Float[Tensor, " out"] | None, like: Tenso
         layer = LowRankRowsLinear(in_features, out_features, rank, n_rows, like.device, like.dtype)
     full_bias = factors.shift if bias is None else factors.shift + bias.to(factors.shift)
     with torch.no_grad():
-        layer.right.weight.copy_(factors.right)
-        layer.left.weight.copy_(factors.left)
-        layer.left.bias.copy_(full_bias)
+        if rank:
+            left, right = balance(factors.left, factors.right)  # in their own precision, which may be higher
+            layer.left.weight.copy_(left)
+            layer.right.weight.copy_(right)
+        layer.bias.copy_(full_bias)
         if isinstance(layer, LowRankRowsLinear):
             assert factors.rows is not None
             assert factors.row_index is not None

@@ -8,7 +8,6 @@ instead of loading random weights.
 This file depends on torch alone: a copy of it travels with every checkpoint.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 
 class LowRankLinear(nn.Module):
     """``y = left(right(x)) + bias``: two thin linear layers in place of one (out, in) matrix.
+
+    At rank 0 the bias, a parameter named ``constant``, is all there is: an empty product is refused by converters, and
+    quantized to rubbish.
 
     Args:
         in_features: size of the last dimension of the input.
@@ -49,19 +51,39 @@ class LowRankLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.rank = rank
-        self.right = _linear(in_features, rank, False, device, dtype)
-        self.left = _linear(rank, out_features, True, device, dtype)
+        if rank:
+            self.right = _linear(in_features, rank, False, device, dtype)
+            self.left = _linear(rank, out_features, True, device, dtype)
+        else:
+            self.constant = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         self.register_buffer("weight", torch.empty(0, device=device, dtype=dtype))
 
     @property
     def bias(self) -> Tensor:
-        """The bias, (out_features,); it lives in ``left``."""
-        return self.left.bias
+        """The bias, (out_features,); it lives in ``left``, at rank 0 in ``constant``."""
+        return self.left.bias if self.rank else self.constant
+
+    @property
+    def outer_weight(self) -> Tensor:
+        """The left factor, (out_features, rank)."""
+        return self.left.weight if self.rank else self.constant.new_empty(self.out_features, 0)
+
+    @property
+    def inner_weight(self) -> Tensor:
+        """The right factor, (rank, in_features)."""
+        return self.right.weight if self.rank else self.constant.new_empty(0, self.in_features)
+
+    def inner(self, x: Tensor) -> Tensor:
+        """Return what lies between the factors, (..., rank)."""
+        z: Tensor = self.right(x) if self.rank else x.new_empty(*x.shape[:-1], 0)
+        return z
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, (..., out_features)."""
-        output: Tensor = self.left(self.right(x))
-        return output
+        if self.rank:
+            output: Tensor = self.left(self.right(x))
+            return output
+        return self.constant.expand(*x.shape[:-1], self.out_features).contiguous()
 
     def sizes(self) -> dict[str, int]:
         """Return the arguments that build an equal layer: with ``kind``, what a checkpoint writes down of it."""
@@ -69,7 +91,7 @@ class LowRankLinear(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
-        return self.left.weight.double() @ self.right.weight.double()
+        return self.outer_weight.double() @ self.inner_weight.double()
 
     def extra_repr(self) -> str:
         """Describe the layer in a model's printout."""
@@ -129,7 +151,4 @@ def _linear(
 ) -> nn.Linear:
     """Return a Linear whose parameters are allocated but not initialized: they are about to be filled."""
     build: Callable[..., nn.Linear] = nn.utils.skip_init
-    with warnings.catch_warnings():
-        # At rank 0 torch warns that initializing nothing does nothing, although initialization is skipped.
-        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        return build(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)
+    return build(nn.Linear, in_features, out_features, bias=bias, device=device or "cpu", dtype=dtype)

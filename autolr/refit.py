@@ -4,11 +4,13 @@ A layer's factors were chosen for the inputs that the dense model feeds it. In t
 else: what the compressed layers before it make of the data. With ``z = right x̃`` on these inputs, ``y`` the dense
 layer's output on its own, over the live tokens of the calibration data:
 
-    minimise  Σ ‖ left z + b − y ‖² + λ ‖ (left, b) − (left₀, b₀) ‖²    over left (out, rank) and b (out,)
+    minimise  Σ ‖ left z + b − y ‖² + λ Σ_j ‖ left_j − left₀_j ‖² Σ z_j² + λ n ‖ b − b₀ ‖²
+    over left (out, rank) and b (out,), n tokens
 
-a least-squares problem of rank + 1 unknowns for each output. Layers are taken in the order of the pass, so each makes
-up for what those before it lost; those fed the same tensor (query, key, value) together. ``right``, kept rows and dense
-layers stay as they are. The cost is two to five passes of the dense model over the data.
+a least-squares problem of rank + 1 unknowns for each output, each drawn to what it was in proportion to its use: then
+it does not matter how the two factors share the size of their product. Layers are taken in the order of the pass, so
+each makes up for what those before it lost; those fed the same tensor (query, key, value) together. ``right``, kept
+rows and dense layers stay as they are. The cost is two to five passes of the dense model over the data.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
@@ -28,15 +30,16 @@ from autolr.calibrate import positions_read
 from autolr.compress import DecompositionSource, compressed
 from autolr.cost.timing import shared_copy
 from autolr.errors import AutolrError, UsageError
+from autolr.gauge import balance_
 from autolr.layers import LowRankLinear
 from autolr.recording import Batch, Reads, by_token, live_positions, token_mask
 from autolr.types import Candidate, Unit
 
 RIDGE = 0.01
-"""λ as a share of Σ z² over the tokens, mean over the entries of z (0.01 to 0.1 were measured to be alike)."""
+"""λ (0.01 to 0.1 were measured to be alike)."""
 TOKENS_PER_UNKNOWN = 4
 """A layer that sees fewer live tokens for each of its rank + 1 unknowns is left as it was."""
-VERSION = 1
+VERSION = 2
 """Of what a refit computes: corrections kept on disk belong to one."""
 
 
@@ -119,10 +122,11 @@ def refit(
 
 
 def correct(layer: LowRankLinear, correction: Correction) -> None:
-    """Give a compressed layer its refitted factor and bias, in place."""
+    """Give a compressed layer its refitted factor and bias, in place, and balance it anew."""
     with torch.no_grad():
-        layer.left.weight.copy_(correction.left)
-        layer.left.bias.copy_(correction.bias)
+        layer.outer_weight.copy_(correction.left)
+        layer.bias.copy_(correction.bias)
+    balance_(layer)
 
 
 @contextmanager
@@ -234,8 +238,8 @@ class _Blocks:
             for inner, (fed, output) in _observed(self.small, stage, call, small).items():
                 reads = self.reads[inside[inner].name]
                 layer: Any = self.small.get_submodule(inner)
-                z = layer.right(fed)
-                rest = output - nn.functional.linear(z, layer.left.weight, layer.left.bias)  # of kept rows
+                z = layer.inner(fed)
+                rest = output - nn.functional.linear(z, layer.outer_weight, layer.bias)  # of kept rows
                 with_one = nn.functional.pad(z, (0, 1), value=1.0)
                 live = [_live_tokens(tensor, mask, reads) for tensor in (with_one, targets[inner] - rest)]
                 sums[inner].add(*live)
@@ -290,9 +294,8 @@ class _Sums:
 
     def solve(self, layer: LowRankLinear) -> Correction:
         """Return the ridge regression's solution, drawn towards the layer's present factor and bias."""
-        old = torch.cat([layer.left.weight, layer.left.bias[:, None]], 1).double()
+        old = torch.cat([layer.outer_weight, layer.bias[:, None]], 1).double()
         squares = self.gram.diagonal()
-        weight = RIDGE * (squares[:-1].mean() if layer.rank else squares[-1])
-        penalty = weight.clamp(min=torch.finfo(torch.float32).tiny) * torch.eye(len(squares)).to(self.gram)
+        penalty = (RIDGE * squares).clamp(min=torch.finfo(torch.float32).tiny).diag()
         new = torch.linalg.solve(self.gram + penalty, (self.cross + old @ penalty).mT).mT
-        return Correction(new[:, :-1].to(layer.left.weight), new[:, -1].to(layer.left.bias))
+        return Correction(new[:, :-1].to(layer.outer_weight), new[:, -1].to(layer.bias))

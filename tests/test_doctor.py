@@ -27,7 +27,7 @@ def test_memory_is_that_of_all_workers(tmp_path: Path, monkeypatch: pytest.Monke
     weights = doctor_module._weight_bytes(Needs(model=model))
     assert doctor_module._weight_bytes(Needs(model=model, dtype="bfloat16")) == weights / 2
     each = MODELS_EACH * weights + WORKER_BYTES
-    monkeypatch.setattr(doctor_module, "_available_bytes", lambda: 3 * each)
+    monkeypatch.setattr(doctor_module, "available_bytes", lambda: 3 * each)
     assert by_check(Needs(model=model, workers=3))["memory"].ok
     short = by_check(Needs(model=model, workers=4))["memory"]
     assert not short.ok

@@ -10,8 +10,9 @@ from architecture_table import tokenizer, write
 from test_architectures import search
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.data.batches import ensure_padding, pair_batches
+from autolr.data.batches import pair_batches
 from autolr.data.nli import NliData
+from autolr.data.padding import ensure_padding, padding_side
 from autolr.errors import UsageError
 
 PREMISES = ("a dog runs", "the man sleeps in the park by the river", "two women")
@@ -55,22 +56,70 @@ def test_without_a_padding_token_a_pair_is_answered_as_if_it_were_alone(
             torch.testing.assert_close(logits, model(alone["input_ids"]).logits[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "told"), [("llama", True), ("gpt2", True), ("bert", False), ("roberta", False)])
-def test_a_classifier_that_reads_the_last_token_is_told_what_the_tokenizer_pads_with(tmp_path, name: str, told: bool):
-    """Where its own padding token is another one, it would read its answer at the padding."""
-    source = prepared(name, tmp_path, {"pad_token": "</s>"})
+def alone(model, words) -> torch.Tensor:
+    """Each pair's logits, asked by itself without any padding or mask, in the pairs' order."""
+    found = []
+    for premise, hypothesis in zip(PAIRS.premises, PAIRS.hypotheses, strict=True):
+        with torch.no_grad():
+            found.append(model(input_ids=torch.tensor([words(premise, hypothesis)["input_ids"]])).logits[0])
+    return torch.stack(found)
+
+
+def in_a_batch(model, words) -> torch.Tensor:
+    """The same pairs' logits from one padded batch, in the pairs' order."""
+    (together,) = pair_batches(words, PAIRS, 3, 48, side=padding_side(model))
+    labels = together.pop("labels")
+    with torch.no_grad():
+        return model(**together).logits[labels.argsort()]
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["texts end with </s>", "texts end with themselves"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "roberta"])
+def test_the_tokenizer_pads_with_what_the_model_takes_for_padding(tmp_path, name: str, ends: bool):
+    """With another token, a decoder's classifier would read its answer at it, and RoBERTa count positions otherwise."""
+    source = prepared(name, tmp_path, {"pad_token": "</s>", "padding_side": "left"}, ends)
     model, words = load_checkpoint(source), hf.AutoTokenizer.from_pretrained(source)
-    own = model.config.pad_token_id
+    own, wanted = model.config.pad_token_id, alone(model, words)
     assert words.pad_token_id == 2 != own
     ensure_padding(model, words)
-    assert model.config.pad_token_id == (2 if told else own)
-    (together,) = pair_batches(words, PAIRS, 3, 48)
-    labels = together.pop("labels").tolist()
-    with torch.no_grad():
-        for label, logits in zip(labels, model(**together).logits, strict=True):
-            (alone,) = pair_batches(words, PAIRS.select([label]), 1, 48)
-            if name != "roberta":  # which counts positions by what it takes for padding
-                torch.testing.assert_close(logits, model(alone["input_ids"]).logits[0], rtol=1e-4, atol=1e-4)
+    assert model.config.pad_token_id == words.pad_token_id == own
+    torch.testing.assert_close(in_a_batch(model, words), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["texts end with </s>", "texts end with themselves"])
+@pytest.mark.parametrize("pad", ["</s>", None, "<pad>"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_classifier_without_padding_token_reads_the_last_token_in_a_batch_too(
+    tmp_path, name: str, pad: str | None, ends: bool
+):
+    """It must not be told that the token with which texts end is padding: it would read one token earlier."""
+    source = prepared(name, tmp_path, {"pad_token": pad}, ends)
+    model, words = load_checkpoint(source), hf.AutoTokenizer.from_pretrained(source)
+    model.config.pad_token_id = None
+    wanted = alone(model, words)
+    ensure_padding(model, words)
+    assert model.config.pad_token_id == words.pad_token_id
+    assert (words.pad_token_id == 2) == (pad != "<pad>" and not ends)
+    torch.testing.assert_close(in_a_batch(model, words), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_xlnet_is_padded_on_the_left_where_it_reads_its_answer_at_the_last_position():
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "initializer_range": 0.3}
+    model = hf.XLNetForSequenceClassification(
+        hf.XLNetConfig(vocab_size=40, num_labels=3, pad_token_id=0, **sizes)
+    ).eval()
+    words = tokenizer(True)
+    ensure_padding(model, words)
+    torch.testing.assert_close(in_a_batch(model, words), alone(model, words), rtol=1e-4, atol=1e-4)
+
+
+def test_where_texts_end_with_every_special_token_none_is_taken_for_padding(tmp_path):
+    source = prepared("llama", tmp_path, dict.fromkeys(("pad_token", "bos_token", "cls_token", "unk_token")))
+    model, words = load_checkpoint(source), hf.AutoTokenizer.from_pretrained(source)
+    model.config.pad_token_id = None
+    with pytest.raises(UsageError, match=r"special tokens \('</s>'\) none will do: texts end with it"):
+        ensure_padding(model, words)
 
 
 @pytest.mark.parametrize("changes", [{"pad_token": None}, {"padding_side": "left"}], ids=["no token", "left"])

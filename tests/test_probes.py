@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from autolr import rewrites
 from autolr.cli.main import app
 from autolr.config import DataSpec
-from autolr.data.batches import ensure_padding
+from autolr.data.padding import ensure_padding
 from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, dealt, load_probing_tasks, notes_on
 from autolr.errors import AutolrError, UsageError

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.config import make_spec
-from autolr.data.batches import ensure_padding
 from autolr.data.nli import NliData
+from autolr.data.padding import ensure_padding
 from autolr.errors import UsageError
 from autolr.score import predict
 from autolr.tasks.prompted import NOTHING, Prompted, _continuations

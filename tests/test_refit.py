@@ -70,17 +70,17 @@ def by_definition(model, candidate, source, one_position):
                     )
                     live = torch.zeros_like(live)
                     live[torch.arange(len(live)), place] = True
-                extra = layer(x) - layer.left(layer.right(x))
-                zs.append(torch.nn.functional.pad(layer.right(x), (0, 1), value=1.0)[live])
+                extra = layer(x) - (layer.inner(x) @ layer.outer_weight.mT + layer.bias)
+                zs.append(torch.nn.functional.pad(layer.inner(x), (0, 1), value=1.0)[live])
                 ys.append((target[name][1] - extra)[live])
             z, y = torch.cat(zs).double().numpy(), torch.cat(ys).double().numpy()
-            old = torch.cat([layer.left.weight, layer.left.bias[:, None]], 1).double().numpy()
-            weight = RIDGE * ((z[:, :-1] ** 2).sum() / layer.rank if layer.rank else len(z))
-            tall = np.vstack([z, np.sqrt(weight) * np.eye(z.shape[1])])
-            solution = np.linalg.lstsq(tall, np.vstack([y, np.sqrt(weight) * old.T]), rcond=None)[0].T
+            old = torch.cat([layer.outer_weight, layer.bias[:, None]], 1).double().numpy()
+            root = np.sqrt(RIDGE * (z**2).sum(0))
+            tall = np.vstack([z, np.diag(root)])
+            solution = np.linalg.lstsq(tall, np.vstack([y, root[:, None] * old.T]), rcond=None)[0].T
             found[name] = solution
-            layer.left.weight.copy_(torch.tensor(solution[:, :-1]))
-            layer.left.bias.copy_(torch.tensor(solution[:, -1]))
+            layer.outer_weight.copy_(torch.tensor(solution[:, :-1]))
+            layer.bias.copy_(torch.tensor(solution[:, -1]))
     return found
 
 
@@ -121,7 +121,7 @@ def test_what_is_left_dense_stays_and_a_rank_of_zero_has_its_mean() -> None:
     outputs = torch.cat([seen(model, names, batch)[names[3]][1][batch["attention_mask"].bool()] for batch in DATA])
     shrunk = 1 / (1 + RIDGE)  # towards the bias that the decomposition came with, which is nearly the same
     with compressed(model, candidate, source):
-        old = model.get_submodule(names[3]).left.bias
+        old = model.get_submodule(names[3]).bias
     torch.testing.assert_close(
         found[names[3]].bias, shrunk * outputs.mean(0) + (1 - shrunk) * old, rtol=1e-4, atol=1e-5
     )
@@ -215,7 +215,9 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
     for name, correction in kept.items():
         layer = loaded.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
-        assert torch.equal(layer.left.weight, correction.left)
+        with compressed(opened.inputs.model, candidate, opened.bank):
+            right = opened.inputs.model.get_submodule(name).right.weight.double()
+        assert torch.equal(layer.dense_weight(), correction.left.double() @ right)  # balanced anew by powers of two
         assert torch.equal(layer.bias, correction.bias)
 
 

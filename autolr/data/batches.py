@@ -1,7 +1,7 @@
 """Tokenized batches of sentence pairs: alike lengths together, so that little padding is computed."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,12 @@ from autolr.data.positions import longest_sequence
 from autolr.errors import UsageError
 
 Batch = dict[str, Tensor]
+Side = Literal["left", "right"]
 
-_ROUNDING = 0.03
-"""Share of a logit that padding may change, in bfloat16 and beside a longer text."""
 LONGEST = 8192
 """Tokens after which a pair is cut where neither the model nor its tokenizer has a limit."""
+FULL = 256
+"""Tokens of an example up to which a batch has as many examples as it was asked for; of longer ones it has fewer."""
 
 
 def longest_input(model: PreTrainedModel, tokenizer: Any) -> int:
@@ -35,50 +36,6 @@ def input_device(model: nn.Module) -> torch.device:
     """
     device = next(model.parameters()).device
     return torch.device("cpu") if device.type == "meta" else device
-
-
-def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Give a tokenizer without a padding token the model's or its own end-of-text token for that, and tell the model.
-
-    The model's goes first: a classifier of a decoder reads the last token that is not its own padding. Where both have
-    one and they differ, such a classifier is told the tokenizer's.
-
-    Raises:
-        UsageError: there is neither, or the model reads its answer at the end of the text.
-    """
-    if tokenizer.pad_token is None:
-        own = getattr(model.config, "pad_token_id", None)
-        if own is not None and 0 <= own < len(tokenizer):
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own)
-            return
-        if getattr(model.config, "is_encoder_decoder", False):
-            raise UsageError(
-                "the tokenizer has no padding token, and an encoder-decoder cannot be padded with the end of the text, "
-                "where it reads its answer; set tokenizer.pad_token"
-            )
-        if tokenizer.eos_token is None:
-            raise UsageError("the tokenizer has neither a padding nor an end-of-text token; set tokenizer.pad_token")
-        tokenizer.pad_token = tokenizer.eos_token
-    own = getattr(model.config, "pad_token_id", None)
-    if own is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    elif own != tokenizer.pad_token_id and _padding_tells(model, tokenizer):
-        model.config.pad_token_id = tokenizer.pad_token_id
-        if _padding_tells(model, tokenizer):  # that was not why
-            model.config.pad_token_id = own
-
-
-def _padding_tells(model: PreTrainedModel, tokenizer: Any) -> bool:
-    """Tell whether a classifier answers a short text otherwise beside a longer one than alone."""
-    if not type(model).__name__.endswith("ForSequenceClassification"):
-        return False
-    texts, where = ["a", "a a a a a a a a"], input_device(model)
-    with torch.inference_mode():
-        together, alone = (
-            model(**tokenizer(t, padding=True, return_tensors="pt").to(where)) for t in (texts, texts[:1])
-        )
-    gap = (together.logits[0] - alone.logits[0]).abs().max()
-    return bool(gap > _ROUNDING * alone.logits.abs().max())
 
 
 def check_tokens(model: PreTrainedModel, tokenizer: Any, named: Iterable[tuple[str, Mapping[str, Tensor]]]) -> None:
@@ -106,16 +63,22 @@ def check_tokens(model: PreTrainedModel, tokenizer: Any, named: Iterable[tuple[s
 
 
 def pair_batches(
-    tokenizer: Any, data: NliData, batch_size: int, max_length: int, device: torch.device | str = "cpu"
+    tokenizer: Any,
+    data: NliData,
+    batch_size: int,
+    max_length: int,
+    device: torch.device | str = "cpu",
+    side: Side = "right",
 ) -> list[Batch]:
     """Tokenize pairs into padded batches, sorted by length.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
         data: the pairs.
-        batch_size: pairs in a batch, ≥ 1; the last may hold fewer.
+        batch_size: pairs in a batch, ≥ 1; the last may hold fewer, and of long pairs fewer go together.
         max_length: tokens after which a pair is cut.
         device: where the tensors live.
+        side: of the padding, whatever the tokenizer's own.
 
     Returns:
         Batches of the tokenizer's own inputs, each with ``labels`` (batch,) int64.
@@ -123,17 +86,59 @@ def pair_batches(
     encoded = _encode(tokenizer, data, max_length)
     order = _by_length(encoded)
     batches = []
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        padded = tokenizer.pad({name: [encoded[name][row] for row in rows] for name in encoded}, return_tensors="pt")
+    for group in grouped([len(encoded["input_ids"][row]) for row in order], batch_size):
+        rows = order[group]
+        listed = {name: [encoded[name][row] for row in rows] for name in encoded}
+        padded = tokenizer.pad(listed, padding_side=side, return_tensors="pt")
         padded["labels"] = torch.tensor([data.labels[row] for row in rows])
         batches.append({name: tensor.to(device) for name, tensor in padded.items()})
     return batches
 
 
+def grouped(lengths: Sequence[int], size: int) -> Iterator[slice]:
+    """Divide examples into batches of at most ``size``, and of at most ``size × FULL`` tokens with their padding.
+
+    A text far longer than the rest would otherwise be the length of a whole batch. An example is never left out: one
+    that is longer than that goes alone.
+
+    Args:
+        lengths: tokens of each example, in the order of the batches.
+        size: ≥ 1.
+
+    Example:
+        >>> [range(*batch.indices(4)) for batch in grouped([9, 9, 9, 2 * FULL], 2)]
+        [range(0, 2), range(2, 3), range(3, 4)]
+    """
+    start = longest = 0
+    for place, length in enumerate(lengths):
+        longest = max(longest, length)
+        count = place + 1 - start
+        if count > 1 and (count > size or count * longest > size * FULL):
+            yield slice(start, place)
+            start, longest = place, length
+    if lengths:
+        yield slice(start, len(lengths))
+
+
 def length_order(tokenizer: Any, data: NliData, max_length: int) -> list[int]:
     """Return the order in which :func:`pair_batches` has the pairs: by length, then as they come."""
     return _by_length(_encode(tokenizer, data, max_length))
+
+
+def count_cut(tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int) -> int:
+    """Return how many texts are cut because they have more tokens than the model takes.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        texts: one sequence of texts, or that of the first and that of the second sentences of pairs.
+        max_length: tokens after which a text is cut.
+    """
+    ids = tokenizer(*map(list, texts), truncation=True, max_length=max_length)["input_ids"]
+    full = [row for row, tokens in enumerate(ids) if len(tokens) >= max_length]
+    if not full:
+        return 0
+    whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False, verbose=False)
+    return sum(len(tokens) > max_length for tokens in whole["input_ids"])
 
 
 def _encode(tokenizer: Any, data: NliData, max_length: int) -> Any:

@@ -35,6 +35,7 @@ class Data(Protocol):
         """Return ``n`` examples drawn without replacement."""
 
 
+PARTS = ("calibration", "search", "selection", "report")
 FEW = 30
 """Examples with which two models can hardly be told apart."""
 
@@ -59,7 +60,7 @@ class Parts:
 
     def digests(self) -> dict[str, str]:
         """Return part name -> hash of its content."""
-        return {name: getattr(self, name).digest for name in ("calibration", "search", "selection", "report")}
+        return {name: getattr(self, name).digest for name in PARTS}
 
 
 def check_sources(spec: DataSpec) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, device, nn
 from torch.nn.functional import pad
 
+from autolr.data.batches import grouped
 from autolr.errors import AutolrError, UsageError
 from autolr.rewrites import without
 from autolr.rewrites.first_position import FirstPositionBlock
@@ -58,8 +59,8 @@ def sentence_batches(
         raise UsageError(f"the tokenizer makes no token of the sentence {sentences[lengths.index(0)]!r}; leave it out")
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     batches = []
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
+    for group in grouped([lengths[row] for row in order], size):
+        rows = order[group]
         listed = {name: [encoded[name][row] for row in rows] for name in encoded}
         padded = tokenizer.pad(listed, padding_side="right", return_tensors="pt")
         batches.append({name: tensor.to(where) for name, tensor in padded.items()})

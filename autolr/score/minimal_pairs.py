@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.data.batches import input_device
+from autolr.data.batches import grouped, input_device
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import AutolrError, UsageError
 from autolr.score.causal import check_causal, is_causal_class
@@ -150,8 +150,8 @@ def pseudo_likelihoods(
     scores = torch.zeros(len(texts), dtype=torch.float64)
     device = input_device(model)
     with torch.inference_mode():
-        for start in range(0, len(places), size):
-            rows, at = zip(*places[start : start + size], strict=True)
+        for group in grouped([len(encoded["input_ids"][row]) for row, _ in places], size):
+            rows, at = zip(*places[group], strict=True)
             listed = {name: [encoded[name][row] for row in rows] for name in encoded}
             padded = tokenizer.pad(listed, padding_side="right", return_tensors="pt")
             inputs = {name: tensor.to(device) for name, tensor in padded.items()}

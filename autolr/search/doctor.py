@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
+from autolr.score.memory import available_bytes
 from autolr.search.opening import checked_device
 from autolr.search.storage import open_database
 
@@ -156,18 +157,10 @@ def _weight_bytes(needs: Needs) -> int:
 
 def _memory(needs: Needs) -> tuple[bool, str]:
     wanted = needs.workers * (MODELS_EACH * _weight_bytes(needs) + WORKER_BYTES)
-    free = _available_bytes()
+    free = available_bytes()
     if free is None:
         return True, f"{wanted / 1e9:.1f} GB wanted by {needs.workers} workers; how much is free is not known here"
     return free >= wanted, f"{free / 1e9:.1f} GB free, {wanted / 1e9:.1f} GB wanted by {needs.workers} workers"
-
-
-def _available_bytes() -> int | None:
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _disk() -> tuple[bool, str]:

@@ -5,11 +5,13 @@ from typing import Any
 import torch
 
 from autolr.config import StudySpec
-from autolr.data.batches import check_tokens, input_device
+from autolr.data.batches import check_tokens, input_device, longest_input
 from autolr.data.parts import check_source
 from autolr.progress import Progress
+from autolr.score.memory import check_memory
 from autolr.search.opening import open_model
 from autolr.tasks import task_for
+from autolr.tasks.alone import check_task
 
 
 def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progress: Progress) -> dict[str, Any]:
@@ -34,6 +36,10 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
     data = task.load(spec, source, split)
     batches = task.batches(data, spec.run.scoring_batch_size, input_device(model))
     check_tokens(model, tokenizer, ((data.name, batch) for batch in batches))
+    if cut := task.cut(data):
+        progress.note(f"{cut} of {len(data)} {task.noun} have more than {longest_input(model, tokenizer)} tokens: cut")
+    check_memory(model, batches, False)
+    check_task(model, task, data, spec.run.scoring_batch_size, spec.model)
     progress.start(f"score {len(data)} {task.noun}")
     done = iter(range(1, len(batches) + 1))
 

@@ -16,11 +16,13 @@ from autolr.config import StudySpec
 from autolr.cost import CostTable
 from autolr.data.batches import Batch, check_tokens, longest_input
 from autolr.data.example import EXAMPLE_MODEL
-from autolr.data.parts import Data, Parts, check_sources
+from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
 from autolr.factorize import get_methods
 from autolr.progress import Progress
+from autolr.score.alone import check_sentences
+from autolr.score.memory import check_memory
 from autolr.score.probing import probe_sentences
 from autolr.search.digests import model_digests, tokenizer_digest
 from autolr.search.opening import open_model
@@ -28,6 +30,7 @@ from autolr.search.pricing import budget_limits, check_reachable, price
 from autolr.search.spaces.configs import load_space_config
 from autolr.stack import Stack
 from autolr.tasks import Task, task_for
+from autolr.tasks.alone import check_task
 from autolr.types import Candidate, Method
 from autolr.units import Units, check_finite, find_units
 
@@ -155,9 +158,22 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     for note in parts.notes:
         progress.note(note)
     longest = longest_input(model, tokenizer)
+    for note in _cut(task, parts, longest):
+        progress.note(note)
     check_tokens(model, tokenizer, _named_batches(task, parts, tokenizer, probes, longest))
     for note in notes_on(probes.get("report", ())):
         progress.note(note)
+    check_memory(model, task.batches(parts.calibration, spec.run.scoring_batch_size, "cpu"), True)
+    check_memory(model, task.batches(parts.report, spec.run.scoring_batch_size, "cpu"), False)
+    check_task(model, task, parts.search, spec.run.scoring_batch_size, spec.model or str(EXAMPLE_MODEL))
+    check_sentences(
+        model,
+        tokenizer,
+        [text for probing in probes.get("search", ()) for text in probing.test.texts],
+        spec.run.scoring_batch_size,
+        longest,
+        spec.data.pooling,
+    )
     units = find_units(model, spec.search.include, spec.search.exclude)
     two = task.batches(parts.calibration.take(2, spec.seed), 2, model.device)[0]
     strays = unmatched_units(model, units.units, two)
@@ -173,10 +189,19 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     return Inputs(spec, model, tokenizer, task, longest, parts, units, costs, methods, probes)
 
 
+def _cut(task: Task, parts: Parts, longest: int) -> Iterator[str]:
+    """Yield what to say of each part with examples that are longer than the model takes."""
+    for name in PARTS:
+        data: Data = getattr(parts, name)
+        count = task.cut(data)
+        if count:
+            yield f"{count} of {len(data)} {task.noun} of the {name} part have more than {longest} tokens and are cut"
+
+
 def _named_batches(
     task: Task, parts: Parts, tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int
 ) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    for name in ("calibration", "search", "selection", "report"):
+    for name in PARTS:
         yield from ((name, batch) for batch in task.batches(getattr(parts, name), _TOKENIZED, "cpu"))
     for tasks in probes.values():
         sentences = probe_sentences(tokenizer, tasks, _TOKENIZED, longest, "cpu")

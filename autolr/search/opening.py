@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.checkpoint.load import load_checkpoint
 from autolr.config import StudySpec
-from autolr.data.batches import ensure_padding
 from autolr.data.example import EXAMPLE_MODEL
+from autolr.data.padding import ensure_padding
 from autolr.errors import UsageError
 
 SPREAD = "auto"

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from autolr.config import StudySpec
-from autolr.data.batches import check_tokens, input_device, longest_input
+from autolr.data.batches import check_tokens, count_cut, input_device, longest_input
 from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.data.probing import ProbingTask, load_probing_tasks, notes_on
 from autolr.progress import Progress
 from autolr.score import mean_score
+from autolr.score.alone import check_pairs, check_sentences
 from autolr.score.features import Features, features, sentence_batches
 from autolr.score.minimal_pairs import check_askable, how_asked, preferred
 from autolr.score.probes import Probe, control_labels, labels_of, lengths, probe
@@ -54,6 +55,11 @@ def probe_checkpoint(
     read = [task.take(spec.data.probe_train, spec.data.probe_test, spec.seed) for task in read]
     check_askable(model, tokenizer, paradigms, max_length)
     check_tokens(model, tokenizer, _named_batches(tokenizer, read, paradigms, max_length))
+    texts = [text for task in read for text in (*task.train.texts, *task.test.texts)]
+    if texts and (cut := count_cut(tokenizer, (texts,), max_length)):
+        progress.note(f"{cut} of {len(texts)} sentences have more than {max_length} tokens and are cut")
+    check_sentences(model, tokenizer, texts, size, max_length, spec.data.pooling)
+    check_pairs(model, tokenizer, paradigms, size, max_length)
     for note in notes_on(read):
         progress.note(note)
     found: Plain = {"checkpoint": spec.model, "probe": kind, "pooling": spec.data.pooling}

@@ -52,6 +52,9 @@ class Task(Protocol):
     def order(self, data: Data) -> list[int]:
         """Return the order in which :meth:`batches` has the examples."""
 
+    def cut(self, data: Data) -> int:
+        """Return how many examples are cut because they have more tokens than the model takes."""
+
     def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> Scorer:
         """Return a scorer whose reference is this dense model.
 

@@ -4,6 +4,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.config import StudySpec
 from autolr.data.batches import longest_input
+from autolr.data.padding import padding_side
 from autolr.errors import UsageError
 from autolr.score.causal import check_causal, is_causal_class
 from autolr.tasks.base import Task
@@ -37,4 +38,4 @@ def task_for(spec: StudySpec, model: PreTrainedModel, tokenizer: PreTrainedToken
         return Prompted.of(model, tokenizer, longest, spec)
     check_classifier(model, source)
     check_ends(model, tokenizer, source)
-    return Classification(tokenizer, longest, label_ids(model))
+    return Classification(tokenizer, longest, label_ids(model), padding_side(model))

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from autolr.calibrate import class_cotangents
 from autolr.config import StudySpec
-from autolr.data.batches import Batch, length_order, mean_length, pair_batches
+from autolr.data.batches import Batch, Side, count_cut, length_order, mean_length, pair_batches
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
@@ -25,11 +25,13 @@ class Classification:
         tokenizer: the model's.
         max_length: tokens after which a pair is cut.
         labels: the model's label names with their ids.
+        side: on which the model wants its padding.
     """
 
     tokenizer: Any
     max_length: int
     labels: Mapping[str, int]
+    side: Side = "right"
     noun: str = "pairs"
 
     @property
@@ -60,12 +62,17 @@ class Classification:
     def batches(self, data: Data, size: int, where: device | str) -> list[Batch]:
         """Return batches with ``labels``, sorted by length."""
         assert isinstance(data, NliData)
-        return pair_batches(self.tokenizer, data, size, self.max_length, where)
+        return pair_batches(self.tokenizer, data, size, self.max_length, where, self.side)
 
     def order(self, data: Data) -> list[int]:
         """Return the pairs in order of length."""
         assert isinstance(data, NliData)
         return length_order(self.tokenizer, data, self.max_length)
+
+    def cut(self, data: Data) -> int:
+        """Return how many pairs are cut."""
+        assert isinstance(data, NliData)
+        return count_cut(self.tokenizer, (data.premises, data.hypotheses), self.max_length)
 
     def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> NliScorer:
         """Return a scorer whose reference is this dense model."""

@@ -9,7 +9,7 @@ from torch import Tensor, device, nn
 
 from autolr.calibrate import SampledCotangents
 from autolr.config import StudySpec
-from autolr.data.batches import Batch
+from autolr.data.batches import Batch, grouped
 from autolr.data.parts import Data, Parts, load_text_parts
 from autolr.data.text import TextData, load_text
 from autolr.score import LanguageScorer
@@ -70,6 +70,11 @@ class LanguageModelling:
         """Return the blocks' own order."""
         return list(range(len(data)))
 
+    def cut(self, data: Data) -> int:
+        """Return 0: text is cut into blocks, nothing of which is left out."""
+        del data
+        return 0
+
     def scorer(
         self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
     ) -> LanguageScorer:
@@ -89,7 +94,7 @@ def text_batches(data: TextData, size: int, where: device | str = "cpu") -> list
         [[[1, 2], [3, 4]], [[5, 6]]]
     """
     found = []
-    for start in range(0, len(data), size):
-        ids = torch.tensor(data.blocks[start : start + size], device=where)
+    for group in grouped([len(block) for block in data.blocks], size):
+        ids = torch.tensor(data.blocks[group], device=where)
         found.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     return found

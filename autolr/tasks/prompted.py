@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from autolr.calibrate import class_cotangents
 from autolr.config import StudySpec
-from autolr.data.batches import Batch, input_device, mean_length
+from autolr.data.batches import Batch, grouped, input_device, mean_length
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
@@ -180,8 +180,8 @@ class Prompted:
         encoded = self._encoded(data)
         order = _by_length(encoded)
         found = []
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        for group in grouped([max(map(len, encoded[row])) for row in order], size):
+            rows = order[group]
             ids = [list(one) for row in rows for one in encoded[row]]
             # On the right, whatever the tokenizer's own side: GPT-2 counts positions from the padding on.
             padded = dict(self.tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt"))
@@ -194,6 +194,11 @@ class Prompted:
         assert isinstance(data, NliData)
         return _by_length(self._encoded(data))
 
+    def cut(self, data: Data) -> int:
+        """Return how many pairs have a prompt that is cut."""
+        assert isinstance(data, NliData)
+        return sum(any(len(row) > self.max_length for row in rows) for rows in self._whole(data))
+
     def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> NliScorer:
         """Return a scorer whose reference is this dense model."""
         return NliScorer.of(model, batches, tick, self.readout)
@@ -203,6 +208,10 @@ class Prompted:
         return NliScorer(batches, kept["logits"], self.readout)
 
     def _encoded(self, data: NliData) -> list[list[Tokens]]:
+        """Return each pair's rows, cut at their beginning to what the model takes."""
+        return [[row[max(0, len(row) - self.max_length) :] for row in rows] for rows in self._whole(data)]
+
+    def _whole(self, data: NliData) -> list[list[Tokens]]:
         """Return each pair's rows: its prompts, each with each word unless those are single tokens."""
         found = []
         for premise, hypothesis in zip(data.premises, data.hypotheses, strict=True):
@@ -215,7 +224,7 @@ class Prompted:
                         f"end --template {template!r} so that they stand apart, for instance with a colon"
                     )
                 rows += [prompt] if self.readout.single else [(*prompt, *word) for word in said]
-            found.append([row[max(0, len(row) - self.max_length) :] for row in rows])
+            found.append(rows)
         return found
 
 

@@ -18,7 +18,8 @@ import torch
 from transformers import AutoTokenizer
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.data.batches import ensure_padding, longest_input
+from autolr.data.batches import longest_input
+from autolr.data.padding import ensure_padding
 from autolr.data.probing import ProbingTask, load_probing_tasks
 from autolr.score.features import features
 from autolr.score.probing import ProbeScorer, probe_sentences

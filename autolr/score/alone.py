@@ -1,0 +1,124 @@
+"""Whether an answer depends on its batch: a few texts are asked alone and beside a longer one before others are.
+
+Padding is where it goes wrong: positions that shift, a head that reads at the padding, a convolution that reaches into
+it. Each is silent, and every figure after it is of another model than the one that is served text by text.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autolr.data.batches import input_device
+from autolr.data.minimal_pairs import MinimalPairs
+from autolr.errors import UsageError
+from autolr.score.features import Pooling, features, sentence_batches
+from autolr.score.minimal_pairs import how_asked, likelihoods, pseudo_likelihoods
+
+LOOKED_AT = 256
+"""Examples among which a short, a middling and a long one are chosen."""
+ROUNDING = {torch.float16: 0.02, torch.bfloat16: 0.1}
+"""Share of the largest answer by which rounding may move another, where it is more than in float32."""
+_ROUNDING = 1e-3
+
+
+def spread(n: int) -> list[int]:
+    """Return the first, the middle and the last of n places, once each.
+
+    Example:
+        >>> spread(9), spread(2), spread(1)
+        ([0, 4, 8], [0, 1], [0])
+    """
+    return sorted({0, n // 2, n - 1})
+
+
+def check_same(
+    what: str, alone: Float[Tensor, "texts values"], together: Float[Tensor, "texts values"], model: nn.Module
+) -> None:
+    """Refuse a model whose answers to some texts alone are not those it gives in a batch.
+
+    Args:
+        what: was asked, for the message.
+        alone: its answers to each text alone.
+        together: to the same texts in one batch.
+        model: whose dtype says how much rounding is.
+
+    Raises:
+        UsageError: they differ by more than rounding; says how far.
+    """
+    gap = (alone - together).abs()
+    allowed = ROUNDING.get(next(model.parameters()).dtype, _ROUNDING) * float(alone.abs().max())
+    if bool((gap <= allowed).all()):
+        return
+    text, value = divmod(int(gap.flatten().argmax()), gap.shape[1])
+    raise UsageError(
+        f"{what}: this {type(model).__name__} answers a text otherwise alone ({float(alone[text, value]):.4g}) than in "
+        f"a batch with a longer one ({float(together[text, value]):.4g}), so scores would depend on the batches; "
+        f"--scoring-batch-size 1 asks about one text at a time"
+    )
+
+
+def check_sentences(
+    model: nn.Module, tokenizer: Any, texts: Sequence[str], size: int, max_length: int, pooling: Pooling
+) -> None:
+    """Refuse a model whose representation of a sentence depends on the sentences beside it.
+
+    Args:
+        model: an encoder or decoder.
+        tokenizer: the model's, with a padding token.
+        texts: some of the sentences.
+        size: sentences in a batch; with one there is nothing to check.
+        max_length: tokens after which a sentence is cut.
+        pooling: of the tokens.
+
+    Raises:
+        UsageError: as :func:`check_same`.
+    """
+    chosen = _by_length(tokenizer, texts)
+    if size == 1 or len(chosen) <= 1:
+        return
+    device = input_device(model)
+    one_by_one, all_at_once = (
+        features(model, sentence_batches(tokenizer, chosen, n, max_length, device), pooling) for n in (1, len(chosen))
+    )
+    for alone, together in zip(one_by_one, all_at_once, strict=True):
+        check_same("probes", alone, together, model)
+
+
+def check_pairs(
+    model: nn.Module, tokenizer: Any, paradigms: Sequence[MinimalPairs], size: int, max_length: int
+) -> None:
+    """Refuse a model whose likelihood of a sentence depends on the sentences beside it.
+
+    Args:
+        model: see :mod:`autolr.score.minimal_pairs`.
+        tokenizer: the model's, with a padding token.
+        paradigms: the pairs.
+        size: sentences in a batch; with one there is nothing to check.
+        max_length: tokens that a sentence may have.
+
+    Raises:
+        UsageError: as :func:`check_same`.
+    """
+    texts = [text for pairs in paradigms for text in (*pairs.good, *pairs.bad)]
+    chosen, how = _by_length(tokenizer, texts), how_asked(model)
+    if size == 1 or len(chosen) <= 1:
+        return
+    if how == "probe":
+        check_sentences(model, tokenizer, chosen, size, max_length, "mean")
+        return
+    ask = likelihoods if how == "likelihood" else pseudo_likelihoods
+    alone, together = (ask(model, tokenizer, chosen, n, max_length) for n in (1, size))
+    check_same("minimal pairs", alone[:, None], together[:, None], model)
+
+
+def _by_length(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Return a short, a middling and a long one of some texts."""
+    few = list(texts[:LOOKED_AT])
+    if not few:
+        return []
+    lengths = [len(ids) for ids in tokenizer(few, verbose=False)["input_ids"]]
+    order = sorted(range(len(few)), key=lambda row: (lengths[row], row))
+    return [few[order[place]] for place in spread(len(few))]
