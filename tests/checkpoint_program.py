@@ -2,13 +2,15 @@
 
 Usage: python checkpoint_program.py PLAN.json with|without
 
-The plan is a list of jobs {directory, auto, options, output}; it is rewritten with what became of each: the classes
-of the low-rank layers ("layers") and the model's output in the file ``output``, or the "error".
+The plan is a list of jobs {directory, auto, options, output, and where to "save" the model again, if anywhere}; it is
+rewritten with what became of each: the classes of the model ("class") and of the low-rank layers ("layers") and the
+model's output in the file ``output``, or the "error"; and what transformers logged ("log").
 """
 
 import builtins
 import importlib.abc
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -25,7 +27,30 @@ def never_ask(prompt=""):
     raise AssertionError(f"transformers asked: {prompt}")
 
 
+class Log(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
 def run(job):
+    import transformers
+
+    log = Log()
+    transformers.utils.logging.add_handler(log)
+    try:
+        done = loaded(job)
+    finally:
+        transformers.utils.logging.remove_handler(log)
+    return {**done, "log": "\n".join(log.lines)}
+
+
+def loaded(job):
     import torch
     import transformers
     from safetensors.torch import load_file, save_file
@@ -37,8 +62,10 @@ def run(job):
     with torch.no_grad():
         outputs = model.eval()(**load_file(job["batch"]))
     save_file({"output": outputs.get("logits", outputs.get("last_hidden_state")).contiguous()}, job["output"])
+    if "save" in job:
+        model.save_pretrained(job["save"])
     layers = {f"{type(m).__module__}.{type(m).__name__}" for m in model.modules() if hasattr(m, "kind")}
-    return {**job, "layers": sorted(layers)}
+    return {**job, "class": f"{type(model).__module__}.{type(model).__name__}", "layers": sorted(layers)}
 
 
 if __name__ == "__main__":

@@ -238,10 +238,12 @@ def test_headless_and_back(saved, case, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_plain_save_pretrained_gives_a_checkpoint_again(saved, case, tmp_path):
-    """A loaded model saved by transformers alone loads again, and does not point to code that was not copied."""
+    """A loaded model saved by transformers alone loads again, and points to code that was written with it."""
     model, directory, _ = saved[case]
     load(case, directory).save_pretrained(tmp_path)
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    config, first = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path, directory))
+    assert config["auto_map"] == first["auto_map"]
+    assert (tmp_path / "modeling_autolr.py").read_text() == (directory / "modeling_autolr.py").read_text()
     assert torch.equal(output(load(case, tmp_path)), output(model))
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from autolr.checkpoint.carried import MODELLING_MODULE, remove_own_entries
 from autolr.checkpoint.directory import replaced_directory
-from autolr.checkpoint.plugin import MODELLING_MODULE, remove_own_entries
 from autolr.checkpoint.save import compressed_layers, write_model
 from autolr.errors import UsageError
 from autolr.layers import LowRankLinear

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils.hub import cached_file
 
-from autolr.checkpoint.plugin import QUANT_METHOD
+from autolr.checkpoint.carried import QUANT_METHOD
 from autolr.checkpoint.source import read_json
 from autolr.errors import UsageError
 
@@ -25,8 +25,8 @@ _MERGING = {
 }
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 """Kinds of adapter that are tokens or positions of their own, which no weight can take up."""
-_QUANTIZATION_KEYS = ("quantization_config", "compression_config", "quantization")
-"""The usual key, the older one of compressed-tensors and that of MLX."""
+_QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+"""The usual key, and the older one of compressed-tensors."""
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")
 """Of AutoGPTQ and AutoAWQ, from before it was said in config.json."""
 _QUANTIZED = re.compile(
@@ -143,7 +143,8 @@ def _quantizations(config: dict[str, Any], where: str = "") -> Iterator[str]:
     for key, value in config.items():
         if not isinstance(value, dict):
             continue
-        if key in _QUANTIZATION_KEYS and value:
+        of_mlx = key == "quantization" and "bits" in value
+        if of_mlx or (key in _QUANTIZATION_KEYS and value):
             flags = (name for name in ("load_in_4bit", "load_in_8bit") if value.get(name))
             bits = f"{value['bits']} bits" if "bits" in value else "by a method it does not name"
             yield f"{where}{key} in its config.json: {value.get('quant_method') or next(flags, bits)}"

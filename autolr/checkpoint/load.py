@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
+from autolr.checkpoint.carried import auto_classes
 from autolr.checkpoint.forms import check_form, check_weights_read
-from autolr.checkpoint.modelling import auto_classes
 from autolr.checkpoint.plugin import FormatError
 from autolr.checkpoint.source import check_path, check_whole, nearest_checkpoint
 from autolr.errors import UsageError

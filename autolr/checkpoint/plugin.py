@@ -3,8 +3,8 @@
 To transformers this is a quantization method named "autolr": ``from_pretrained`` builds the dense model on the meta
 device, lets the quantizer swap modules, then reads the weights into them. Afterwards the model is an ordinary one.
 
-This file depends on torch, transformers, ``autolr.layers`` and ``autolr.rewrites`` alone: a copy of all three travels
-with every checkpoint.
+This file depends on torch, transformers, ``autolr.layers``, ``autolr.rewrites`` and ``autolr.checkpoint.carried``
+alone: a copy of all four travels with every checkpoint.
 """
 
 from typing import Any
@@ -15,12 +15,11 @@ from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from autolr.checkpoint.carried import QUANT_METHOD, expect_sign, remove_own_entries, teach_saving
 from autolr.layers import KINDS
 from autolr.rewrites import REWRITES, apply
 
-QUANT_METHOD = "autolr"
 FORMAT_VERSION = 1
-MODELLING_MODULE = "modeling_autolr"
 
 
 class FormatError(ValueError):
@@ -80,13 +79,18 @@ class AutolrQuantizer(HfQuantizer):
         for rewrite in self.quantization_config.rewrites:
             if rewrite in REWRITES:
                 apply(model, rewrite)
+        expect_sign(model)
 
     def _process_model_after_weight_loading(self, model: "transformers.PreTrainedModel", **_: object) -> None:
-        """Make it an ordinary model: with these marks .half(), Trainer and save_pretrained(state_dict=) balk."""
+        """Make it an ordinary model, and its class save it as a checkpoint again.
+
+        With these marks .half(), Trainer and save_pretrained(state_dict=) balk.
+        """
         for mark in ("is_quantized", "quantization_method", "hf_quantizer"):
             if mark in model.__dict__:
                 delattr(model, mark)
         remove_own_entries(model.config)
+        teach_saving(type(model))
 
     def is_serializable(self, safe_serialization: bool | None = None) -> bool:
         """Saving is plain ``save_pretrained``; the argument is that of transformers 4."""
@@ -106,14 +110,6 @@ class AutolrQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """The layers are plain torch."""
         return True
-
-
-def remove_own_entries(config: "transformers.PretrainedConfig") -> None:
-    """Remove the classes of the modelling file, which plain ``save_pretrained`` does not copy, from ``auto_map``."""
-    auto_map: dict[str, Any] | None = config.__dict__.pop("auto_map", None)
-    kept = {name: ref for name, ref in (auto_map or {}).items() if not str(ref).startswith(f"{MODELLING_MODULE}.")}
-    if kept:
-        config.auto_map = kept
 
 
 def register(replace: bool = True) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from autolr.checkpoint.carried import teach_saving
 from autolr.checkpoint.directory import replaced_directory
-from autolr.checkpoint.modelling import auto_map, modelling_source
-from autolr.checkpoint.plugin import MODELLING_MODULE, AutolrConfig
+from autolr.checkpoint.plugin import AutolrConfig
 from autolr.errors import UsageError
 from autolr.layers import KINDS, LowRankLinear
 from autolr.rewrites import applied
@@ -45,15 +45,9 @@ def save_checkpoint(
     config = copy.deepcopy(model.config)
     specs = {name: {"kind": x.kind, **x.sizes()} for name, x in layers.items()}
     config.quantization_config = AutolrConfig(specs, rewrites=applied(model))
-    classes = auto_map(config, type(model).__name__)
-    if classes:
-        config.auto_map = classes
-    with replaced_directory(Path(directory)) as new:
-        with _config_swapped(model, config):
-            write_model(model, new, tokenizer, card)
-        if classes:
-            names = {reference.rpartition(".")[2] for reference in classes.values()}
-            (new / f"{MODELLING_MODULE}.py").write_text(modelling_source(names), encoding="utf-8")
+    teach_saving(type(model))
+    with replaced_directory(Path(directory)) as new, _config_swapped(model, config):
+        write_model(model, new, tokenizer, card)
 
 
 def compressed_layers(model: PreTrainedModel) -> dict[str, LowRankLinear]:
