@@ -48,12 +48,12 @@ def fold_biases(model: nn.Module, constants: Mapping[str, Float[Tensor, " in"]])
     for name, v in constants.items():
         layer = model.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
-        like = layer.left.weight
+        like = layer.outer_weight
         sizes = {**layer.sizes(), "rank": layer.rank + 1}
         folded = type(layer)(**sizes, device=like.device, dtype=like.dtype)
-        state = layer.state_dict()
+        state = {name: tensor for name, tensor in layer.state_dict().items() if name != "constant"}
         state["left.weight"] = torch.cat([like, layer.bias[:, None]], 1)
-        state["right.weight"] = torch.cat([layer.right.weight, v.to(like)[None]], 0)
+        state["right.weight"] = torch.cat([layer.inner_weight, v.to(like)[None]], 0)
         state["left.bias"] = torch.zeros_like(layer.bias)
         folded.load_state_dict(state)
         model.set_submodule(name, folded.train(layer.training))
