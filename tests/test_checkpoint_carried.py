@@ -65,7 +65,7 @@ def again(exports, tmp_path_factory):
 def without(exports, again, tmp_path_factory):
     """{(case, way, trust): (job, output or None)}, of one process without autolr.
 
-    Trusted code stays registered: refusals come first, then what was saved again, so that nothing stands in for its code.
+    Trusted code stays registered: refusals come first, then what was saved again, whose code nothing stands in for.
     """
     folder = tmp_path_factory.mktemp("without")
     save_file(batch(), folder / "batch.safetensors")

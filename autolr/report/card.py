@@ -29,6 +29,20 @@ The factors are multiplied out into ordinary weights: it loads anywhere, and is 
 dense model.
 """,
 }
+_ADAPT = """## Adapters
+
+To PEFT a low-rank layer is two linear layers, `left` and `right`. The layer's own name among `target_modules`, such as
+`["{names[0]}"]`, is refused as not supported, and so are an architecture's default targets, which are such names. These
+work:
+
+```python
+LoraConfig(target_modules="all-linear")  # low-rank layers and dense ones
+LoraConfig(target_modules=["left", "right"])  # the factors of every low-rank layer
+LoraConfig(target_modules=r".*\\b({alternatives})\\.(left|right)")  # of those with these names
+```
+
+Merged and saved again, with autolr imported, the model is a checkpoint like this one.
+"""
 
 
 def model_card(
@@ -82,10 +96,18 @@ def model_card(
         "## Load",
         "",
         _LOAD[form].format(auto=auto),
+        *(_adapters(member["candidate"]) if form == "hf" else ()),
         "## Layers",
         "",
     ]
     return "\n".join([*lines, *_layers(member["candidate"])]) + "\n"
+
+
+def _adapters(candidate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how adapters are trained on the low-rank layers, with names of two kinds of them; nothing without any."""
+    names = list(dict.fromkeys(unit.rpartition(".")[2] for unit, choice in candidate.items() if choice["rank"]))
+    if names:
+        yield _ADAPT.format(names=names, alternatives="|".join(names[:2]))
 
 
 def _layers(candidate: Mapping[str, Any]) -> Iterator[str]:
