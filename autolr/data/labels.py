@@ -116,5 +116,50 @@ class LabelMap:
         )
 
 
+def model_labels(
+    id2label: Mapping[int, str] | None, label2id: Mapping[str, int] | None, count: int, source: str
+) -> dict[str, int]:
+    """Return the names of a classifier's ids from the two tables of its configuration, which may disagree.
+
+    A table that says something goes before one that is missing or holds ``LABEL_0``, ``LABEL_1``, … Where both say
+    something, each id must have a name that both give it; further names of ``label2id`` are taken too.
+
+    Args:
+        id2label: as in the model's configuration; None or empty: missing.
+        label2id: likewise.
+        count: how many classes the model tells apart; an id without a name is called ``LABEL_<id>``.
+        source: where the model came from, for the message.
+
+    Returns:
+        Name -> id in [0, count); each id has at least one name.
+
+    Raises:
+        UsageError: the tables disagree, or name an id that the model does not have.
+
+    Example:
+        >>> model_labels({0: "no", 1: "yes"}, {"LABEL_0": 0, "LABEL_1": 1}, 2, "mine")
+        {'no': 0, 'yes': 1}
+    """
+    by_id = {str(name): int(index) for index, name in (id2label or {}).items()}
+    by_name = {str(name): int(index) for name, index in (label2id or {}).items()}
+    telling = [table for table in (by_id, by_name) if not all(_GENERIC.fullmatch(_normal(name)) for name in table)]
+    found = dict(telling[-1]) if telling else by_id or by_name
+    beyond = {name: index for name, index in found.items() if not 0 <= index < count}
+    if beyond:
+        raise UsageError(f"{source}: its config.json names the labels {beyond}, and the model has {count} classes")
+    if len(telling) > 1 and not _agree(by_id, by_name):
+        raise UsageError(
+            f"{source}: in its config.json id2label, read as names with their ids, is {by_id}, and label2id is "
+            f"{by_name}: they disagree; correct the wrong one, or say what the ids mean by --label-names, from id 0 on"
+        )
+    return found | {f"LABEL_{index}": index for index in range(count) if index not in found.values()}
+
+
+def _agree(by_id: Mapping[str, int], by_name: Mapping[str, int]) -> bool:
+    """Tell whether the first table's names are in the second with the same ids."""
+    known = {_normal(name): index for name, index in by_name.items()}
+    return all(known.get(_normal(name)) == index for name, index in by_id.items())
+
+
 def _normal(name: str) -> str:
     return name.strip().casefold()

@@ -38,4 +38,5 @@ def task_for(spec: StudySpec, model: PreTrainedModel, tokenizer: PreTrainedToken
         return Prompted.of(model, tokenizer, longest, spec)
     check_classifier(model, source)
     check_ends(model, tokenizer, source)
-    return Classification(tokenizer, longest, label_ids(model), padding_side(model))
+    labels = label_ids(model, source, spec.data.label_names is not None)
+    return Classification(tokenizer, longest, labels, padding_side(model))

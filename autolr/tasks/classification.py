@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from autolr.calibrate import class_cotangents
 from autolr.config import StudySpec
 from autolr.data.batches import Batch, Side, count_cut, length_order, mean_length, pair_batches
+from autolr.data.labels import model_labels
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
@@ -36,8 +37,8 @@ class Classification:
 
     @property
     def backward_passes(self) -> int:
-        """One less than there are classes."""
-        return len(self.labels) - 1
+        """One less than there are classes, some of which may have several names."""
+        return len(set(self.labels.values())) - 1
 
     def cotangents(self, logits: Tensor, mask: Tensor, /) -> list[Tensor]:
         """Return the square root of the classes' Fisher information."""
@@ -95,8 +96,9 @@ def check_classifier(model: PreTrainedModel, source: str) -> None:
             f"task nli needs a sequence classifier or a causal language model, {source} is a {name}; fine-tune it on "
             f"NLI first"
         )
-    if len(label_ids(model)) < 2:
-        raise UsageError(f"task nli needs at least two labels, {source} has {len(label_ids(model))}")
+    config: Any = model.config
+    if config.num_labels < 2:
+        raise UsageError(f"task nli needs at least two labels, {source} has {config.num_labels}")
 
 
 def check_ends(model: PreTrainedModel, tokenizer: Any, source: str) -> None:
@@ -113,6 +115,18 @@ def check_ends(model: PreTrainedModel, tokenizer: Any, source: str) -> None:
         )
 
 
-def label_ids(model: PreTrainedModel) -> dict[str, int]:
-    """Return the classifier's label names with their ids."""
-    return {str(name): int(index) for name, index in (model.config.label2id or {}).items()}
+def label_ids(model: PreTrainedModel, source: str, named: bool) -> dict[str, int]:
+    """Return the classifier's label names with their ids.
+
+    Args:
+        model: a classifier.
+        source: where it came from, for the message.
+        named: the user says what the ids mean: then what the configuration says of it does not matter.
+
+    Raises:
+        UsageError: the configuration contradicts itself.
+    """
+    config: Any = model.config
+    if named:
+        return {f"LABEL_{index}": index for index in range(config.num_labels)}
+    return model_labels(config.id2label, config.label2id, config.num_labels, source)
