@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import peft
 import pytest
@@ -227,6 +228,26 @@ def test_an_adapter_on_a_compressed_model_is_saved_alone(exports, tmp_path):
 def test_a_process_that_is_not_the_main_one_writes_nothing(exports, tmp_path):
     load("bert-classifier", exports["bert-classifier"][0]).save_pretrained(tmp_path, is_main_process=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("pushed", [((), {"push_to_hub": True}), ((True, None, True), {})])
+def test_what_is_pushed_while_it_is_saved_points_to_no_file(exports, pushed, tmp_path, monkeypatch):
+    """The file would come too late; ``push_to_hub()``, which saves first, takes it along."""
+    model = load("bert-classifier", exports["bert-classifier"][0])
+    sent = []
+    for module in (transformers.modeling_utils, transformers.utils.hub):
+        for name in ("hf_api", "create_and_tag_model_card"):
+            monkeypatch.setattr(module, name, MagicMock())
+    monkeypatch.setattr(
+        type(model),
+        "_upload_modified_files",
+        lambda _self, folder, *_, **__: sent.append({p.name: p.read_text() for p in Path(folder).glob("*.[jp]*")}),
+    )
+    model.save_pretrained(tmp_path, *pushed[0], **pushed[1])
+    assert "auto_map" not in json.loads(sent[0]["config.json"])
+    model.push_to_hub("org/name")
+    assert {"config.json", "modeling_autolr.py"} <= sent[1].keys()
+    assert "auto_map" in json.loads(sent[1]["config.json"])
 
 
 def test_a_checkpoint_with_rewrites_alone_has_no_sign(tmp_path):

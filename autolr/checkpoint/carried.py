@@ -62,7 +62,9 @@ def teach_saving(cls: type[Any]) -> None:
             return plain(self, save_directory, is_main_process, state_dict, *args, **options)
         if described.layers:
             state_dict = {**(self.state_dict() if state_dict is None else state_dict), SIGN: torch.empty(0)}
-        classes = auto_map(self.config, type(self).__name__)
+        # What save_pretrained itself pushes to the hub, it pushes before a file can be added.
+        pushed = bool(args[:1] == (True,) or options.get("push_to_hub"))
+        classes = {} if pushed else auto_map(self.config, type(self).__name__)
         if classes:
             self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **classes}
         try:
