@@ -28,6 +28,11 @@ def _without_secret(address: str) -> str:
     return address
 
 
+PLACES = frozenset({"model", "data.train", "data.validation", "data.test", "data.dataset", "data.probes"})
+"""Settings that say where contents lie: these may move, for the contents are compared themselves."""
+SPACE_FILES = (".yaml", ".yml")
+
+
 class Strict(BaseModel):
     """Base of everything read from YAML: unknown keys and wrong types are errors."""
 
@@ -110,7 +115,7 @@ class StudySpec(Strict):
     """Everything that decides what a study computes.
 
     ``model`` None is the embedded example; ``storage`` None is a journal file. ``trials``, ``time_limit`` (seconds) and
-    ``crew`` may change when a study goes on; everything else may not.
+    ``crew`` may change when a study goes on, and so may the places of what it is given; everything else may not.
     """
 
     model: str | None = None
@@ -150,10 +155,21 @@ class StudySpec(Strict):
         return tuple(Floor.parse(text) for text in self.floors)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that a study may not change, flat: dotted name -> plain value."""
+        """Return the settings that a study may not change, flat: dotted name -> plain value; places are among them."""
         left_out = {"trials", "time_limit", "crew"} | ({"storage"} if self.storage is None else set())
         plain = self.model_dump(mode="json", exclude=left_out)
         return dict(flatten(plain))
+
+
+def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flat settings without those that say where contents lie; the space is one where it is a file.
+
+    Example:
+        >>> without_places({"model": "m", "seed": 0, "search.space": "mine.yaml"})
+        {'seed': 0}
+    """
+    kept = {name: value for name, value in settings.items() if name not in PLACES}
+    return {k: v for k, v in kept.items() if k != "search.space" or not str(v).endswith(SPACE_FILES)}
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

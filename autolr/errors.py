@@ -5,6 +5,7 @@ Codes: 1 error, 2 usage (bad input, found before anything is computed), 3 the bu
 """
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -34,6 +35,16 @@ class Stopped(AutolrError):
 
 class FactorizationError(AutolrError):
     """A decomposition failed or is not finite; the message names the layer and the method."""
+
+
+def command(*words: object) -> str:
+    """Return an autolr command to type, its words quoted where a shell would take them apart.
+
+    Example:
+        >>> command("resume", "my studies/one", "--trials", 60)
+        "autolr resume 'my studies/one' --trials 60"
+    """
+    return shlex.join(["autolr", *map(str, words)])
 
 
 def similar(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nli_fixture import arguments, write_inputs, write_pairs
+from nli_fixture import arguments, write_inputs, write_model, write_pairs
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
@@ -303,10 +303,12 @@ def test_a_study_folder_that_cannot_be_written(inputs: dict[str, str]) -> None:
 
 
 def test_a_study_of_another_model(study: Path, tmp_path: Path) -> None:
+    """Another in content: the same one may lie elsewhere."""
     other = write_inputs(tmp_path / "other")
+    write_model(Path(other["--model"]), seed=9)
     result = run("search", *arguments(other), *FAST, "--budget", "0.5x-flops", "--study", str(study))
     assert result.exit_code == 2
-    assert "model: was" in result.stderr
+    assert "model weights: was" in result.stderr
 
 
 def test_nan_weights(inputs: dict[str, str], tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import typer
 from rich.markup import escape
 
 from autolr.cli import options as o
+from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.errors import UsageError
+from autolr.errors import UsageError, command
 
 
 @reported
@@ -22,6 +23,12 @@ def export(
     ] = False,
     form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
     force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint at --out.")] = False,
+    model: places.Model = None,
+    train: places.Train = None,
+    validation: places.Validation = None,
+    test: places.Test = None,
+    probes: places.Probes = None,
+    space: places.Space = None,
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
@@ -43,7 +50,8 @@ def export(
     if solve and not budget:
         raise UsageError("--solve needs the --budget to solve for")
     folder = StudyFolder.existing(study)
-    check_not_dense(to, folder.spec().model)
+    spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
+    check_not_dense(to, spec.model)
     check_vacant(to, force)
     chosen = with_multipliers(folder, trial) if solve else find_trial(folder, trial, budget)
     result = folder.result()
@@ -51,7 +59,7 @@ def export(
     report = result["report"] if result is not None and won else None
     kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
     with progress() as listener:
-        opened = open_study(folder, listener)
+        opened = open_study(folder, listener, spec)
         inputs, bank = opened.inputs, opened.bank
         if solve:
             params = folder.load_study().trials[chosen["trial"]].params
@@ -74,13 +82,13 @@ def export(
             }
         )
     else:
-        ratios = {Budget.parse(text).quantity: None for text in budget or folder.spec().budgets}
+        ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
         shown = ", ".join(f"{chosen['costs']['ratio'][quantity]:.3f}x {quantity}" for quantity in ratios)
         name = f"trial {chosen['trial']}"
+        unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
         out.print(
             f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
-            f"reloaded checkpoint differ by {difference:g}"
-            + (f"; how good it is was not measured: autolr eval {to}" if solve else ""),
+            f"reloaded checkpoint differ by {difference:g}" + (unmeasured if solve else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from autolr.cli import options as o
+from autolr.cli import places
 from autolr.cli.terminal import out, print_json, progress, reported
 
 
@@ -12,6 +13,12 @@ from autolr.cli.terminal import out, print_json, progress, reported
 def sensitivity(
     study: o.StudyArgument,
     trial: Annotated[int | None, typer.Option(min=0, help="Explain this trial; none: the winner.")] = None,
+    model: places.Model = None,
+    train: places.Train = None,
+    validation: places.Validation = None,
+    test: places.Test = None,
+    probes: places.Probes = None,
+    space: places.Space = None,
     json: o.Json = False,
 ) -> None:
     """Say why each layer has its rank: its error curve, its multiplier, what one more step of rank would buy."""
@@ -22,9 +29,10 @@ def sensitivity(
     from autolr.search.summary import find_trial
 
     folder = StudyFolder.existing(study)
+    spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
     number = find_trial(folder, trial, None)["trial"]
     with progress() as listener:
-        opened = open_study(folder, listener)
+        opened = open_study(folder, listener, spec)
         found = explain(opened.inputs, opened.bank, folder.load_study(), number)
     if json:
         print_json(found)

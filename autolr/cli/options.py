@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autolr.config import StudySpec, make_spec, read_yaml
+from autolr.config import SPACE_FILES, StudySpec, make_spec, read_yaml
 from autolr.errors import UsageError, nearest
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -341,12 +341,12 @@ def collect(
     from autolr.search.storage import without_password
 
     plain: dict[str, Any] = {
-        "model": _absolute(model),
+        "model": absolute(model),
         "task": task,
         "data": {
-            "train": train if dataset else _absolute(train),
-            "validation": validation if dataset else _absolute(validation),
-            "test": test if dataset else _absolute(test),
+            "train": train if dataset else absolute(train),
+            "validation": validation if dataset else absolute(validation),
+            "test": test if dataset else absolute(test),
             "dataset": dataset,
             "premise_column": premise_column,
             "hypothesis_column": hypothesis_column,
@@ -355,7 +355,7 @@ def collect(
             "text_column": text_column,
             "templates": template or [],
             "words": names(words) or [],
-            "probes": _absolute(probes),
+            "probes": absolute(probes),
             "probe_train": probe_train,
             "probe_test": probe_test,
             "pooling": pooling,
@@ -369,7 +369,7 @@ def collect(
         "time_limit": parse_duration(time_limit),
         "seed": seed,
         "search": {
-            "space": _absolute(space) if space.endswith((".yaml", ".yml")) else space,
+            "space": absolute(space) if space.endswith(SPACE_FILES) else space,
             "sampler": sampler,
             **objectives(objective),
             "methods": list(method or load_space_config(space).methods or DEFAULT_METHODS),
@@ -400,7 +400,7 @@ def collect(
     return from_options(plain)
 
 
-def _absolute(source: str | None) -> str | None:
+def absolute(source: str | None) -> str | None:
     """Return an existing path as absolute, so that a study resumes from any directory; ids and mistakes as they are."""
     if source is None:
         return None

@@ -6,6 +6,7 @@ import typer
 
 from autolr.cli import options as o
 from autolr.cli.terminal import out, print_json, reported
+from autolr.errors import command
 
 
 @reported
@@ -55,7 +56,7 @@ def select(
     else:
         out.print(front_table({"members": [found], "objectives": [], "scored_on": "search part"}))
         out.print(
-            f"next: autolr export {study} --trial {found['trial']} --out DIR",
+            f"next: {command('export', study, '--trial', found['trial'], '--out', 'DIR')}",
             highlight=False,
             markup=False,
             soft_wrap=True,

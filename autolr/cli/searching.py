@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from autolr.cli import options as o
+from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported
 from autolr.config import CrewSpec, StudySpec
-from autolr.errors import Stopped, UsageError
+from autolr.errors import Stopped, UsageError, command
 
 
 @reported
@@ -136,18 +137,33 @@ def resume(
     gpus_per_worker: o.GpusPerWorker = None,
     worker_timeout: o.WorkerTimeout = None,
     storage: Annotated[str | None, typer.Option(help="The study's database, to give its password once more.")] = None,
+    model: places.Model = None,
+    train: places.Train = None,
+    validation: places.Validation = None,
+    test: places.Test = None,
+    probes: places.Probes = None,
+    space: places.Space = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="First make a damaged journal anew, of the files that trials have.")
+    ] = False,
     json: o.Json = False,
 ) -> None:
-    """Go on with a study that was stopped or killed, or with more trials than before."""
+    """Go on with a study that was stopped or killed or moved, or with more trials than before."""
     from autolr.search.folder import StudyFolder
     from autolr.search.storage import check_private, without_password
 
-    spec = StudyFolder.existing(study).spec()
+    folder = StudyFolder.existing(study)
+    spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
     check_private(storage, (ray_address or spec.crew.ray_address) is not None)
     if storage is not None and without_password(storage) != spec.storage:
         raise UsageError(f"the trials of {study} are kept in {spec.storage or 'its own folder'}, not in --storage")
     crew = CrewSpec(**{**spec.crew.model_dump(), **o.crew(workers, ray_address, gpus_per_worker, worker_timeout)})
     changes = {"trials": trials or spec.trials, "time_limit": o.parse_duration(time_limit), "crew": crew}
+    if rebuild:
+        from autolr.search.rebuilding import rebuild as rebuild_journal
+
+        with progress() as listener, folder.locked():
+            rebuild_journal(folder, listener)
     _run(spec.model_copy(update=changes), study, json)
 
 
@@ -161,7 +177,7 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
         with progress() as listener:
             result = run_search(spec, folder, listener)
     except Stopped as stop:
-        raise Stopped(f"{stop}\ngo on with: autolr resume {path}") from stop
+        raise Stopped(f"{stop}\ngo on with: {command('resume', path)}") from stop
     if as_json:
         print_json({"study": str(path), **result})
     else:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autolr.config import StudySpec
+from autolr.errors import command
 from autolr.limits import CEILED
 from autolr.report.chance import at_chance
 
@@ -248,9 +249,9 @@ def _latency_sentence(clock: Plain, conditions: Plain) -> str:
 
 def next_commands(result: Plain, path: Path) -> Iterator[str]:
     """Return the commands to type next."""
-    yield f"autolr front {path}"
-    yield f"autolr export {path} --trial {result['winner']} --out my-model"
-    yield f"autolr dashboard {path}"
+    yield command("front", path)
+    yield command("export", path, "--trial", result["winner"], "--out", "my-model")
+    yield command("dashboard", path)
 
 
 def status_lines(found: Plain) -> Iterator[str]:
@@ -273,7 +274,7 @@ def status_lines(found: Plain) -> Iterator[str]:
     for failure in found["failures"]:
         yield f"failed: trial {failure['trial']}: {failure['reason']}"
     if not found["finished"] and not found["running"]:
-        yield f"go on with: autolr resume {found['study']}"
+        yield f"go on with: {command('resume', found['study'])}"
 
 
 def evaluation_line(found: Plain) -> str:

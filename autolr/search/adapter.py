@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autolr.search.botorch_sampler import BoTorchSampler
 
-_BATCH = "batch"
+BATCH = "batch"
 """User attribute of the first trial of a batch: the parameters of all of them."""
-_PLACE = "place"
+PLACE = "place"
 """User attribute of the others: [number of the first, place in the batch]."""
 
 
@@ -103,22 +103,22 @@ class SpaceSampler(BaseSampler):
         The batch is stored with the trial in one step before anything is enqueued: when the process is killed in
         between, the trial is taken up again with the same batch, and what is missing in the queue is added.
         """
-        stored = study._storage.get_trial(trial._trial_id).user_attrs.get(_BATCH)
+        stored = study._storage.get_trial(trial._trial_id).user_attrs.get(BATCH)
         if stored is None:
             stored = inner.propose(view, trial, self._space, max(1, self._at_once()))
             if len(stored) > 1:
-                study._storage.set_trial_user_attr(trial._trial_id, _BATCH, stored)
-        queued = {t.user_attrs[_PLACE][1] for t in self._of_batch(study, trial.number)}
+                study._storage.set_trial_user_attr(trial._trial_id, BATCH, stored)
+        queued = {t.user_attrs[PLACE][1] for t in self._of_batch(study, trial.number)}
         for place, params in enumerate(stored[1:], start=1):
             if place not in queued:
-                study.enqueue_trial(params, user_attrs={_PLACE: [trial.number, place]})
+                study.enqueue_trial(params, user_attrs={PLACE: [trial.number, place]})
         first: dict[str, Any] = stored[0]
         return first
 
     @staticmethod
     def _of_batch(study: Study, number: int) -> list[FrozenTrial]:
         trials = study.get_trials(deepcopy=False)
-        return [t for t in trials if _PLACE in t.user_attrs and t.user_attrs[_PLACE][0] == number]
+        return [t for t in trials if PLACE in t.user_attrs and t.user_attrs[PLACE][0] == number]
 
     def _inner(self, number: int) -> BaseSampler:
         return self._make(int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]))

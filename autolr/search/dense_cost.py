@@ -11,7 +11,13 @@ DENSE_COST = "dense_cost"
 
 
 def stored_dense_cost(study: optuna.Study) -> Cost:
-    """Return what the search kept in the study."""
+    """Return what the search kept in the study.
+
+    Raises:
+        UsageError: it is lost.
+    """
+    if DENSE_COST not in study.user_attrs:
+        raise UsageError("the dense model's cost is not in the study; autolr resume puts it there once more")
     stored = study.user_attrs[DENSE_COST]
     return Cost.from_amounts(stored["amounts"], Conditions.from_plain(stored["conditions"]))
 

@@ -22,15 +22,19 @@ from typing import Any
 import optuna
 import yaml
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from autolr.config import StudySpec, make_spec, read_yaml
-from autolr.errors import AutolrError, UsageError
+from autolr.errors import AutolrError, UsageError, command
 from autolr.progress import Progress
+from autolr.search.journal import damaged, open_journal
 from autolr.search.replacing import replacing
-from autolr.search.storage import open_database, open_journal
+from autolr.search.storage import open_database
 from autolr.slots import try_lock
 
 STUDY_NAME = "autolr"
+TOLD = frozenset({"candidate", "digest", "costs", "scores"})
+"""Attributes of every trial that was scored."""
 _PAUSE = 0.05
 """Seconds between two tries to hold a folder."""
 _VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
@@ -47,6 +51,7 @@ class StudyFolder:
         self.path = path
         self.spec_file = path / "study.yaml"
         self.journal = path / "study.journal"
+        self.trials = path / "trials"
         self.latency_file = path / "latency.json"
         self.bank = path / "bank"
         self.front_file = path / "front.json"
@@ -119,9 +124,14 @@ class StudyFolder:
 
     def write_trial(self, number: int, content: Mapping[str, Any]) -> None:
         """Write trials/<number>.json."""
-        path = self.path / "trials" / f"{number}.json"
+        path = self.trials / f"{number}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+    def trial_files(self) -> dict[int, Path]:
+        """Return the files of the trials that have ended, by number."""
+        files = self.trials.glob("*.json")
+        return dict(sorted((int(file.stem), file) for file in files if file.stem.isdecimal()))
 
     @contextmanager
     def locked(self, waiting: Progress | None = None) -> Iterator[None]:
@@ -180,7 +190,7 @@ class StudyFolder:
 
     def begun(self) -> bool:
         """Tell whether there may be trials."""
-        return self.journal.is_file() or self.database is not None
+        return self.journal.is_file() or self.database is not None or bool(self.trial_files())
 
     def storage(self, repair: bool = False) -> BaseStorage:
         """Open the Optuna storage.
@@ -188,22 +198,69 @@ class StudyFolder:
         Args:
             repair: cut off a journal's last line that a crash left unfinished; only for the process that holds the
                 folder.
+
+        Raises:
+            UsageError: the journal is damaged, or lost; the database cannot be reached.
         """
         address = self.database
-        return open_journal(self.journal, repair) if address is None else open_database(address)
+        if address is not None:
+            return open_database(address)
+        if self.trial_files() and not self.journal.is_file():
+            raise damaged(self.journal, "", "no such file, but there are trials")
+        return open_journal(self.journal, repair)
 
     def load_study(self) -> optuna.Study:
         """Open the study for reading.
 
         Raises:
-            UsageError: it has not begun, or its database cannot be reached.
+            UsageError: it has not begun, its journal is damaged, or its database cannot be reached.
         """
-        if not self.begun():
-            raise UsageError(f"the study at {self.path} has no trials yet; begin it with autolr resume {self.path}")
+        study = self._study() if self.begun() else None
+        if study is None:
+            go_on = command("resume", self.path)
+            raise UsageError(f"the study at {self.path} has no trials yet; go on with {go_on}")
+        return study
+
+    def check_journal(self) -> None:
+        """Refuse a damaged journal, before a model is loaded.
+
+        Raises:
+            UsageError: with the line, where it is one, and the way out.
+        """
+        if self.database is None and self.begun():
+            self._study()
+
+    def _study(self) -> optuna.Study | None:
+        """Open the study; None where it was not yet made."""
+        files = self.trial_files()  # before the study is read: another process may be adding trials
         try:
-            return optuna.load_study(study_name=self.study_name, storage=self.storage())
+            study = optuna.load_study(study_name=self.study_name, storage=self.storage())
         except KeyError as error:
-            raise UsageError(f"the study at {self.path} has no trials yet; resume it") from error
+            if files and self.database is None:
+                raise damaged(self.journal, "", "its beginning is lost, there is no study in it") from error
+            return None
+        self.check_whole(study, files)
+        return study
+
+    def check_whole(self, study: optuna.Study, files: Mapping[int, Path]) -> None:
+        """Refuse a journal that has lost lines which no other line needs.
+
+        Args:
+            study: of the journal; one of a database is not looked at.
+            files: those of its trials, as they were before it was read.
+
+        Raises:
+            UsageError: a trial that has a file is not in the study, or one that was scored lacks what it was told.
+        """
+        if self.database is not None:
+            return
+        trials = study.get_trials(deepcopy=False)
+        if files and max(files) >= len(trials):
+            raise damaged(self.journal, "", f"its end is lost, there are {len(trials)} trials but {files[max(files)]}")
+        for trial in trials:
+            lost = TOLD - trial.user_attrs.keys()
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and lost:
+                raise damaged(self.journal, "", f"lines are lost, trial {trial.number} lacks {', '.join(sorted(lost))}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import hypot
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autolr.errors import AutolrError, UsageError
+from autolr.config import without_places
+from autolr.errors import AutolrError, UsageError, command
 from autolr.score.probing import mean_accuracy
 from autolr.score.scorer import Answers
 from autolr.search.adapter import SpaceSampler, quiet_optuna
@@ -35,12 +36,14 @@ from autolr.search.notes import note_study, note_trial, store_dense_cost
 from autolr.search.objective import constraints, describe
 from autolr.search.preparation import Prepared
 from autolr.search.racing import Heat
+from autolr.search.ranking import directions
 from autolr.search.rivals import Rivals
 from autolr.search.roster import Roster
 from autolr.search.sampler import make_sampler
 from autolr.search.storage import alone
 from autolr.search.summary import SURPLUS
 from autolr.search.transfer import warm_points
+from autolr.search.trial_file import trial_content
 from autolr.types import Candidate, Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -56,14 +59,6 @@ FINGERPRINT = "fingerprint"
 """The study's attribute, in a database, with what its results depend on."""
 OWNER, DEATHS = "owner", "deaths"
 """Attributes of a trial: who runs it; how often its owner died."""
-
-Sense = Literal["minimize", "maximize"]
-SENSE: dict[str, Sense] = {
-    "divergence": "minimize",
-    "loss": "minimize",
-    "accuracy": "maximize",
-    "agreement": "maximize",
-}
 
 
 @dataclass(frozen=True)
@@ -138,22 +133,23 @@ class Ledger:
             own = {"is_new": self._is_new, "focus": QUALITY, "known": known}
             return make_sampler(spec.search.sampler, seed, N_STARTUP, **own)
 
-        third: list[Sense] = ["maximize"] if spec.search.probe_axis else []
+        files = self.folder.trial_files()
         storage = self.folder.storage(repair=True)
         with alone(storage, self.folder.study_name):
             self.study = optuna.create_study(
                 study_name=self.folder.study_name,
                 storage=storage,
-                directions=[SENSE[spec.search.objective], "minimize", *third],
+                directions=directions(spec),
                 sampler=SpaceSampler(make, space, spec.seed, self._at_once),
                 load_if_exists=True,
             )
+            self.folder.check_whole(self.study, files)
             self._check_same_study()
             if not self.study.metric_names:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     names = [spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"]
-                    self.study.set_metric_names([*names, *("probe" for _ in third)])
+                    self.study.set_metric_names([*names, *(["probe"] if spec.search.probe_axis else [])])
                 note_study(self.study, self.inputs)
             store_dense_cost(self.study, self.inputs.costs.dense)
 
@@ -165,7 +161,7 @@ class Ledger:
         now = json.loads(json.dumps({**spec.identity(), **self.inputs.fingerprint, "storage": None}))
         if FINGERPRINT not in self.study.user_attrs:
             self.study.set_user_attr(FINGERPRINT, now)
-        stored = self.study.user_attrs[FINGERPRINT]
+        stored, now = without_places(self.study.user_attrs[FINGERPRINT]), without_places(now)
         changed = [key for key in {**now, **stored} if stored.get(key) != now.get(key)]
         if changed:
             raise UsageError(
@@ -242,14 +238,16 @@ class Ledger:
             AutolrError: several trials in a row failed.
         """
         with self._lock:
-            self._close(claim.trial, {"reason": reason, "digest": claim.candidate.digest})
+            found = {"reason": reason, "digest": claim.candidate.digest}
+            described = {"candidate": claim.candidate.to_json(), "seconds": {"propose": round(claim.proposed, 4)}}
+            self._write(claim.trial, "failed", found | described, None, {})
+            self._close(claim.trial, found)
             self._failed.add(claim.candidate.digest)
             self._failures_in_a_row += 1
             self._release(claim.candidate.digest)
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise AutolrError(
-                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; see the reasons in autolr status {self.folder.path}"
-            )
+            reasons = command("status", self.folder.path)
+            raise AutolrError(f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; see the reasons in {reasons}")
 
     def record(self, claim: Claim, evaluation: Evaluation, twin: int | None = None) -> None:
         """Write what a trial found to disk, then tell the study.
@@ -316,14 +314,24 @@ class Ledger:
             if name not in known:
                 trial.set_constraint(name, excess)
         note_trial(trial, plain, limits)
-        origin = trial.user_attrs.get("origin", self.inputs.spec.search.sampler)
-        content = {"trial": trial.number, **plain, "constraints": limits, "origin": origin}
-        self.folder.write_trial(trial.number, content)
+        self._write(trial, "complete" if values is not None else "stopped", plain, values, limits)
         if values is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, values)
         self._mine.discard(trial.number)
+
+    def _write(
+        self,
+        trial: Trial,
+        state: str,
+        plain: Mapping[str, Any],
+        values: list[float] | None,
+        limits: Mapping[str, float],
+    ) -> None:
+        frozen = trial.storage.get_trial(trial._trial_id)
+        content = trial_content(frozen, state, plain, values, limits, self.inputs.spec.search.sampler)
+        self.folder.write_trial(trial.number, content)
 
     def _close(self, trial: Trial | FrozenTrial, attributes: Mapping[str, Any]) -> bool:
         """Mark a trial as failed; return whether it was this process that did."""

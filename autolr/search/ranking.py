@@ -1,5 +1,9 @@
 """Which of two scores is the better one."""
 
+from optuna.study import StudyDirection
+
+from autolr.config import StudySpec
+
 SIGN = {"divergence": 1.0, "loss": 1.0, "accuracy": -1.0, "agreement": -1.0}
 """Of each objective: 1 where less is better, −1 where more is."""
 _RESOLVED = 9
@@ -20,3 +24,9 @@ def rank_of(objective: str, value: float) -> float:
         True
     """
     return round(SIGN[objective] * value, _RESOLVED)
+
+
+def directions(spec: StudySpec) -> list[StudyDirection]:
+    """Return the directions of a study's objectives: quality, the first budget's ratio, and the probes where asked."""
+    quality = StudyDirection.MINIMIZE if SIGN[spec.search.objective] > 0 else StudyDirection.MAXIMIZE
+    return [quality, StudyDirection.MINIMIZE, *([StudyDirection.MAXIMIZE] if spec.search.probe_axis else [])]

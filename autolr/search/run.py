@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autolr.bank import Bank
-from autolr.config import StudySpec
+from autolr.config import StudySpec, without_places
 from autolr.errors import UsageError
 from autolr.factorize import get_methods
 from autolr.progress import Progress
@@ -49,7 +49,8 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     """Begin or go on with a study until its trials are complete, then select, report and export the winner.
 
     Args:
-        spec: what to do; for an existing study it may differ in ``trials`` and ``time_limit`` alone.
+        spec: what to do; for an existing study it may differ in ``trials``, ``time_limit`` and ``crew``, and in where
+            model and data lie.
         folder: where the study is or will be.
         progress: told what is under way.
         checkpoint: export the winner; a budget in time needs it.
@@ -89,7 +90,9 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
 def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Driver:
     known = folder.spec_file.is_file() and folder.begun()  # one that was refused before its first trial is no other
     if known:
-        folder.check_same("specification", folder.spec().identity(), spec.identity())
+        folder.check_journal()
+        before, now = (without_places(one.identity()) for one in (folder.spec(), spec))
+        folder.check_same("specification", before, now)
     elif folder.journal.exists():
         raise UsageError(
             f"{folder.path} has trials but no study.yaml that names their model; put it back or begin another study"
@@ -189,16 +192,17 @@ def _first_in_time(
     return min(tried, key=lambda pair: pair[1]["ratio"])
 
 
-def open_study(folder: StudyFolder, progress: Progress) -> Opened:
+def open_study(folder: StudyFolder, progress: Progress, spec: StudySpec | None = None) -> Opened:
     """Open a study's model, data and bank for work that adds no trials.
 
     Args:
         folder: of an existing study.
         progress: told what is under way.
+        spec: the study's, with other places of its model and data; None: as it is stored.
 
     Raises:
         UsageError: the model, the data or a setting is not what the study began with.
     """
-    inputs = open_inputs(folder.spec(), progress, folder.latency_file)
+    inputs = open_inputs(spec or folder.spec(), progress, folder.latency_file)
     folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     return Opened(inputs, build_bank(inputs, folder.bank, progress))

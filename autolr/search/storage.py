@@ -1,22 +1,19 @@
-"""Where a study's trials are kept: a journal file of one process, or a PostgreSQL database that several share.
+"""The PostgreSQL database that keeps the trials of studies that several processes share; else there is a journal.
 
 A password never reaches a file or a message: what is stored and printed is the address without it. On another machine,
 or when a study goes on, it comes from the address given anew, from ``PGPASSWORD`` or from ``~/.pgpass``.
 """
 
-import fcntl
 import functools
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage
 
 from autolr.errors import AutolrError, UsageError
 
@@ -81,21 +78,6 @@ def check_private(address: str | None, cluster: bool) -> None:
         raise UsageError(
             "a cluster must not be sent a password in --storage: set PGPASSWORD or write ~/.pgpass where it is needed"
         )
-
-
-def open_journal(path: Path, repair: bool = False) -> JournalStorage:
-    """Open a journal file.
-
-    Args:
-        path: of the file.
-        repair: cut off a last line that a crash left unfinished; only for the process that holds the folder.
-    """
-    if repair and path.is_file():
-        lock = _FileLock(path)
-        lock.acquire()
-        _cut_torn_line(path)
-        lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
 
 
 def open_database(address: str) -> BaseStorage:
@@ -230,30 +212,3 @@ def alone(storage: BaseStorage, name: str) -> Iterator[None]:
         finally:
             with suppress(sqlalchemy.exc.DBAPIError):  # a connection that is lost holds no lock
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), key)
-
-
-class _FileLock(JournalFileOpenLock):
-    """A lock on the journal that the kernel frees when its holder dies; Optuna's own outlive a killed process."""
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._path = journal.with_name(journal.name + ".lock")
-        self._file: IO[str] | None = None
-
-    def acquire(self) -> bool:
-        self._file = self._path.open("a")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
-
-
-def _cut_torn_line(journal: Path) -> None:
-    content = journal.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        with journal.open("r+b") as file:
-            file.truncate(end)

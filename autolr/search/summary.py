@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from autolr.errors import BudgetError, UsageError
+from autolr.errors import BudgetError, UsageError, command
 from autolr.limits import Budget
 from autolr.records import Cost
 from autolr.search.dense_cost import check_priced, stored_dense_cost
@@ -66,7 +66,7 @@ def read_front(folder: StudyFolder) -> dict[str, Any]:
     front = folder.front()
     if front is None:
         raise UsageError(
-            f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
+            f"the study at {folder.path} has no finished trial yet; go on with {command('resume', folder.path)}"
         )
     result = folder.result()
     if result is not None:
@@ -89,7 +89,7 @@ def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
     trials = finished(study)
     if not trials:
         raise UsageError(
-            f"the study at {folder.path} has no finished trial yet; go on with autolr resume {folder.path}"
+            f"the study at {folder.path} has no finished trial yet; go on with {command('resume', folder.path)}"
         )
     dense = stored_dense_cost(study)
     within = [m for m in (member(t) for t in trials) if all(_excess(m, b, dense) <= 0 for b in limits)]
