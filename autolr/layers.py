@@ -83,7 +83,11 @@ class LowRankLinear(nn.Module):
         if self.rank:
             output: Tensor = self.left(self.right(x))
             return output
-        return self.constant.expand(*x.shape[:-1], self.out_features).contiguous()
+        output = self.constant.expand(*x.shape[:-1], self.out_features).contiguous()
+        if torch.is_grad_enabled() and x.requires_grad:
+            # The layers before have a gradient, of zero: distributed training takes one without for a fault.
+            output = output + 0.0 * x[..., :1]
+        return output
 
     def sizes(self) -> dict[str, int]:
         """Return the arguments that build an equal layer: with ``kind``, what a checkpoint writes down of it."""

@@ -4,13 +4,13 @@ A layer's factors were chosen for the inputs that the dense model feeds it. In t
 else: what the compressed layers before it make of the data. With ``z = right x̃`` on these inputs, ``y`` the dense
 layer's output on its own, over the live tokens of the calibration data:
 
-    minimise  Σ ‖ left z + b − y ‖² + λ Σ_j ‖ left_j − left₀_j ‖² Σ z_j² + λ n ‖ b − b₀ ‖²
-    over left (out, rank) and b (out,), n tokens
+    minimise  Σ ‖ left z + b − y ‖² + λ e Σ_j ‖ left_j − left₀_j ‖² / ‖ left₀_j ‖² + λ n ‖ b − b₀ ‖²
+    over left (out, rank) and b (out,), with n tokens and e the mean over j of ‖ left₀_j ‖² Σ z_j²
 
-a least-squares problem of rank + 1 unknowns for each output, each drawn to what it was in proportion to its use: then
-it does not matter how the two factors share the size of their product. Layers are taken in the order of the pass, so
-each makes up for what those before it lost; those fed the same tensor (query, key, value) together. ``right``, kept
-rows and dense layers stay as they are. The cost is two to five passes of the dense model over the data.
+a least-squares problem of rank + 1 unknowns for each output. Each column is drawn to what it was by its relative
+change, so that it does not matter how the two factors share the size of their product. Layers are taken in the order of
+the pass, so each makes up for what those before it lost; those fed the same tensor (query, key, value) together.
+``right``, kept rows and dense layers stay as they are. The cost is two to five passes of the dense model over the data.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
@@ -295,7 +295,9 @@ class _Sums:
     def solve(self, layer: LowRankLinear) -> Correction:
         """Return the ridge regression's solution, drawn towards the layer's present factor and bias."""
         old = torch.cat([layer.outer_weight, layer.bias[:, None]], 1).double()
-        squares = self.gram.diagonal()
-        penalty = (RIDGE * squares).clamp(min=torch.finfo(torch.float32).tiny).diag()
+        least = torch.finfo(torch.float32).tiny
+        squares, sizes = self.gram.diagonal(), old[:, :-1].square().sum(0).clamp(min=least)
+        energy = (sizes * squares[:-1]).sum() / max(layer.rank, 1)
+        penalty = (RIDGE * torch.cat([energy / sizes, squares[-1:]])).clamp(min=least).diag()
         new = torch.linalg.solve(self.gram + penalty, (self.cross + old @ penalty).mT).mT
         return Correction(new[:, :-1].to(layer.outer_weight), new[:, -1].to(layer.bias))

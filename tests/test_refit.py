@@ -75,7 +75,9 @@ def by_definition(model, candidate, source, one_position):
                 ys.append((target[name][1] - extra)[live])
             z, y = torch.cat(zs).double().numpy(), torch.cat(ys).double().numpy()
             old = torch.cat([layer.outer_weight, layer.bias[:, None]], 1).double().numpy()
-            root = np.sqrt(RIDGE * (z**2).sum(0))
+            sizes = (old[:, :-1] ** 2).sum(0)
+            energy = np.mean(sizes * (z[:, :-1] ** 2).sum(0)) if layer.rank else 0.0
+            root = np.sqrt(RIDGE * np.append(energy / sizes, len(z)))
             tall = np.vstack([z, np.diag(root)])
             solution = np.linalg.lstsq(tall, np.vstack([y, root[:, None] * old.T]), rcond=None)[0].T
             found[name] = solution

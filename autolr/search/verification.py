@@ -31,11 +31,20 @@ def meets_latency(inputs: Inputs, ratio: float, milliseconds: float) -> bool:
     )
 
 
-def time_checkpoint(inputs: Inputs, checkpoint: Path, progress: Progress) -> dict[str, Any]:
+def time_checkpoint(
+    inputs: Inputs, checkpoint: Path, progress: Progress, processes: int = PROCESSES, seconds: float = SECONDS
+) -> dict[str, Any]:
     """Time an exported checkpoint against the dense model in new processes, as ``autolr bench`` does.
 
     One process knows its ratio to a per cent and still differs from the next by several: what else the machine does
     meanwhile slows many small operations more than few large ones. So there are some, and their median counts.
+
+    Args:
+        inputs: the opened inputs.
+        checkpoint: its directory.
+        progress: told what is under way.
+        processes: how many.
+        seconds: that each takes at most, beside loading.
 
     Returns:
         ``ratio`` and ``ms``, medians over the processes; ``ratio_range``, the lowest and the highest ratio;
@@ -44,7 +53,7 @@ def time_checkpoint(inputs: Inputs, checkpoint: Path, progress: Progress) -> dic
     Raises:
         AutolrError: a process failed.
     """
-    progress.start(f"time {checkpoint} against the dense model in {PROCESSES} new processes")
+    progress.start(f"time {checkpoint} against the dense model in {processes} new processes")
     spec, conditions = inputs.spec, inputs.costs.dense.conditions
     dense = spec.model or str(EXAMPLE_MODEL)
     options = {
@@ -55,7 +64,7 @@ def time_checkpoint(inputs: Inputs, checkpoint: Path, progress: Progress) -> dic
         "--threads": spec.run.threads,
         "--lengths": ",".join(map(str, conditions.lengths)) or None,
         "--precision": PRECISION,
-        "--max-seconds": SECONDS,
+        "--max-seconds": seconds,
     }
     flags = [text for name, value in options.items() if value is not None for text in (name, str(value))]
     flags += ["--trust-remote-code"] if spec.run.trust_remote_code else []
@@ -63,10 +72,10 @@ def time_checkpoint(inputs: Inputs, checkpoint: Path, progress: Progress) -> dic
     program = "from autolr.cli import app; app()"
     command = [sys.executable, "-c", program, "bench", dense, str(checkpoint), "--json", *flags]
     timed = []
-    for done in range(PROCESSES):
+    for done in range(processes):
         progress.check()
         timed.append(_run(command, checkpoint))
-        progress.update((done + 1) / PROCESSES)
+        progress.update((done + 1) / processes)
     ratios = [one["ratio"] for one in timed]
     ratio, milliseconds = median(ratios), 1e3 * median(one["median"] for one in timed)
     return {
