@@ -18,6 +18,7 @@ from autolr.search.folder import StudyFolder
 from autolr.search.front import front_trials, nearest_trials, write_front
 from autolr.search.inputs import Inputs, open_inputs
 from autolr.search.preparation import build_bank, prepare
+from autolr.search.rehearsal import rehearse
 from autolr.search.sampler import check_sampler
 from autolr.search.selection import Result, rank_members, report_on, store_result
 from autolr.search.sensitivity import store_account
@@ -72,7 +73,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     shared = spec.storage is not None
     with folder.locked(progress if shared else None):
-        driver = _prepared_driver(spec, folder, progress)
+        driver = _prepared_driver(spec, folder, progress, checkpoint)
         finished = _finished(driver)
         if finished is not None:
             driver.ledger.close()
@@ -87,7 +88,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
         return _finished(driver) or _conclude(driver, spec, folder, progress, checkpoint)
 
 
-def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress) -> Driver:
+def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool) -> Driver:
     known = folder.spec_file.is_file() and folder.begun()  # one that was refused before its first trial is no other
     if known:
         folder.check_journal()
@@ -101,6 +102,8 @@ def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress) -
     if known:
         folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     folder.write_spec(spec, inputs.fingerprint)
+    if checkpoint and not known:
+        rehearse(inputs, folder.path, progress)
     bank = build_bank(inputs, folder.bank, progress)
     inputs = tune(inputs, bank, folder.latency_file, progress)
     driver = _driver_class(spec)(inputs, prepare(inputs, bank, progress), folder, progress)
