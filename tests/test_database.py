@@ -278,6 +278,18 @@ def test_a_name_that_the_database_knows_from_another_study_is_refused(
         ledger_of(options, tmp_path / "there" / "study", address, seed=1)
 
 
+def test_a_machine_where_the_same_model_and_data_lie_elsewhere_takes_part(
+    server: Server, options: dict[str, str], tmp_path: Path
+) -> None:
+    address = server.database()
+    here = ledger_of(options, tmp_path / "here" / "study", address)
+    assert run_one(*here) == 0
+    elsewhere = ledger_of(write_inputs(tmp_path / "elsewhere"), tmp_path / "there" / "study", address)
+    assert run_one(*elsewhere) == 1
+    for ledger, _ in (here, elsewhere):
+        ledger.close()
+
+
 def test_two_ledgers_share_the_trials_and_stop_at_the_number_wanted(
     server: Server, options: dict[str, str], tmp_path: Path
 ) -> None:
