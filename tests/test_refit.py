@@ -175,13 +175,18 @@ def test_something_between_two_blocks_is_noticed() -> None:
 
 
 @pytest.mark.usefixtures("few_tokens")
-def test_dead_inputs_leave_finite_factors() -> None:
+def test_dead_inputs_are_answered_as_the_dense_layer_answers_them() -> None:
     model, source = prepared("bert")
     name = next(iter(source.units))
     candidate = Candidate.of({name: Choice("svd", 6)})
     same = [{"input_ids": torch.full((2, 5), 7), "attention_mask": torch.ones(2, 5, dtype=torch.long)}]
     found = refit(model, candidate, source, same)  # two distinct tokens at most, seven unknowns
-    assert torch.isfinite(found[name].left).all()
+    wanted = seen(model, [name], same[0])[name][1]
+    with refitted(model, candidate, source, found), torch.no_grad():
+        got = seen(model, [name], same[0])[name][1]
+    with compressed(model, candidate, source), torch.no_grad():
+        before = seen(model, [name], same[0])[name][1]
+    assert (got - wanted).norm() < 0.1 * (before - wanted).norm()
 
 
 @pytest.fixture

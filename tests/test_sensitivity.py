@@ -2,7 +2,6 @@
 
 import json
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from nli_fixture import write_inputs
@@ -108,5 +107,7 @@ def test_the_command_prints_a_line_for_each_layer(study: StudyFolder) -> None:
     assert done.exit_code == 0, done.output
     assert "step up" in done.output
     assert "what mattered in the search" in done.output
+    opened = open_study(study, Silent())
+    for unit in opened.inputs.units.units:
+        assert sum(line.split()[:1] == [unit.name] for line in done.output.splitlines()) == 1
     assert CliRunner().invoke(app, ["sensitivity", str(study.path), "--trial", "99"]).exit_code == 2
-    assert isinstance(study.path, Path)

@@ -1,6 +1,6 @@
 """The end of a study tried before its beginning: what would fail after hours fails in seconds.
 
-One layer, cut to rank 1 on a few examples, goes the whole way: statistics, decomposition, a trial, refit, report, model
+One layer, factorized on a few examples, goes the whole way: statistics, decomposition, a trial, refit, report, model
 card, checkpoint, reloaded to equal logits, and where a budget is a time a clock in a process of its own. A tokenizer
 that cannot be saved, settings that transformers refuses to write, a full disk, custom code that does not load again:
 each is met here.
@@ -33,7 +33,10 @@ _SECONDS = 1.0
 
 
 def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[Form] = ("hf",)) -> None:
-    """Export one layer at rank 1 to a temporary folder, by way of everything that a study does.
+    """Export one compressed layer to a temporary folder, by way of everything that a study does.
+
+    Its rank is the highest that saves anything: what it computes is nearly what the dense model does, so that no model
+    is refused for what a low rank makes of it.
 
     Args:
         inputs: the opened inputs.
@@ -58,7 +61,8 @@ def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[F
 def _rehearse(inputs: Inputs, folder: Path, forms: Sequence[Form]) -> None:
     silent = Silent()
     bank = build_bank(inputs, folder / "bank", silent)
-    candidate = Candidate.of({inputs.units.units[0].name: Choice(_METHOD, 1)})
+    unit = inputs.units.units[0]
+    candidate = Candidate.of({unit.name: Choice(_METHOD, max(1, unit.break_even - 1))})
     evaluation = Objective(inputs, bank, scorer_of(inputs, bank, "search", silent)).evaluate(candidate, silent.check)
     trial = {"trial": 0, "origin": "rehearsal", "constraints": {}}
     member = {**trial, **describe(evaluation, inputs.costs.dense)}

@@ -88,7 +88,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
         return _finished(driver) or _conclude(driver, spec, folder, progress, checkpoint)
 
 
-def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool) -> Driver:
+def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool = False) -> Driver:
     known = folder.spec_file.is_file() and folder.begun()  # one that was refused before its first trial is no other
     if known:
         folder.check_journal()
