@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autolr.errors import AutolrError, FactorizationError
-from autolr.factorize import get_methods
-from autolr.leftovers import passing_folder
+from autolr.machine.temporary import passing_folder
+from autolr.machine.tensor_digest import tensor_digest
+from autolr.methods import get_methods
+from autolr.model.units import unit_weight
 from autolr.types import Decomposition, LayerStats, Method, Unit
-from autolr.units import unit_weight
 
 FORMAT = 1
 STATISTICS = "statistics"
@@ -281,16 +282,6 @@ class Bank:
         temporary = folder() / path.name
         save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
         temporary.replace(path)
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 of names, shapes, dtypes and bytes, independent of the order of the mapping."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _hash(*parts: Any) -> str:

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from autolr.layers import LowRankLinear, LowRankRowsLinear
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 
 VOCABULARY = 99
 _ENCODER = {

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from autolr.checkpoint.load import load_checkpoint
+from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
-from autolr.layers import LowRankLinear
 from autolr.report.card import model_card
 
 LINEAR = (torch.nn.Linear, Conv1D)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autolr.allocate import Menu, allocate
-from autolr.dynamic import solve
+from autolr.allocation.dynamic_program import solve
+from autolr.allocation.hull import could_be_better, relax
+from autolr.allocation.knapsack import Menu, allocate
 from autolr.errors import BudgetError
-from autolr.hull import could_be_better, relax
 from autolr.types import Candidate, Choice
 
-allocate_module = importlib.import_module("autolr.allocate")
+allocate_module = importlib.import_module("autolr.allocation.knapsack")
 QUANTITIES = ("flops", "params")
 SLOW_SOLVER = settings(max_examples=60)
 

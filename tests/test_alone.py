@@ -13,7 +13,7 @@ from test_padding import prepared
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.data.batches import FULL, count_cut, grouped
+from autolr.model.inputs import FULL, count_cut, grouped
 
 PAIRS = [
     (f"a {' '.join(WORDS[i % 20 : i % 20 + 1 + i % 5])} runs", WORDS[i % 7] + " sleeps" * (i % 3)) for i in range(60)

@@ -14,10 +14,10 @@ from nli_fixture import write_pairs
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from autolr.bank import tensor_digest
 from autolr.checkpoint.load import load_checkpoint
 from autolr.cli.main import app
-from autolr.units import find_units
+from autolr.machine.tensor_digest import tensor_digest
+from autolr.model.units import find_units
 
 IDS = [[1, 5, 9, 14, 2], [1, 7, 11, 8, 2]]
 RELOAD = """

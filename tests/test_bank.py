@@ -12,13 +12,14 @@ import torch
 from tiny import batches, build, sequences
 
 import autolr.bank
-from autolr.bank import STATISTICS, Bank, tensor_digest
-from autolr.calibrate import calibrate
-from autolr.compress import compressed
+from autolr.bank import STATISTICS, Bank
 from autolr.errors import AutolrError, FactorizationError
-from autolr.factorize import get_methods, kfac, svd
+from autolr.forms.swap import compressed
+from autolr.machine.tensor_digest import tensor_digest
+from autolr.methods import get_methods, kfac, svd
+from autolr.model.units import find_units, unit_weight
+from autolr.statistics.calibrate import calibrate
 from autolr.types import Candidate, Choice, Method
-from autolr.units import find_units, unit_weight
 
 BATCHES = batches(sequences(6), 6)
 
@@ -238,7 +239,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import autolr.bank
 from test_bank import Case
-from autolr.factorize import get_methods
+from autolr.methods import get_methods
 real, written = autolr.bank.save_file, []
 def dying(tensors, path, metadata):
     real(tensors, path, metadata)

@@ -9,11 +9,11 @@ import torch
 from tiny import PAD, VOCABULARY, batches, build, sequences
 from torch import nn
 
-from autolr.calibrate import calibrate, class_cotangents, pass_count
 from autolr.errors import AutolrError, UsageError
-from autolr.linalg import psd_power
+from autolr.methods.weighted_svd import psd_power
+from autolr.model.units import find_units, unit_weight
+from autolr.statistics.calibrate import calibrate, class_cotangents, pass_count
 from autolr.types import Unit
-from autolr.units import find_units, unit_weight
 
 FIELDS = ("mean", "in_gram", "mean_abs", "fisher_in", "out_gram")
 EXAMPLES = sequences(7)

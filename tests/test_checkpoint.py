@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from autolr.checkpoint.dense import save_dense
 from autolr.checkpoint.load import load_checkpoint, verify_roundtrip
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
-from autolr.data.batches import input_device
+from autolr.model.inputs import input_device
 
 CASES = tuple(BUILDERS)
 LLAMA_PARTS = ("model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head")
@@ -188,7 +188,10 @@ def test_reload_in_another_process_is_bit_equal(saved, fresh, case, trust):
     """With autolr imported the layers are autolr's own, even where the directory's code is trusted."""
     job, loaded = fresh["with"][case, trust]
     assert "error" not in job
-    assert job["layers"] == ["autolr.layers.LowRankLinear", "autolr.layers.LowRankRowsLinear"]
+    assert job["layers"] == [
+        "autolr.checkpoint.runtime.layers.LowRankLinear",
+        "autolr.checkpoint.runtime.layers.LowRankRowsLinear",
+    ]
     assert torch.equal(loaded, output(saved[case][0]))
 
 

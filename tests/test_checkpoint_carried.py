@@ -18,9 +18,9 @@ import transformers
 from checkpoint_cases import auto_name, batch, build, output
 from safetensors.torch import load_file, save_file
 
-from autolr import rewrites
 from autolr.checkpoint.carried import SIGN
 from autolr.checkpoint.load import load_checkpoint
+from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
 
 CASES = ("bert-classifier", "llama-lm-untied", "gpt2-lm-tied")
@@ -145,7 +145,9 @@ def test_what_is_saved_without_autolr_loads_with_it_and_for_any_head(exports, ag
     """The second generation is described as the first: with autolr its layers are autolr's own."""
     assert "error" not in without[case, "headless", True][0]
     loaded = load(case, again[case, "trusted code"])
-    assert {type(layer).__module__ for layer in compressed_layers(loaded).values()} == {"autolr.layers"}
+    assert {type(layer).__module__ for layer in compressed_layers(loaded).values()} == {
+        "autolr.checkpoint.runtime.layers"
+    }
     assert torch.equal(output(loaded), exports[case][1])
     assert is_whole(again[case, "trusted code"])
 

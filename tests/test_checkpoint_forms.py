@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
-from autolr import rewrites
 from autolr.checkpoint import load as load_module
 from autolr.checkpoint.load import load_checkpoint
+from autolr.checkpoint.runtime import rewrites
+from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.checkpoint.save import save_checkpoint
 from autolr.cli import app
-from autolr.config import make_spec
 from autolr.errors import UsageError
-from autolr.layers import LowRankLinear
 from autolr.search.folder import StudyFolder
+from autolr.spec.study import make_spec
 
 METHODS = {
     "gptq": (

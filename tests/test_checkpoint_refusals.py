@@ -22,9 +22,9 @@ from autolr.checkpoint import load as load_module
 from autolr.checkpoint.dense import homeless_biases, save_dense
 from autolr.checkpoint.fold import fold_biases, nearest_to_one
 from autolr.checkpoint.load import load_checkpoint, max_difference, verify_roundtrip
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 from autolr.checkpoint.save import save_checkpoint
 from autolr.errors import UsageError
-from autolr.layers import LowRankLinear, LowRankRowsLinear
 
 SIZES = {
     "vocab_size": 20,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from autolr.clock import CONFIDENCE, MIN_ROUNDS, compare, median_interval
+from autolr.cost.clock import CONFIDENCE, MIN_ROUNDS, compare, median_interval
 
 
 def sleeping(seconds: float):

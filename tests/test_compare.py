@@ -11,12 +11,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.config import DataSpec, RunSpec
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.comparison import comparison_lines, comparison_table
 from autolr.search import comparing
 from autolr.search.comparing import Comparison, Entry, compare, read_comparison
+from autolr.spec.study import DataSpec, RunSpec
 
 ENTRIES = [
     {"name": "autolr", "methods": ["kfac", "svd"]},

@@ -8,13 +8,13 @@ import torch
 from tiny import Source, batches, build, sequences
 from torch import nn
 
-from autolr.calibrate import calibrate
-from autolr.compress import compress_, compressed, make_factors, make_layer, restore_
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 from autolr.errors import UsageError
-from autolr.factorize import methods
-from autolr.layers import LowRankLinear, LowRankRowsLinear
+from autolr.forms.swap import compress_, compressed, make_factors, make_layer, restore_
+from autolr.methods import methods
+from autolr.model.units import find_units, unit_bias, unit_weight
+from autolr.statistics.calibrate import calibrate
 from autolr.types import Candidate, Choice
-from autolr.units import find_units, unit_bias, unit_weight
 
 BATCH = batches(sequences(6), 6)
 

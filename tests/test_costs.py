@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from autolr.compress import compressed
 from autolr.cost import measure_costs
 from autolr.errors import UsageError
-from autolr.linalg import weighted_svd
+from autolr.forms.swap import compressed
+from autolr.methods.weighted_svd import weighted_svd
+from autolr.model.units import find_units, unit_weight
 from autolr.types import QUANTITIES, Candidate, Choice, Conditions, Decomposition
-from autolr.units import find_units, unit_weight
 
 FAMILIES = ["bert", "roberta", "distilbert", "deberta", "albert", "gpt2", "gpt2-lm", "llama", "llama-lm-tied", "opt"]
 BATCH, LENGTH = 3, 7

@@ -5,11 +5,7 @@ import pytest
 import torch
 from tiny import batches, build, sequences
 
-from autolr.bank import Bank
-from autolr.calibrate import calibrate
-from autolr.compress import compressed, make_factors
-from autolr.cost import measure_costs
-from autolr.curves import (
+from autolr.allocation.error_curves import (
     REFERENCE_SHARE,
     ROW_SHARES,
     Curve,
@@ -19,10 +15,14 @@ from autolr.curves import (
     rank_grid,
     reference_choice,
 )
-from autolr.factorize import get_methods, methods
+from autolr.bank import Bank
+from autolr.cost import measure_costs
+from autolr.forms.swap import compressed, make_factors
+from autolr.methods import get_methods, methods
+from autolr.model.units import find_units, unit_weight
 from autolr.score import NliScorer
+from autolr.statistics.calibrate import calibrate
 from autolr.types import QUANTITIES, Candidate, Choice, Unit
-from autolr.units import find_units, unit_weight
 
 NAMES = sorted(methods())
 DATA = batches(sequences(24), 8)

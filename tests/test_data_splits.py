@@ -9,10 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from nli_fixture import write_inputs, write_pairs
 
-from autolr.config import DataSpec
 from autolr.data import NliData, load_nli, split_by_premise
 from autolr.data.parts import load_nli_parts
 from autolr.errors import UsageError
+from autolr.spec.study import DataSpec
 
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[2] / "shared"))
 SHARES = {"search": 0.5, "selection": 0.3, "report": 0.2}

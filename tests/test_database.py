@@ -19,7 +19,6 @@ from test_search import spec_of
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.config import make_spec
 from autolr.errors import AutolrError, UsageError
 from autolr.progress import Silent
 from autolr.search import ledger as ledger_module
@@ -35,6 +34,7 @@ from autolr.search.roster import Roster
 from autolr.search.run import _prepared_driver, run_search
 from autolr.search.storage import _passwords, alone, check_private, open_database, without_password
 from autolr.search.summary import SURPLUS, summarize
+from autolr.spec.study import make_spec
 
 __all__ = ["server"]  # a fixture
 TRIALS = 12

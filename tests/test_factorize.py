@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-import autolr.factorize as factorize
-from autolr.compress import make_factors
+import autolr.methods as factorize
 from autolr.errors import AutolrError, FactorizationError, UsageError
-from autolr.factorize import BUILT_IN, conformance, get_methods, kfac, losparse, methods, svd
-from autolr.factorize.statistics import TOKENS_PER_FEATURE, too_few_tokens, well_conditioned
-from autolr.linalg import oas_intensity, shrink
+from autolr.forms.swap import make_factors
+from autolr.methods import BUILT_IN, conformance, get_methods, kfac, losparse, methods, svd
+from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens, well_conditioned
+from autolr.methods.weighted_svd import oas_intensity, shrink
 from autolr.types import Choice, Decomposition, LayerStats, Method
 
 METHODS = sorted(methods())

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from autolr.errors import Stopped, UsageError
+from autolr.machine.atomic import write_atomically
 from autolr.progress import Silent
-from autolr.search.folder import StudyFolder, write_atomically
+from autolr.search.folder import StudyFolder
 
 
 class Told(Silent):

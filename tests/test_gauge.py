@@ -10,11 +10,11 @@ from test_compress import prepared, random_candidate
 from torch import nn
 from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-from autolr.compress import compressed, make_factors, make_layer
-from autolr.gauge import balance, balance_
-from autolr.layers import LowRankLinear, LowRankRowsLinear
-from autolr.linalg import weighted_svd
-from autolr.refit import Correction, correct
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
+from autolr.forms.gauge import balance, balance_
+from autolr.forms.swap import compressed, make_factors, make_layer
+from autolr.methods.weighted_svd import weighted_svd
+from autolr.recovery.refit import Correction, correct
 from autolr.types import Choice, Factors
 
 SCALES = (1e-24, 1e-12, 1e-4, 1.0, 1e8)

@@ -43,7 +43,7 @@ def test_every_import_goes_downwards():
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("types.py", "from autolr.linalg import psd_power"),
+        ("types.py", "from autolr.methods.weighted_svd import psd_power"),
         ("factorize/svd.py", "import autolr.bank"),
         ("layers.py", "def late():\n    from autolr.cli import main"),
         ("errors.py", "from autolr import compress"),

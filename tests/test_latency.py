@@ -12,21 +12,22 @@ from nli_fixture import write_inputs
 from transformers import BertConfig, BertForSequenceClassification
 from typer.testing import CliRunner, Result
 
-from autolr import clock
 from autolr.cli import app
-from autolr.config import StudySpec, make_spec
-from autolr.cost import measure_costs, timing
-from autolr.cost.latency import LatencyTable, LayerTimes, fit, leave_one_out
+from autolr.cost import choose_rewrites as rewriting
+from autolr.cost import clock, measure_costs
+from autolr.cost import measure_latency as timing
+from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out
 from autolr.errors import BudgetError, UsageError
+from autolr.model.units import find_units
 from autolr.progress import Silent
-from autolr.search import rewriting, tuning
 from autolr.search import run as run_module
+from autolr.search import tuning
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs
 from autolr.search.preparation import build_bank
 from autolr.search.run import run_search
+from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate, Choice, Conditions
-from autolr.units import find_units
 
 ATTENTION = LayerTimes(0.1, (0, 8, 16), (0.01, 0.03, 0.07), (0, 4), (0.0, 0.02))
 TABLE = LatencyTable(

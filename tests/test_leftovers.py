@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from autolr import slots
-from autolr.leftovers import passing_folder
+from autolr.machine import locks as slots
+from autolr.machine.temporary import passing_folder
 from autolr.search.crew.fetched import BANK, UNUSED_SECONDS, sweep_banks
 
 
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
     (other_kind := tmp_path / "statistics").mkdir()
-    program = "import sys, time\nfrom pathlib import Path\nfrom autolr.leftovers import passing_folder\n"
+    program = "import sys, time\nfrom pathlib import Path\nfrom autolr.machine.temporary import passing_folder\n"
     program += "with passing_folder(Path(sys.argv[1]), 'work-') as folder:\n"
     program += "    print(folder, flush=True); time.sleep(60)"
     killed = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 
 from autolr.errors import FactorizationError
-from autolr.linalg import oas_intensity, psd_power, shrink, weighted_svd
+from autolr.methods.weighted_svd import oas_intensity, psd_power, shrink, weighted_svd
 
 SHAPES = {"wide": (7, 13), "tall": (13, 7), "square": (9, 9), "one-row": (1, 8), "one-column": (8, 1), "single": (1, 1)}
 RIGHT = ["identity", "diagonal", "regular", "ill-conditioned", "singular"]

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.errors import UsageError
-from autolr.score import memory
-from autolr.score.memory import batch_bytes, check_memory
+from autolr.model import memory
+from autolr.model.memory import batch_bytes, check_memory
 
 PROGRAM = """
 import resource, sys

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
-from autolr.data.padding import ensure_padding
 from autolr.errors import AutolrError, UsageError
+from autolr.model.padding import ensure_padding
 from autolr.score.features import features, sentence_batches
 from autolr.score.minimal_pairs import check_askable, how_asked, likelihoods, preferred, pseudo_likelihoods
 

@@ -16,8 +16,8 @@ from autolr.cli import app
 from autolr.errors import UsageError, command
 from autolr.report.tables import next_commands
 from autolr.search.folder import StudyFolder
-from autolr.search.spaces.configs import presets
 from autolr.search.summary import read_front, select_trial
+from autolr.spec.spaces import presets
 
 FAST = ["--method", "kfac", "--multiple", "2", "--search-examples", "40", "--selection-examples", "40"]
 BUDGET = ["--budget", "0.5x-flops"]

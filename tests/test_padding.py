@@ -10,10 +10,10 @@ from architecture_table import tokenizer, write
 from test_architectures import search
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.data.batches import pair_batches
 from autolr.data.nli import NliData
-from autolr.data.padding import ensure_padding, padding_side
 from autolr.errors import UsageError
+from autolr.model.inputs import pair_batches
+from autolr.model.padding import ensure_padding, padding_side
 
 PREMISES = ("a dog runs", "the man sleeps in the park by the river", "two women")
 PAIRS = NliData("three lengths", PREMISES, ("a dog", "a man", "sing"), (0, 1, 2))

@@ -14,18 +14,18 @@ from tiny import build
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
-from autolr import rewrites
+from autolr.checkpoint.runtime import rewrites
+from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.cli.main import app
-from autolr.config import DataSpec
-from autolr.data.padding import ensure_padding
 from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, dealt, load_probing_tasks, notes_on
 from autolr.errors import AutolrError, UsageError
-from autolr.layers import LowRankLinear
+from autolr.model.padding import ensure_padding
 from autolr.score.features import features, sentence_batches
 from autolr.score.probes import PENALTIES, control_labels, lengths, logistic_regression, probe, ridge_weights
 from autolr.score.probing import ProbeScorer, mean_accuracy, probe_sentences
 from autolr.search import selection
+from autolr.spec.study import DataSpec
 
 SUBJECTS = ("a dog", "a cat", "the man", "two women", "some children", "a bird")
 VERBS = ("runs", "sleeps", "eats", "sings", "reads", "waits")

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.config import make_spec
 from autolr.data.nli import NliData
-from autolr.data.padding import ensure_padding
 from autolr.errors import UsageError
+from autolr.model.padding import ensure_padding
 from autolr.score import predict
+from autolr.spec.study import make_spec
 from autolr.tasks.prompted import NOTHING, Prompted, _continuations
 
 TEMPLATES = ["{premise} : {hypothesis} :", "the man eats {hypothesis} a {premise} in :"]

@@ -8,7 +8,6 @@ import pytest
 from nli_fixture import write_model, write_pairs
 from optuna.trial import TrialState
 
-from autolr.config import make_spec
 from autolr.errors import Stopped
 from autolr.progress import Silent
 from autolr.report.tables import result_lines
@@ -21,6 +20,7 @@ from autolr.search.run import open_study, run_search
 from autolr.search.scorers import scorer_of
 from autolr.search.selection import score_candidate
 from autolr.search.summary import summarize
+from autolr.spec.study import make_spec
 from autolr.types import Candidate
 
 TRIALS, EXAMPLES, BATCH = 24, 400, 3

@@ -10,15 +10,15 @@ from tiny import Source
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from autolr.bank import tensor_digest
-from autolr.calibrate import calibrate, class_cotangents, unmatched_units
 from autolr.checkpoint.save import save_checkpoint
-from autolr.compress import compressed
 from autolr.cost import measure_costs
-from autolr.data.batches import LONGEST, longest_input
 from autolr.errors import UsageError
+from autolr.forms.swap import compressed
+from autolr.machine.tensor_digest import tensor_digest
+from autolr.model.inputs import LONGEST, longest_input
+from autolr.model.units import find_units
+from autolr.statistics.calibrate import calibrate, class_cotangents, unmatched_units
 from autolr.types import Candidate, Choice
-from autolr.units import find_units
 
 VOCABULARY, PAD, END, BATCH, LENGTH = 40, 0, 2, 3, 9
 _IDS = {"vocab_size": VOCABULARY, "num_labels": 3, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": END}

@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 from test_compress import prepared, random_candidate, snapshot
 from tiny import batches, sequences
 
-from autolr import refit as refit_module
-from autolr import rewrites
-from autolr.compress import compressed
-from autolr.config import make_spec
+from autolr.checkpoint.runtime import rewrites
+from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.errors import UsageError
-from autolr.layers import LowRankLinear
+from autolr.forms.swap import compressed
 from autolr.progress import Silent
-from autolr.refit import RIDGE, refit, refitted
+from autolr.recovery import refit as refit_module
+from autolr.recovery.refit import RIDGE, refit, refitted
 from autolr.search import finalists, selection
 from autolr.search.folder import StudyFolder
 from autolr.search.run import open_study, run_search
+from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice
 
 DATA = batches(sequences(24), 8)

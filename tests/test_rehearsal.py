@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from autolr.checkpoint import load as load_module
 from autolr.cli.main import app
-from autolr.config import make_spec
 from autolr.errors import AutolrError
-from autolr.limits import Budget
 from autolr.progress import Silent
 from autolr.search import export as export_module
 from autolr.search import rehearsal, verification
 from autolr.search.inputs import open_inputs
 from autolr.search.rehearsal import rehearse
+from autolr.spec.budgets import Budget
+from autolr.spec.study import make_spec
 
 
 def search(tmp_path: Path, options: dict[str, str], *more: str):

@@ -24,12 +24,12 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertIntermediate
 
-from autolr import rewrites
+from autolr.checkpoint.runtime import rewrites
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
+from autolr.checkpoint.runtime.rewrites import fused_activation
 from autolr.checkpoint.save import save_checkpoint
 from autolr.cost import measure_costs
-from autolr.layers import LowRankLinear, LowRankRowsLinear
-from autolr.rewrites import fused_activation
-from autolr.units import find_units
+from autolr.model.units import find_units
 
 SIZES = {
     "hidden_size": 32,

@@ -10,17 +10,17 @@ from nli_fixture import write_inputs, write_model, write_pairs
 from optuna.trial import TrialState
 from transformers import AutoTokenizer, BertJapaneseTokenizer
 
-from autolr.config import StudySpec, make_spec
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
+from autolr.model.digests import tokenizer_digest
 from autolr.progress import Silent
 from autolr.report.tables import result_lines, status_lines
 from autolr.search import objective as objective_module
-from autolr.search.digests import tokenizer_digest
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs
 from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
 from autolr.search.run import run_search
 from autolr.search.summary import select_trial, summarize
+from autolr.spec.study import StudySpec, make_spec
 
 TRIALS = 12
 
@@ -344,7 +344,7 @@ def test_the_state_says_whether_a_process_is_at_work(finished: Path) -> None:
 def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Path, options: dict[str, str]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from autolr.refit import refitted
+    from autolr.recovery.refit import refitted
     from autolr.search.finalists import kept_corrections
     from autolr.search.run import open_study
     from autolr.types import Candidate

@@ -9,7 +9,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.config import make_spec
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.sensitivity import sensitivity_table
@@ -18,6 +17,7 @@ from autolr.search.run import open_study, run_search
 from autolr.search.scales import make_menus
 from autolr.search.sensitivity import explain
 from autolr.search.spaces.importance import multiplier
+from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice
 
 

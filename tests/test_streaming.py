@@ -14,20 +14,20 @@ from test_calibrate import EXAMPLES, FIELDS, state_of
 from tiny import batches, build, sequences
 from torch import nn
 
-from autolr import streaming
 from autolr.bank import Bank
-from autolr.calibrate import SampledCotangents, calibrate, class_cotangents
-from autolr.config import make_spec
 from autolr.errors import AutolrError, UsageError
-from autolr.factorize import get_methods
-from autolr.precision import in_float32
+from autolr.methods import get_methods
+from autolr.model.precision import in_float32
+from autolr.model.stack import Stack
+from autolr.model.units import find_units
 from autolr.progress import Silent
 from autolr.search import preparation
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs
-from autolr.stack import Stack
-from autolr.streaming import stream_calibrate, workspace_bytes
-from autolr.units import find_units
+from autolr.spec.study import make_spec
+from autolr.statistics import stream as streaming
+from autolr.statistics.calibrate import SampledCotangents, calibrate, class_cotangents
+from autolr.statistics.stream import stream_calibrate, workspace_bytes
 
 FAMILIES = ["bert", "roberta", "distilbert", "gpt2", "llama", "mistral", "opt"]
 

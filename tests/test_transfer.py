@@ -9,12 +9,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.config import StudySpec, make_spec
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.search.folder import StudyFolder
 from autolr.search.run import run_search
 from autolr.search.transfer import WARM_STARTS, warm_points
+from autolr.spec.study import StudySpec, make_spec
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from tiny import build
 from torch import nn
 
 from autolr.errors import UsageError
+from autolr.model.units import MIN_FEATURES, check_finite, find_units, unit_bias, unit_weight
 from autolr.types import break_even_rank
-from autolr.units import MIN_FEATURES, check_finite, find_units, unit_bias, unit_weight
 
 EMBEDDING, OUTSIDE = "an embedding", "outside the repeated blocks"
 BERT_ROLES = {

@@ -16,9 +16,9 @@ from nli_fixture import write_inputs
 from optuna.trial import TrialState
 from test_search import spec_of
 
-from autolr import slots
-from autolr.compress import compressed
 from autolr.errors import AutolrError, Stopped, UsageError
+from autolr.forms.swap import compressed
+from autolr.machine import locks as slots
 from autolr.progress import Silent
 from autolr.score import predict
 from autolr.search.crew.dispatch import MAX_TRIES, Dispatcher

@@ -7,9 +7,9 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from autolr.factorize import get_methods
+from autolr.methods import get_methods
+from autolr.model.units import unit_weight
 from autolr.types import Decomposition, LayerStats, Unit
-from autolr.units import unit_weight
 
 VOCABULARY, PAD = 60, 1
 _COMMON = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "num_labels": 3}

@@ -10,9 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from autolr.checkpoint.carried import MODELLING_MODULE, remove_own_entries
 from autolr.checkpoint.directory import replaced_directory
+from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.checkpoint.save import compressed_layers, write_model
 from autolr.errors import UsageError
-from autolr.layers import LowRankLinear
 
 # Config fields that give an architecture's bias-free linear layers a bias.
 _BIAS_SWITCHES = ("attention_bias", "mlp_bias")
@@ -34,7 +34,7 @@ def save_dense(
     own switch (``attention_bias``, ``mlp_bias``) is turned on and the other new biases are zero.
 
     Args:
-        model: some of its linear layers replaced by layers of :mod:`autolr.layers`.
+        model: some of its linear layers replaced by layers of :mod:`autolr.checkpoint.runtime.layers`.
         directory: to write; an older checkpoint there is replaced.
         tokenizer: saved along.
         card: text of README.md.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.layers import LowRankLinear
+from autolr.checkpoint.runtime.layers import LowRankLinear
 
 _RIDGE = 1e-6
 """Added to G's diagonal, as a share of its mean: directions that the inputs hardly have stay out of v."""

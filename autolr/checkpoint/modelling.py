@@ -1,6 +1,6 @@
 """The code of the modelling file that travels with a checkpoint, for ``trust_remote_code=True`` without autolr.
 
-It is put together from the source of :mod:`autolr.layers`, :mod:`autolr.rewrites`, :mod:`autolr.checkpoint.carried` and
+It is put together from the source of :mod:`autolr.checkpoint.runtime`, :mod:`autolr.checkpoint.carried` and
 :mod:`autolr.checkpoint.plugin`, so there is no second version of any to keep in step. The file ends in one empty
 subclass for each Auto class that can load the model.
 """
@@ -8,9 +8,10 @@ subclass for each Auto class that can load the model.
 import inspect
 import re
 
-from autolr import __version__, layers, rewrites
+from autolr import __version__
 from autolr.checkpoint import carried, plugin
-from autolr.rewrites import first_position, fused_activation
+from autolr.checkpoint.runtime import layers, rewrites
+from autolr.checkpoint.runtime.rewrites import first_position, fused_activation
 
 _HEAD = '''"""The low-rank layers of this checkpoint, for loading it where autolr is not installed.
 

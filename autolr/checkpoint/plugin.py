@@ -3,8 +3,8 @@
 To transformers this is a quantization method named "autolr": ``from_pretrained`` builds the dense model on the meta
 device, lets the quantizer swap modules, then reads the weights into them. Afterwards the model is an ordinary one.
 
-This file depends on torch, transformers, ``autolr.layers``, ``autolr.rewrites`` and ``autolr.checkpoint.carried``
-alone: a copy of all four travels with every checkpoint.
+This file depends on torch, transformers, ``autolr.checkpoint.runtime`` and ``autolr.checkpoint.carried`` alone: a copy
+of all travels with every checkpoint.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autolr.checkpoint.carried import QUANT_METHOD, expect_sign, remove_own_entries, teach_saving
-from autolr.layers import KINDS
-from autolr.rewrites import REWRITES, apply
+from autolr.checkpoint.runtime.layers import KINDS
+from autolr.checkpoint.runtime.rewrites import REWRITES, apply
 
 FORMAT_VERSION = 1
 

@@ -11,9 +11,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from autolr.checkpoint.carried import teach_saving
 from autolr.checkpoint.directory import replaced_directory
 from autolr.checkpoint.plugin import AutolrConfig
+from autolr.checkpoint.runtime.layers import KINDS, LowRankLinear
+from autolr.checkpoint.runtime.rewrites import applied
 from autolr.errors import UsageError
-from autolr.layers import KINDS, LowRankLinear
-from autolr.rewrites import applied
 
 
 def save_checkpoint(
@@ -29,7 +29,7 @@ def save_checkpoint(
     memory, its config included, stays as it is.
 
     Args:
-        model: some of its linear layers replaced by layers of :mod:`autolr.layers`.
+        model: some of its linear layers replaced by layers of :mod:`autolr.checkpoint.runtime.layers`.
         directory: to write; an older checkpoint there is replaced.
         tokenizer: saved along.
         card: text of README.md.

@@ -33,7 +33,6 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.checkpoint.directory import check_vacant
-    from autolr.limits import Budget
     from autolr.search.export import check_not_dense
     from autolr.search.export import export as write
     from autolr.search.finalists import corrections_of, kept_corrections
@@ -41,6 +40,7 @@ def export(
     from autolr.search.run import open_study
     from autolr.search.summary import find_trial, with_multipliers
     from autolr.search.transfer import solve_at
+    from autolr.spec.budgets import Budget
     from autolr.types import Candidate
 
     if form not in ("hf", "dense"):

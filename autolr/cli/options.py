@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from autolr.config import SPACE_FILES, StudySpec, make_spec, read_yaml
 from autolr.errors import UsageError, nearest
+from autolr.spec.study import SPACE_FILES, StudySpec, make_spec, read_yaml
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
@@ -337,8 +337,8 @@ def collect(
     Raises:
         UsageError: an option's value is malformed.
     """
-    from autolr.search.spaces.configs import load_space_config
     from autolr.search.storage import without_password
+    from autolr.spec.spaces import load_space_config
 
     plain: dict[str, Any] = {
         "model": absolute(model),

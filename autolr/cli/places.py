@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from autolr.cli.options import absolute
-from autolr.config import SPACE_FILES, StudySpec
 from autolr.errors import UsageError, command
+from autolr.spec.study import SPACE_FILES, StudySpec
 
 Model = Annotated[str | None, typer.Option("--model", help="Where the study's model is now, if it was moved.")]
 Train = Annotated[str | None, typer.Option("--train", help="Where its train data are now.")]

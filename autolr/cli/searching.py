@@ -8,8 +8,8 @@ import typer
 from autolr.cli import options as o
 from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.config import CrewSpec, StudySpec
 from autolr.errors import Stopped, UsageError, command
+from autolr.spec.study import CrewSpec, StudySpec
 
 
 @reported

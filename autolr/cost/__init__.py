@@ -1,6 +1,6 @@
 """What a model costs: counted, and on the clock."""
 
-from autolr.cost.flops import measure_costs
+from autolr.cost.count import measure_costs
 from autolr.cost.table import CostTable
 
 __all__ = ["CostTable", "measure_costs"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autolr.cost.latency import LatencyTable
+from autolr.cost.latency_model import LatencyTable
 from autolr.types import Candidate, Choice, Cost, Unit
 
 _INDEX_BYTES = 8

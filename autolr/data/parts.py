@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from autolr.config import DataSpec
 from autolr.data.example import example_data
 from autolr.data.files import check_exists
 from autolr.data.hub import local_path
@@ -12,6 +11,7 @@ from autolr.data.nli import Columns, NliData, load_nli
 from autolr.data.splits import split_by_premise
 from autolr.data.text import TextData, load_text
 from autolr.errors import UsageError
+from autolr.spec.study import DataSpec
 
 
 @runtime_checkable

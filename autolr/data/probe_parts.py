@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from autolr.config import DataSpec
 from autolr.data.probing import ProbingTask, dealt, load_probing_tasks
 from autolr.errors import UsageError
+from autolr.spec.study import DataSpec
 
 PARTS = ("search", "selection", "report")
 ProbeParts = Mapping[str, tuple[ProbingTask, ...]]

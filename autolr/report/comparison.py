@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autolr.errors import UsageError
-from autolr.limits import Budget
 from autolr.report.chance import at_chance
+from autolr.spec.budgets import Budget
 
 
 def comparison_table(summary: Mapping[str, Any]) -> Table:

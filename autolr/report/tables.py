@@ -8,10 +8,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autolr.config import StudySpec
 from autolr.errors import command
-from autolr.limits import CEILED
 from autolr.report.chance import at_chance
+from autolr.spec.budgets import CEILED
+from autolr.spec.study import StudySpec
 
 Plain = Mapping[str, Any]
 

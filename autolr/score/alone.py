@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.data.batches import input_device
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import UsageError
+from autolr.model.inputs import input_device
 from autolr.score.features import Pooling, features, sentence_batches
 from autolr.score.minimal_pairs import how_asked, likelihoods, pseudo_likelihoods
 

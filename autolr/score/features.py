@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, device, nn
 from torch.nn.functional import pad
 
-from autolr.data.batches import grouped
+from autolr.checkpoint.runtime.rewrites import without
+from autolr.checkpoint.runtime.rewrites.first_position import FirstPositionBlock
 from autolr.errors import AutolrError, UsageError
-from autolr.rewrites import without
-from autolr.rewrites.first_position import FirstPositionBlock
-from autolr.score.causal import is_causal_class
+from autolr.model.inputs import grouped
+from autolr.model.kind import is_causal_class
 from autolr.score.forward import Batch
 
 Pooling = Literal["mean", "first", "last"]

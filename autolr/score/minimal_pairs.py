@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.data.batches import grouped, input_device
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import AutolrError, UsageError
-from autolr.score.causal import check_causal, is_causal_class
+from autolr.model.inputs import grouped, input_device
+from autolr.model.kind import check_causal, is_causal_class
 from autolr.score.features import features, sentence_batches, text_inputs
 from autolr.score.probes import HANDS, logistic_regression
 

@@ -1,6 +1,6 @@
 """How many candidates are proposed at once, so that the sampler costs little beside the evaluations."""
 
-from autolr.data.batches import mean_length
+from autolr.model.inputs import mean_length
 from autolr.search.inputs import Inputs
 
 SHARE = 0.1

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.config import RunSpec
-from autolr.cost.timing import time_models
-from autolr.data.batches import LONGEST
-from autolr.data.positions import longest_sequence
+from autolr.cost.measure_latency import time_models
 from autolr.errors import UsageError
+from autolr.model.inputs import LONGEST
+from autolr.model.load import checked_device
+from autolr.model.positions import longest_sequence
 from autolr.progress import Progress
-from autolr.search.opening import checked_device
+from autolr.spec.study import RunSpec
 from autolr.types import Conditions
 
 DEFAULT_SEQ_LEN = 128

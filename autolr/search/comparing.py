@@ -13,16 +13,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from autolr.config import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
 from autolr.errors import BudgetError
-from autolr.factorize import get_methods
-from autolr.limits import Budget
+from autolr.machine.atomic import write_atomically
+from autolr.methods import get_methods
 from autolr.progress import Progress
 from autolr.search.comparison_rows import outcome, summarize_rows
-from autolr.search.folder import StudyFolder, write_atomically
+from autolr.search.folder import StudyFolder
 from autolr.search.run import run_search
 from autolr.search.sampler import check_sampler
-from autolr.search.spaces.configs import load_space_config, presets
+from autolr.spec.budgets import Budget
+from autolr.spec.spaces import load_space_config, presets
+from autolr.spec.study import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
 
 
 class Entry(Strict):

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from autolr.limits import Budget
 from autolr.pareto import hypervolume
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, scored
+from autolr.spec.budgets import Budget
 
 NEARLY = 0.99
 """Share of the best entry's final area that counts as having arrived."""

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
-from autolr.score.memory import available_bytes
-from autolr.search.opening import checked_device
+from autolr.model.load import checked_device
+from autolr.model.memory import available_bytes
 from autolr.search.storage import open_database
 
 PACKAGES = ("autolr", "torch", "transformers", "optuna", "botorch", "ray", "safetensors", "numpy")

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from autolr.allocate import allocate
+from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
-from autolr.calibrate import pass_count
-from autolr.config import StudySpec
-from autolr.data.batches import Batch
+from autolr.cost.price import lowest_costs
 from autolr.errors import BudgetError
+from autolr.model.inputs import Batch
 from autolr.progress import Progress
 from autolr.score.forward import run_batches
 from autolr.search.finalists import REFIT_EXAMPLES
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import Inputs, open_inputs
-from autolr.search.pricing import lowest_costs
 from autolr.search.scales import SCALE_EXAMPLES, stored_menus
 from autolr.search.selection import FINALISTS
-from autolr.streaming import workspace_bytes
+from autolr.spec.study import StudySpec
+from autolr.statistics.calibrate import pass_count
+from autolr.statistics.stream import workspace_bytes
 from autolr.types import Unit
 
 _STATS_BYTES = 8

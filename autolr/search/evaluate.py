@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from autolr.config import StudySpec
-from autolr.data.batches import check_tokens, input_device, longest_input
 from autolr.data.parts import check_source
+from autolr.model.inputs import check_tokens, input_device, longest_input
+from autolr.model.load import open_model
+from autolr.model.memory import check_memory
 from autolr.progress import Progress
-from autolr.score.memory import check_memory
-from autolr.search.opening import open_model
+from autolr.spec.study import StudySpec
 from autolr.tasks import task_for
 from autolr.tasks.alone import check_task
 

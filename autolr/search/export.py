@@ -8,15 +8,15 @@ from autolr.bank import Bank
 from autolr.checkpoint.dense import homeless_biases, save_dense
 from autolr.checkpoint.fold import fold_biases, nearest_to_one
 from autolr.checkpoint.load import verify_roundtrip
+from autolr.checkpoint.runtime.rewrites import applied
 from autolr.checkpoint.save import save_checkpoint
-from autolr.data.batches import Batch
 from autolr.errors import AutolrError, UsageError
+from autolr.model.inputs import Batch
+from autolr.model.kind import is_causal_class
 from autolr.progress import Progress
-from autolr.refit import Corrections, refitted
+from autolr.recovery.refit import Corrections, refitted
 from autolr.report.card import model_card
-from autolr.rewrites import applied
 from autolr.score import Scorer
-from autolr.score.causal import is_causal_class
 from autolr.search.inputs import Inputs
 from autolr.search.scorers import scorer_of
 from autolr.types import Candidate

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from autolr.bank import Bank
+from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.progress import Progress
-from autolr.refit import VERSION, Correction, Corrections, refit
+from autolr.recovery.refit import VERSION, Correction, Corrections, refit
 from autolr.search.inputs import Inputs
-from autolr.search.kept import read_kept, write_kept
 from autolr.types import Candidate
 
 REFIT_EXAMPLES = 512

@@ -10,7 +10,6 @@ latency.json    times that latency is predicted from, where a budget is a time
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +23,13 @@ import yaml
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from autolr.config import StudySpec, make_spec, read_yaml
 from autolr.errors import AutolrError, UsageError, command
+from autolr.machine.atomic import read_json, write_atomically
+from autolr.machine.locks import try_lock
 from autolr.progress import Progress
 from autolr.search.journal import damaged, open_journal
-from autolr.search.replacing import replacing
 from autolr.search.storage import open_database
-from autolr.slots import try_lock
+from autolr.spec.study import StudySpec, make_spec, read_yaml
 
 STUDY_NAME = "autolr"
 TOLD = frozenset({"candidate", "digest", "costs", "scores"})
@@ -261,20 +260,3 @@ class StudyFolder:
             lost = TOLD - trial.user_attrs.keys()
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and lost:
                 raise damaged(self.journal, "", f"lines are lost, trial {trial.number} lacks {', '.join(sorted(lost))}")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the mapping in a JSON file; None if the file is absent, damaged or holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content in one step, and see that it is on the disk."""
-    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

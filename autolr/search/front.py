@@ -7,9 +7,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autolr.config import StudySpec
+from autolr.machine.atomic import write_atomically
 from autolr.pareto import non_dominated
-from autolr.search.folder import StudyFolder, write_atomically
+from autolr.search.folder import StudyFolder
+from autolr.spec.study import StudySpec
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

@@ -11,28 +11,28 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autolr.calibrate import unmatched_units
-from autolr.config import StudySpec
 from autolr.cost import CostTable
-from autolr.data.batches import Batch, check_tokens, longest_input
+from autolr.cost.price import budget_limits, check_reachable, price
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
-from autolr.factorize import get_methods
+from autolr.methods import get_methods
+from autolr.model.digests import model_digests, tokenizer_digest
+from autolr.model.inputs import Batch, check_tokens, longest_input
+from autolr.model.load import open_model
+from autolr.model.memory import check_memory
+from autolr.model.stack import Stack
+from autolr.model.units import Units, check_finite, find_units
 from autolr.progress import Progress
 from autolr.score.alone import check_sentences
-from autolr.score.memory import check_memory
 from autolr.score.probing import probe_sentences
-from autolr.search.digests import model_digests, tokenizer_digest
-from autolr.search.opening import open_model
-from autolr.search.pricing import budget_limits, check_reachable, price
-from autolr.search.spaces.configs import load_space_config
-from autolr.stack import Stack
+from autolr.spec.spaces import load_space_config
+from autolr.spec.study import StudySpec
+from autolr.statistics.calibrate import unmatched_units
 from autolr.tasks import Task, task_for
 from autolr.tasks.alone import check_task
 from autolr.types import Candidate, Method
-from autolr.units import Units, check_finite, find_units
 
 _TOKENIZED = 256
 """Examples that are tokenized at once to look at them."""

@@ -21,7 +21,6 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autolr.config import without_places
 from autolr.errors import AutolrError, UsageError, command
 from autolr.score.probing import mean_accuracy
 from autolr.score.scorer import Answers
@@ -36,7 +35,6 @@ from autolr.search.notes import note_study, note_trial, store_dense_cost
 from autolr.search.objective import constraints, describe
 from autolr.search.preparation import Prepared
 from autolr.search.racing import Heat
-from autolr.search.ranking import directions
 from autolr.search.rivals import Rivals
 from autolr.search.roster import Roster
 from autolr.search.sampler import make_sampler
@@ -44,6 +42,8 @@ from autolr.search.storage import alone
 from autolr.search.summary import SURPLUS
 from autolr.search.transfer import warm_points
 from autolr.search.trial_file import trial_content
+from autolr.spec.objectives import directions
+from autolr.spec.study import without_places
 from autolr.types import Candidate, Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from autolr import slots
 from autolr.bank import Bank
-from autolr.compress import compress_, restore_
-from autolr.data.batches import Batch
-from autolr.limits import Budget, Floor
+from autolr.forms.swap import compress_, restore_
+from autolr.machine import locks as slots
+from autolr.model.inputs import Batch
 from autolr.score import Scorer
 from autolr.score.probing import ProbeScorer, mean_accuracy
 from autolr.search.inputs import Inputs
 from autolr.search.racing import Heat, Outcome, Race
+from autolr.spec.budgets import Budget, Floor
 from autolr.types import Candidate, Cost, Evaluation, Score
 
 RATIO_DIGITS = 6

@@ -6,9 +6,8 @@ from math import ceil
 from pathlib import Path
 
 from autolr.bank import Bank
-from autolr.calibrate import calibrate, pass_count
 from autolr.errors import BudgetError
-from autolr.factorize.statistics import TOKENS_PER_FEATURE, too_few_tokens
+from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens
 from autolr.progress import Progress
 from autolr.score import Scorer
 from autolr.score.probing import ProbeScorer
@@ -18,7 +17,8 @@ from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.grouped import uniform_candidate
-from autolr.streaming import stream_calibrate
+from autolr.statistics.calibrate import calibrate, pass_count
+from autolr.statistics.stream import stream_calibrate
 from autolr.types import Candidate, LayerStats, Unit
 
 

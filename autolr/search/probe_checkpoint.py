@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from autolr.config import StudySpec
-from autolr.data.batches import check_tokens, count_cut, input_device, longest_input
 from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.data.probing import ProbingTask, load_probing_tasks, notes_on
+from autolr.model.inputs import check_tokens, count_cut, input_device, longest_input
+from autolr.model.load import open_model
 from autolr.progress import Progress
 from autolr.score import mean_score
 from autolr.score.alone import check_pairs, check_sentences
@@ -18,7 +18,7 @@ from autolr.score.minimal_pairs import check_askable, how_asked, preferred
 from autolr.score.probes import Probe, control_labels, labels_of, lengths, probe
 from autolr.score.probing import best_layer, probe_sentences
 from autolr.search.objective import describe_score
-from autolr.search.opening import open_model
+from autolr.spec.study import StudySpec
 
 Plain = dict[str, Any]
 

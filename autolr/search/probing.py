@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from autolr.bank import Bank
+from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.progress import Progress
 from autolr.score.features import SentenceBatches
 from autolr.score.probing import ProbeScorer, probe_sentences
 from autolr.search.inputs import Inputs
-from autolr.search.kept import read_kept, write_kept
 
 
 def probe_scorer(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> ProbeScorer | None:

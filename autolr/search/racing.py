@@ -24,7 +24,7 @@ from autolr.score import Scorer
 from autolr.score.forward import Batch
 from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
 from autolr.score.scorer import Answers
-from autolr.search.ranking import SIGN
+from autolr.spec.objectives import SIGN
 from autolr.types import Score
 
 CONFIDENCE = 0.95

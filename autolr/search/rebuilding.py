@@ -12,13 +12,14 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autolr.errors import UsageError
+from autolr.machine.atomic import read_json
 from autolr.progress import Progress
 from autolr.search.adapter import BATCH, PLACE
-from autolr.search.folder import STUDY_NAME, StudyFolder, read_json
+from autolr.search.folder import STUDY_NAME, StudyFolder
 from autolr.search.journal import open_journal
-from autolr.search.ranking import directions
 from autolr.search.summary import SURPLUS
 from autolr.search.trial_file import restored_trial
+from autolr.spec.objectives import directions
 
 
 def rebuild(folder: StudyFolder, progress: Progress) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from autolr.data.parts import Data, Parts
 from autolr.errors import AutolrError
-from autolr.factorize import get_methods
+from autolr.methods import get_methods
+from autolr.model.units import Units
 from autolr.progress import Progress, Silent
 from autolr.search.export import Form, export
 from autolr.search.finalists import corrections_of
@@ -24,7 +25,6 @@ from autolr.search.scorers import scorer_of
 from autolr.search.selection import report_on
 from autolr.search.verification import latency_budgets, time_checkpoint
 from autolr.types import Candidate, Choice
-from autolr.units import Units
 
 EXAMPLES = 4
 """Of each part."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.score import Scorer
 from autolr.score.sampling import Array
 from autolr.score.scorer import Answers
 from autolr.search.inputs import Inputs
-from autolr.search.kept import read_kept, write_kept
 from autolr.search.racing import COST_TOLERANCE, REFERENCES, Heat, Rival, example_sizes
-from autolr.search.ranking import SIGN
+from autolr.spec.objectives import SIGN
 from autolr.types import Candidate
 
 

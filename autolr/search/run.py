@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from autolr.bank import Bank
-from autolr.config import StudySpec, without_places
 from autolr.errors import UsageError
-from autolr.factorize import get_methods
+from autolr.methods import get_methods
 from autolr.progress import Progress
 from autolr.search.driver import Driver
 from autolr.search.export import export
@@ -22,9 +21,10 @@ from autolr.search.rehearsal import rehearse
 from autolr.search.sampler import check_sampler
 from autolr.search.selection import Result, rank_members, report_on, store_result
 from autolr.search.sensitivity import store_account
-from autolr.search.spaces.configs import load_space_config
 from autolr.search.tuning import tune
 from autolr.search.verification import latency_budgets, time_checkpoint
+from autolr.spec.spaces import load_space_config
+from autolr.spec.study import StudySpec, without_places
 from autolr.types import Candidate
 
 SelectedResult = dict[str, Any]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
-from autolr.allocate import Menu
+from autolr.allocation.error_curves import Curve, build_menus, error_curve, measure_scales
+from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
-from autolr.curves import Curve, build_menus, error_curve, measure_scales
+from autolr.machine.atomic import write_atomically
 from autolr.progress import Progress
 from autolr.score import Scorer
-from autolr.search.folder import write_atomically
 from autolr.search.inputs import Inputs
 
 SCALE_EXAMPLES = 64

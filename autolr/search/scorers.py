@@ -4,10 +4,10 @@ import hashlib
 import json
 
 from autolr.bank import Bank
+from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.progress import Progress
 from autolr.score import Scorer
 from autolr.search.inputs import Inputs
-from autolr.search.kept import read_kept, write_kept
 
 
 def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scorer:

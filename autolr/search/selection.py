@@ -11,19 +11,20 @@ from optuna.trial import FrozenTrial
 
 from autolr.bank import Bank
 from autolr.errors import AutolrError, Stopped
-from autolr.limits import Floor
+from autolr.machine.atomic import write_atomically
 from autolr.progress import Progress
-from autolr.refit import Corrections, refitted
+from autolr.recovery.refit import Corrections, refitted
 from autolr.score import Scorer, mean_score
 from autolr.score.probing import ProbeScorer, mean_accuracy
 from autolr.search.finalists import corrections_of
-from autolr.search.folder import StudyFolder, write_atomically
+from autolr.search.folder import StudyFolder
 from autolr.search.front import member
 from autolr.search.inputs import Inputs
 from autolr.search.objective import describe_score
 from autolr.search.probing import probe_scorer
-from autolr.search.ranking import SIGN, rank_of
 from autolr.search.scorers import scorer_of
+from autolr.spec.budgets import Floor
+from autolr.spec.objectives import SIGN, rank_of
 from autolr.types import Candidate, Score
 
 

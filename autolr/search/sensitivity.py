@@ -9,10 +9,11 @@ import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from autolr.allocate import Menu
+from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
 from autolr.errors import UsageError
-from autolr.search.folder import StudyFolder, write_atomically
+from autolr.machine.atomic import write_atomically
+from autolr.search.folder import StudyFolder
 from autolr.search.front import finished, scored
 from autolr.search.history import ESTIMATE
 from autolr.search.inputs import Inputs

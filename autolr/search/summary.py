@@ -7,12 +7,12 @@ from typing import Any
 from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError, command
-from autolr.limits import Budget
 from autolr.records import Cost
-from autolr.search.dense_cost import check_priced, stored_dense_cost
+from autolr.search.dense_cost import stored_dense_cost
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished, member, scored
-from autolr.search.ranking import rank_of
+from autolr.spec.budgets import Budget, check_priced
+from autolr.spec.objectives import rank_of
 
 SURPLUS = "surplus"
 """Attribute of a trial that one process of several claimed once too often; it was never run."""

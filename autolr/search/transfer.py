@@ -9,13 +9,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 
 from autolr.bank import Bank
+from autolr.cost.price import check_reachable
 from autolr.errors import UsageError
 from autolr.progress import Progress
 from autolr.search.encoding import Encoding
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished
 from autolr.search.inputs import Inputs
-from autolr.search.pricing import check_reachable
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.importance import ImportanceSpace
 

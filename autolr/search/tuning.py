@@ -9,12 +9,12 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from autolr.allocate import allocate
+from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
+from autolr.cost.price import check_reachable, read_times, store_times
 from autolr.progress import Progress
 from autolr.search.export import export
 from autolr.search.inputs import Inputs
-from autolr.search.pricing import check_reachable, read_times, store_times
 from autolr.search.scales import make_menus
 from autolr.search.verification import time_checkpoint
 from autolr.types import Candidate

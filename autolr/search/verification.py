@@ -10,9 +10,9 @@ from typing import Any
 
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
-from autolr.limits import Budget
 from autolr.progress import Progress
 from autolr.search.inputs import Inputs
+from autolr.spec.budgets import Budget
 
 PRECISION = 0.01
 PROCESSES = 5

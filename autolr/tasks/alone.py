@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from autolr.data.batches import input_device
 from autolr.data.parts import Data
+from autolr.model.inputs import input_device
 from autolr.score.alone import LOOKED_AT, check_same, spread
 from autolr.tasks.base import Task
 

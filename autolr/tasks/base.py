@@ -5,10 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, device, nn
 
-from autolr.config import StudySpec
-from autolr.data.batches import Batch
 from autolr.data.parts import Data, Parts
+from autolr.model.inputs import Batch
 from autolr.score import Scorer
+from autolr.spec.study import StudySpec
 
 
 @runtime_checkable
@@ -24,7 +24,7 @@ class Task(Protocol):
         """How many vectors :meth:`cotangents` returns."""
 
     def cotangents(self, logits: Tensor, mask: Tensor, /) -> list[Tensor]:
-        """Return what calibration backpropagates from the model's output; see :data:`autolr.calibrate.Cotangents`."""
+        """Return what calibration backpropagates from the logits: :data:`autolr.statistics.calibrate.Cotangents`."""
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return what scores depend on besides model and data."""

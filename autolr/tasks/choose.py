@@ -2,11 +2,11 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autolr.config import StudySpec
-from autolr.data.batches import longest_input
-from autolr.data.padding import padding_side
 from autolr.errors import UsageError
-from autolr.score.causal import check_causal, is_causal_class
+from autolr.model.inputs import longest_input
+from autolr.model.kind import check_causal, is_causal_class
+from autolr.model.padding import padding_side
+from autolr.spec.study import StudySpec
 from autolr.tasks.base import Task
 from autolr.tasks.classification import Classification, check_classifier, check_ends, label_ids
 from autolr.tasks.language import LanguageModelling

@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor, device, nn
 from transformers import PreTrainedModel
 
-from autolr.calibrate import class_cotangents
-from autolr.config import StudySpec
-from autolr.data.batches import Batch, Side, count_cut, length_order, mean_length, pair_batches
 from autolr.data.labels import model_labels
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
+from autolr.model.inputs import Batch, Side, count_cut, length_order, mean_length, pair_batches
 from autolr.score import NliScorer
+from autolr.spec.study import StudySpec
+from autolr.statistics.calibrate import class_cotangents
 from autolr.tasks.lengths import rounded_length
 
 

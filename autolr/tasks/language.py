@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, device, nn
 
-from autolr.calibrate import SampledCotangents
-from autolr.config import StudySpec
-from autolr.data.batches import Batch, grouped
 from autolr.data.parts import Data, Parts, load_text_parts
 from autolr.data.text import TextData, load_text
+from autolr.model.inputs import Batch, grouped
 from autolr.score import LanguageScorer
+from autolr.spec.study import StudySpec
+from autolr.statistics.calibrate import SampledCotangents
 
 BLOCK = 128
 """Tokens of a block where nothing else is asked for."""

@@ -22,13 +22,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, device, nn
 from transformers import PreTrainedModel
 
-from autolr.calibrate import class_cotangents
-from autolr.config import StudySpec
-from autolr.data.batches import Batch, grouped, input_device, mean_length
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
+from autolr.model.inputs import Batch, grouped, input_device, mean_length
 from autolr.score import NliScorer
+from autolr.spec.study import StudySpec
+from autolr.statistics.calibrate import class_cotangents
 from autolr.tasks.lengths import rounded_length
 
 LABELS = ("entailment", "neutral", "contradiction")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import Lines, spec
 
-from autolr.allocate import allocate
+from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
 from autolr.search.export import export
 from autolr.search.finalists import corrections_of

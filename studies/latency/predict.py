@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from common import PROFILES, Lines, spec
 
-from autolr import rewrites
-from autolr.cost.timing import random_candidates, shared_copy, time_models, with_random_factors
+from autolr.checkpoint.runtime import rewrites
+from autolr.cost.measure_latency import random_candidates, shared_copy, time_models, with_random_factors
 from autolr.search.inputs import open_inputs
 
 OUT = Path(__file__).parent / "predict.json"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from common import MODEL, PROFILES, THREADS, Lines
 
-from autolr import rewrites
 from autolr.checkpoint.load import load_checkpoint
-from autolr.cost.timing import shared_copy, time_models
+from autolr.checkpoint.runtime import rewrites
+from autolr.cost.measure_latency import shared_copy, time_models
 from autolr.types import Conditions
 
 OUT = Path(__file__).parent / "rewriting.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from common import Lines, spec
 
-from autolr.factorize import methods
+from autolr.methods import methods
 from autolr.search.inputs import open_inputs
 from autolr.search.preparation import build_bank
 

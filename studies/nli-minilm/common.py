@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from autolr.config import StudySpec, make_spec
 from autolr.progress import Silent
+from autolr.spec.study import StudySpec, make_spec
 
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[3] / "shared"))
 """Holds models/minilm-nli and data/nli/snli_{train,validation,test}.jsonl.gz; see README.md."""

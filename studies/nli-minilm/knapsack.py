@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import Lines, spec
 
-from autolr.allocate import allocate
+from autolr.allocation.knapsack import allocate
 from autolr.search.finalists import corrections_of
 from autolr.search.inputs import open_inputs
 from autolr.search.preparation import build_bank, scorer_of

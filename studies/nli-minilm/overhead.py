@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import Lines
 
-from autolr.compress import compressed
+from autolr.forms.swap import compressed
 from autolr.search.folder import StudyFolder
 from autolr.search.objective import Objective
 from autolr.search.preparation import scorer_of

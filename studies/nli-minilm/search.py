@@ -13,9 +13,9 @@ from pathlib import Path
 
 from common import Lines, spec
 
-from autolr.compress import compressed
-from autolr.data.batches import pair_batches
 from autolr.data.nli import Columns, load_nli
+from autolr.forms.swap import compressed
+from autolr.model.inputs import pair_batches
 from autolr.score import NliScorer, divergence, mean_score, predict
 from autolr.search.folder import StudyFolder
 from autolr.search.run import open_study, run_search

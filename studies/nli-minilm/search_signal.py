@@ -13,8 +13,8 @@ from common import Lines
 from scipy.stats import bootstrap, kendalltau
 from search import unseen_pairs
 
-from autolr.compress import compressed
-from autolr.data.batches import pair_batches
+from autolr.forms.swap import compressed
+from autolr.model.inputs import pair_batches
 from autolr.score import NliScorer
 from autolr.search.folder import StudyFolder
 from autolr.search.front import feasible, finished

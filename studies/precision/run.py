@@ -18,10 +18,10 @@ from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
 import autolr  # noqa: F401  registers the layers
 from autolr.checkpoint.load import load_checkpoint
-from autolr.config import make_spec
-from autolr.data.padding import ensure_padding
+from autolr.model.load import load_tokenizer
+from autolr.model.padding import ensure_padding
 from autolr.score.nli import NliScorer
-from autolr.search.opening import load_tokenizer
+from autolr.spec.study import make_spec
 from autolr.tasks import task_for
 
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[3] / "shared"))

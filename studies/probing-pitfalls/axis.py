@@ -18,16 +18,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS, spec
 
 from autolr.bank import Bank
-from autolr.compress import compressed
-from autolr.config import make_spec
 from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
+from autolr.forms.swap import compressed
 from autolr.progress import Silent
 from autolr.score.probing import Correct, ProbeScorer, mean_accuracy, probe_sentences
 from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs
 from autolr.search.objective import describe_score
 from autolr.search.run import run_search
+from autolr.spec.study import make_spec
 from autolr.types import Candidate
 
 TASKS = ("bigram_shift", "obj_number", "past_present", "subj_number", "top_constituents")

@@ -18,9 +18,9 @@ import torch
 from transformers import AutoTokenizer
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.data.batches import longest_input
-from autolr.data.padding import ensure_padding
 from autolr.data.probing import ProbingTask, load_probing_tasks
+from autolr.model.inputs import longest_input
+from autolr.model.padding import ensure_padding
 from autolr.score.features import features
 from autolr.score.probing import ProbeScorer, probe_sentences
 from autolr.search.probe_checkpoint import probed

@@ -26,11 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS, spec
 from decoder import stretches
 
-from autolr.allocate import allocate
-from autolr.compress import compressed
-from autolr.config import StudySpec, make_spec
+from autolr.allocation.knapsack import allocate
 from autolr.data.minimal_pairs import load_minimal_pairs
 from autolr.data.probing import load_probing_tasks
+from autolr.forms.swap import compressed
 from autolr.progress import Silent
 from autolr.score import mean_score
 from autolr.score.features import features
@@ -45,6 +44,7 @@ from autolr.search.run import run_search
 from autolr.search.scales import make_menus
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces.grouped import uniform_candidate
+from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate
 
 MODEL = os.environ.get("MODEL")

@@ -22,10 +22,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from autolr.bank import Bank
-from autolr.calibrate import SampledCotangents, calibrate
-from autolr.factorize import get_methods
-from autolr.streaming import stream_calibrate
-from autolr.units import find_units
+from autolr.methods import get_methods
+from autolr.model.units import find_units
+from autolr.statistics.calibrate import SampledCotangents, calibrate
+from autolr.statistics.stream import stream_calibrate
 
 FULL = {"width": 768, "inner": 2048, "layers": 12, "heads": 12, "vocabulary": 12_000}
 SMALL = {"width": 256, "inner": 704, "layers": 12, "heads": 4, "vocabulary": 2_000}

@@ -21,10 +21,10 @@ from peak import status
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autolr.bank import Bank
-from autolr.calibrate import SampledCotangents
-from autolr.factorize import get_methods
-from autolr.streaming import stream_calibrate
-from autolr.units import find_units
+from autolr.methods import get_methods
+from autolr.model.units import find_units
+from autolr.statistics.calibrate import SampledCotangents
+from autolr.statistics.stream import stream_calibrate
 
 SHAPE = {
     "hidden_size": 4096,

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autolr.config import make_spec
 from autolr.progress import Silent
 from autolr.search.crew.dispatch import Dispatcher
 from autolr.search.crew.ray_driver import ready_ahead
@@ -24,6 +23,7 @@ from autolr.search.folder import StudyFolder
 from autolr.search.inputs import open_inputs
 from autolr.search.ledger import Ledger
 from autolr.search.preparation import build_bank, prepare
+from autolr.spec.study import make_spec
 from autolr.types import Evaluation
 
 TRIALS_EACH = 8

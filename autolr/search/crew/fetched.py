@@ -4,7 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
-from autolr import slots
+from autolr.machine import locks as slots
 
 BANK = "bank-"
 """How the names of fetched banks begin."""

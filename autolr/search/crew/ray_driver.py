@@ -16,9 +16,9 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from autolr import slots
 from autolr.errors import AutolrError, UsageError
-from autolr.leftovers import passing_folder
+from autolr.machine import locks as slots
+from autolr.machine.temporary import passing_folder
 from autolr.search.crew.board import make_board
 from autolr.search.crew.dispatch import Dispatcher, Task
 from autolr.search.crew.shipment import Shipment

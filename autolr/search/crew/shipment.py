@@ -8,24 +8,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autolr import slots
-from autolr.bank import Bank, tensor_digest
-from autolr.config import StudySpec
+from autolr.bank import Bank
 from autolr.cost import CostTable
 from autolr.data.parts import Parts
 from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
-from autolr.factorize import get_methods
+from autolr.machine import locks as slots
+from autolr.machine.atomic import replacing
+from autolr.machine.tensor_digest import tensor_digest
+from autolr.methods import get_methods
+from autolr.model.digests import model_digests, tokenizer_digest
+from autolr.model.load import open_model
+from autolr.model.units import Units
 from autolr.search.crew.fetched import BANK, sweep_banks
-from autolr.search.digests import model_digests, tokenizer_digest
 from autolr.search.inputs import Inputs
 from autolr.search.objective import Objective
-from autolr.search.opening import open_model
 from autolr.search.preparation import Prepared
 from autolr.search.probing import stored_probes
-from autolr.search.replacing import replacing
+from autolr.spec.study import StudySpec
 from autolr.tasks import task_for
-from autolr.units import Units
 
 Fetch = Callable[[Path], bytes]
 """Reads a file of the driver's node."""

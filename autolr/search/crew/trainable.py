@@ -13,8 +13,8 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autolr import slots
 from autolr.errors import AutolrError
+from autolr.machine import locks as slots
 from autolr.search.crew.dispatch import Task
 from autolr.search.crew.shipment import Shipment
 from autolr.search.crew.watchdog import Watchdog

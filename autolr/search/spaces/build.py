@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from functools import cache
 
 from autolr.bank import Bank
-from autolr.compress import compressed
+from autolr.forms.swap import compressed
+from autolr.machine.atomic import read_json, write_atomically
 from autolr.progress import Progress
 from autolr.score import Scorer
-from autolr.search.folder import read_json, write_atomically
 from autolr.search.inputs import Inputs
 from autolr.search.scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
-from autolr.search.spaces.configs import GroupedConfig, ImportanceConfig, RuleConfig, load_space_config
 from autolr.search.spaces.grouped import GroupedSpace
 from autolr.search.spaces.importance import ImportanceSpace
 from autolr.search.spaces.per_layer import PerLayerSpace
 from autolr.search.spaces.rules import RULES, Layers, RuleSpace
+from autolr.spec.spaces import GroupedConfig, ImportanceConfig, RuleConfig, load_space_config
 from autolr.types import Candidate, Choice
 
 

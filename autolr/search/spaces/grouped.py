@@ -7,8 +7,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autolr.errors import BudgetError
-from autolr.search.spaces.configs import GroupedConfig
 from autolr.search.spaces.importance import parent_module
+from autolr.spec.spaces import GroupedConfig
 from autolr.types import Candidate, Choice, Unit
 
 Fits = Callable[[Candidate], bool]

@@ -10,9 +10,9 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import norm, qmc
 
-from autolr.allocate import Menu, allocate
+from autolr.allocation.knapsack import Menu, allocate
 from autolr.search.encoding import Encoding
-from autolr.search.spaces.configs import Bounds, ImportanceConfig
+from autolr.spec.spaces import Bounds, ImportanceConfig
 from autolr.types import Candidate, Unit
 
 NEAR_SHARE = 0.15

@@ -1,0 +1,1 @@
+"""Error curves and prices -> candidates: which rank each layer gets under a budget."""

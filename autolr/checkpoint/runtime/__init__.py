@@ -1,0 +1,1 @@
+"""What runs a compressed model, and travels with every checkpoint: it depends on torch alone."""

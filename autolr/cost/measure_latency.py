@@ -1,0 +1,241 @@
+"""Measures what :mod:`autolr.cost.latency_model` predicts from: layers alone, and whole models with random ranks."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autolr.checkpoint.runtime import rewrites
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
+from autolr.checkpoint.runtime.rewrites.fused_activation import FusedActivation
+from autolr.cost.clock import Run, Timing, compare
+from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out, shape_key
+from autolr.progress import Progress
+from autolr.types import Candidate, Choice, Conditions, Unit
+
+N_RANKS = 12
+"""Ranks at which each shape of layer is timed."""
+N_MODELS = 10
+"""Whole models that are timed."""
+ROW_SHARES = (1 / 32, 1 / 8)
+LOWEST_LEVEL = 0.08
+"""Mean rank of the smallest random candidate, as a share of break-even."""
+_MOST_COPIES = 6  # of a layer: enough that its weights come from where they come from in the model
+_LAYER_SECONDS = 8.0
+_MODEL_SECONDS = 30.0
+
+
+def forward_inputs(model: nn.Module, conditions: Conditions) -> dict[str, Tensor]:
+    """Return a batch of random tokens under the conditions; shorter sequences are padded on the right."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    shape = (conditions.batch_size, conditions.seq_len)
+    vocabulary: int = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    ids = torch.randint(min(5, vocabulary - 1), vocabulary, shape, generator=generator)
+    mask = torch.ones_like(ids)
+    lengths = conditions.lengths or (conditions.seq_len,)
+    pad = getattr(model.config, "pad_token_id", None) or 0
+    for index in range(conditions.batch_size):
+        mask[index, lengths[index % len(lengths)] :] = 0
+    ids = torch.where(mask.bool(), ids, pad)
+    if getattr(model.config, "is_encoder_decoder", False):  # what is read is the state at the end of the text
+        ids[torch.arange(len(ids)), mask.sum(1) - 1] = model.config.eos_token_id  # type: ignore[union-attr, assignment]
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Tensor]) -> Run:
+    """Return what runs one forward pass."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(**inputs)
+
+    return run
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """Return a model of the same modules, whose tensors are the other's."""
+    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, memo)
+
+
+def measure_latency(
+    model: nn.Module, units: Sequence[Unit], rows: Mapping[str, int], conditions: Conditions, progress: Progress
+) -> LatencyTable:
+    """Measure what predicts a candidate's latency.
+
+    Args:
+        model: the dense model, with its rewrites.
+        units: its compressible layers.
+        rows: unit name -> vectors that it multiplies in one pass under the conditions.
+        conditions: batch, length, threads.
+        progress: told what is under way.
+    """
+    plain = shared_copy(model)
+    rewrites.undo(plain)
+    inputs = forward_inputs(model, conditions)
+    shapes = {unit.name: _key(model, unit, rows[unit.name]) for unit in units}
+    groups: dict[str, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault(shapes[unit.name], []).append(unit)
+    progress.start(f"time {len(groups)} shapes of layers and {N_MODELS} whole models")
+    device = next(model.parameters()).device
+    clock: dict[str, Any] = {"device": device, "threads": conditions.threads, "check": progress.check}
+    dense = forward(plain, inputs)
+    layers = {}
+    for done, (key, group) in enumerate(groups.items()):
+        layers[key] = _time_layers(model, group, rows[group[0].name], dense, clock)
+        progress.update(done / (len(groups) + 2))
+    candidates = random_candidates(units, N_MODELS)
+    table = LatencyTable(1.0, layers, shapes, 0.0, 1.0, ())
+    runs = {"dense": dense}
+    for index, candidate in enumerate(candidates):
+        runs[str(index)] = forward(with_random_factors(model, candidate, units), inputs)
+    timed = compare(runs, precision=0.01, max_seconds=_MODEL_SECONDS, **clock)
+    measured = [timed[str(index)].ratio for index in range(len(candidates))]
+    alone = [table.share(candidate) for candidate in candidates]
+    fixed, slope = fit(alone, measured)
+    progress.update(1.0)
+    return replace(
+        table,
+        dense_ms=1e3 * timed["dense"].median,
+        fixed=fixed,
+        slope=slope,
+        checks=leave_one_out(alone, measured),
+    )
+
+
+def random_candidates(units: Sequence[Unit], count: int, seed: int = 0, multiple: int = 8) -> list[Candidate]:
+    """Return candidates of all sizes: every layer dense, and random ranks from low to high.
+
+    None has rank 0 everywhere: such a layer skips work that every other one has, and what a pass takes without it says
+    little about the rest. The method of a choice does not matter for its time; it is named ``svd``.
+    """
+    rng = np.random.default_rng(seed)
+    found = [Candidate()]
+    for level in np.linspace(LOWEST_LEVEL, 0.9, max(count - 1, 0)):
+        choices = {}
+        for unit in units:
+            rank = int(level * rng.uniform(0.3, 1.7) * unit.break_even) // multiple * multiple
+            if rank < unit.break_even:
+                choices[unit.name] = Choice("svd", rank)
+        found.append(Candidate.of(choices))
+    return found[:count]
+
+
+def with_random_factors(model: nn.Module, candidate: Candidate, units: Sequence[Unit]) -> nn.Module:
+    """Return a copy of a model with layers of a candidate's shapes in it; all other tensors are the model's."""
+    new = shared_copy(model)
+    by_name = {unit.name: unit for unit in units}
+    for name, choice in candidate.choices:
+        new.set_submodule(name, random_layer(by_name[name], choice, next(model.parameters())))
+    return new.eval()
+
+
+def random_layer(unit: Unit, choice: Choice | None, like: Tensor) -> nn.Module:
+    """Return a layer of a choice's shape with random weights; None is dense."""
+    sizes = (unit.in_features, unit.out_features)
+    layer: nn.Module
+    if choice is None:
+        layer = nn.Linear(*sizes, device=like.device, dtype=like.dtype)
+    elif choice.rows:
+        layer = LowRankRowsLinear(*sizes, choice.rank, choice.rows, like.device, like.dtype)
+    else:
+        layer = LowRankLinear(*sizes, choice.rank, like.device, like.dtype)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return layer
+
+
+def timed_ranks(unit: Unit, count: int = N_RANKS) -> list[int]:
+    """Return the ranks at which a shape is timed: closer together where they are small.
+
+    Example:
+        >>> timed_ranks(Unit("a", "a", 0, 1, 384, 384), 5)
+        [0, 24, 64, 120, 192]
+    """
+    top = unit.break_even
+    wanted = top * np.linspace(0, 1, count) ** 1.75
+    step = 8 if top > 8 * count else 1
+    return sorted({min(top, int(np.ceil(rank / step - 1e-9)) * step) for rank in wanted})
+
+
+def _time_layers(
+    model: nn.Module, group: Sequence[Unit], rows: int, dense: Run, clock: Mapping[str, Any]
+) -> LayerTimes:
+    """Time one shape of layer alone, in turn with the dense model's pass."""
+    unit, like = group[0], next(model.parameters())
+    copies = min(len(group), _MOST_COPIES)
+    ranks = timed_ranks(unit)
+    row_counts = sorted({max(1, round(share * unit.out_features)) for share in ROW_SHARES})
+    middle = ranks[len(ranks) // 2]
+    options: dict[str, Choice | None] = {"dense": None}
+    options |= {f"rank {rank}": Choice("svd", rank) for rank in ranks}
+    options |= {f"rows {count}": Choice("svd", middle, count) for count in row_counts}
+    x = torch.randn(rows, unit.in_features, device=like.device, dtype=like.dtype)
+    runs: dict[str, Run] = {"model": dense}
+    for name, choice in options.items():
+        runs[name] = _chain([_in_place(model, unit, random_layer(unit, choice, like)) for _ in range(copies)], x)
+    timed = compare(runs, precision=0.02, max_seconds=_LAYER_SECONDS, **clock)
+
+    def share(name: str) -> float:
+        return timed[name].ratio / copies
+
+    times = [share(f"rank {rank}") for rank in ranks]
+    added = [max(0.0, share(f"rows {count}") - share(f"rank {middle}")) for count in row_counts]
+    return LayerTimes(
+        dense=share("dense"),
+        ranks=tuple(ranks),
+        times=tuple(times),
+        row_counts=(0, *row_counts),
+        row_times=(0.0, *added),
+    )
+
+
+def _key(model: nn.Module, unit: Unit, rows: int) -> str:
+    return shape_key(unit, rows) + (" and activation" if _with_activation(model, unit) else "")
+
+
+def _in_place(model: nn.Module, unit: Unit, layer: nn.Module) -> nn.Module:
+    """Return what is timed for a layer: itself, or the module around it that computes it and its activation in one."""
+    if not _with_activation(model, unit):
+        return layer
+    name, _, child = unit.name.rpartition(".")
+    around = shared_copy(model.get_submodule(name))
+    setattr(around, child, layer)
+    return around.eval()
+
+
+def _with_activation(model: nn.Module, unit: Unit) -> bool:
+    return isinstance(model.get_submodule(unit.name.rpartition(".")[0]), FusedActivation)
+
+
+def _chain(layers: Sequence[nn.Module], x: Tensor) -> Run:
+    def run() -> None:
+        with torch.inference_mode():
+            for layer in layers:
+                layer(x)
+
+    return run
+
+
+def time_models(
+    models: Mapping[str, nn.Module], conditions: Conditions, precision: float, max_seconds: float, progress: Progress
+) -> dict[str, Timing]:
+    """Time the forward passes of several models in turn; the first is the reference."""
+    runs: dict[str, Callable[[], object]] = {}
+    for name, model in models.items():
+        runs[name] = forward(model, forward_inputs(model, conditions))
+    device = next(next(iter(models.values())).parameters()).device
+    return compare(
+        runs,
+        device=device,
+        threads=conditions.threads,
+        precision=precision,
+        max_seconds=max_seconds,
+        check=progress.check,
+    )

@@ -1,0 +1,162 @@
+"""What a study's model costs, and whether its budgets can be reached.
+
+Where a budget is a time, the model is first rewritten exactly (see :mod:`autolr.checkpoint.runtime.rewrites`), and the
+times that latency is predicted from are measured once and kept beside the study.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from autolr.checkpoint.runtime.rewrites import REWRITES, applied
+from autolr.cost import CostTable, measure_costs
+from autolr.cost.choose_rewrites import reapply, rewrite
+from autolr.cost.latency_model import LatencyTable
+from autolr.cost.measure_latency import measure_latency
+from autolr.errors import BudgetError, UsageError
+from autolr.machine.atomic import write_atomically
+from autolr.progress import Progress
+from autolr.spec.budgets import Budget, check_priced
+from autolr.spec.study import StudySpec
+from autolr.types import Choice, Unit
+
+LATENCY_MARGIN = 0.04
+"""Share of a latency budget that candidates leave free: what a measurement of the same checkpoint differs from the next
+by on a shared machine. Without it half of them would be over when they are measured again."""
+
+
+def price(
+    model: PreTrainedModel,
+    units: Sequence[Unit],
+    spec: StudySpec,
+    seq_len: int,
+    latency_file: Path | None,
+    progress: Progress,
+) -> CostTable:
+    """Return what candidates cost; where a budget is a time, rewrite the model in place and measure times first.
+
+    Args:
+        model: the dense model.
+        units: its compressible layers.
+        spec: budgets and conditions.
+        seq_len: tokens that costs are stated for.
+        latency_file: where times are kept; None: they are not.
+        progress: told what is under way.
+
+    Raises:
+        UsageError: a length cannot be used.
+    """
+    run = spec.run
+    if run.lengths and max(run.lengths) > seq_len:
+        raise UsageError(f"lengths {list(run.lengths)} go beyond --seq-len {seq_len}; raise it or shorten them")
+    shape = (run.batch_size, seq_len, run.threads, run.lengths)
+    costs = measure_costs(model, units, *shape)
+    if all(budget.quantity != "latency" for budget in spec.parsed_budgets):
+        return costs
+    key = _key(model, units, costs)
+    stored = read_times(latency_file)
+    if stored.get("key") == key:
+        reapply(model, stored["rewrites"])
+        return measure_costs(model, units, *shape).with_latency(LatencyTable.from_plain(stored["table"]))
+    rewrite(model, units, costs.dense.conditions, progress)
+    costs = measure_costs(model, units, *shape)
+    table = measure_latency(model, units, costs.rows, costs.dense.conditions, progress)
+    progress.note(
+        f"a dense pass takes {table.dense_ms:.2f} ms; the latency of {len(table.checks)} whole models was "
+        f"predicted, each from the others, within {100 * float(np.median(table.errors)):.1f} % (median; worst "
+        f"{100 * float(table.errors.max()):.1f} %)"
+    )
+    if latency_file is not None:
+        store_times(latency_file, key, applied(model), table, tuned=False)
+    return costs.with_latency(table)
+
+
+def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable) -> str:
+    """Return a digest of all that times are measured under."""
+    described: list[Any] = [
+        asdict(costs.dense.conditions),
+        sorted(costs.rows.items()),
+        [asdict(u) for u in units],
+        REWRITES,
+    ]
+    versions = [version(name) for name in ("torch", "transformers")]
+    target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else _processor()
+    described += [versions, target, torch.get_num_threads(), type(model).__name__]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _processor() -> str:
+    """Return the processor's name; on Linux the platform module knows the architecture at most."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line for line in lines if line.startswith("model name")), platform.processor())
+
+
+def store_times(file: Path, key: str, rewrites: Sequence[str], table: LatencyTable, tuned: bool) -> None:
+    """Keep times beside a study.
+
+    Args:
+        file: to write.
+        key: what they were measured under.
+        rewrites: that the model had.
+        table: what predicts latency.
+        tuned: whether :func:`autolr.search.tuning.tune` has seen it.
+    """
+    stored = {"key": key, "rewrites": list(rewrites), "tuned": tuned, "table": table.to_plain()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(stored, indent=1) + "\n")
+
+
+def read_times(file: Path | None) -> dict[str, Any]:
+    """Return what :func:`store_times` kept; empty if there is nothing."""
+    if file is None or not file.is_file():
+        return {}
+    try:
+        stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return stored if stored.keys() >= {"key", "rewrites", "tuned", "table"} else {}
+
+
+def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:
+    """Return quantity -> largest amount a candidate is given; of a time a little less than is allowed."""
+    limits: dict[str, float] = {}
+    for budget in budgets:
+        check_priced(budget, costs.dense)
+        limit = budget.limit(costs.dense) * (1 - LATENCY_MARGIN if budget.quantity == "latency" else 1)
+        limits[budget.quantity] = min(limit, limits.get(budget.quantity, float("inf")))
+    return limits
+
+
+def lowest_costs(costs: CostTable) -> dict[str, int | float]:
+    """Return quantity -> what remains when every unit is at rank 0."""
+    candidate = [costs.saving(name, Choice("svd", 0)) for name in costs.units]
+    return {q: costs.base.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
+
+
+def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
+    """Raise if a budget is below what remains when every unit is at rank 0.
+
+    Raises:
+        BudgetError: with the floor and the nearest budget that can be reached.
+    """
+    lowest, limits = lowest_costs(costs), budget_limits(budgets, costs)
+    for budget in budgets:
+        floor, dense = lowest[budget.quantity], costs.dense.get(budget.quantity)
+        if floor > limits[budget.quantity]:
+            share = floor / dense / (1 - LATENCY_MARGIN if budget.quantity == "latency" else 1)
+            nearest = -(-share * 1000 // 1) / 1000
+            raise BudgetError(
+                f"budget {budget.text} is not reachable: with all {len(costs.units)} compressible layers at "
+                f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "
+                f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}"
+            )

@@ -1,0 +1,121 @@
+"""The YAML files of search spaces: the presets in ``search_spaces/`` by name, or the user's own by path."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from autolr.errors import UsageError, nearest
+from autolr.spec.study import Strict, parse_plain, read_yaml
+
+
+class Bounds(Strict):
+    """The range of a parameter."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Bounds":
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        return self
+
+
+class Factor(Bounds):
+    """The range of a multiplier, searched on a logarithmic scale."""
+
+    low: Annotated[float, Field(gt=0)]
+
+
+class Named(Strict):
+    """What every space may say.
+
+    Attributes:
+        methods: those the space is meant for; used where the user names none.
+    """
+
+    methods: tuple[str, ...] = ()
+
+
+class ImportanceConfig(Named):
+    """Multipliers on the error curves, decoded through the knapsack; what has no range is not searched."""
+
+    kind: Literal["importance"]
+    module: Factor | None = None
+    slope: Bounds | None = None
+    bend: Bounds | None = None
+    method: Factor | None = None
+    level: Factor | None = None
+
+    @model_validator(mode="after")
+    def _within_the_budget(self) -> "ImportanceConfig":
+        if self.level is not None and self.level.high > 1:
+            raise ValueError(f"level is a share of the budget and must not exceed 1, got high: {self.level.high}")
+        return self
+
+
+class PerLayerConfig(Named):
+    """A method and a rank for each layer."""
+
+    kind: Literal["per-layer"]
+
+
+class GroupedConfig(Named):
+    """A share of the weights, and a method, for each group of layers; all shares are scaled until the budget is met.
+
+    Attributes:
+        by: what forms a group: the whole model, a part of the block (attention, feed-forward) or a layer's role in it.
+        bands: into how many bands of depth each is divided.
+        share: range of a group's share relative to the first group's.
+        choose: whether each group has a method of its own, or all have one.
+    """
+
+    kind: Literal["grouped"]
+    by: Literal["model", "module", "role"] = "role"
+    bands: Annotated[int, Field(ge=1)] = 1
+    share: Factor | None = None
+    choose: Literal["each", "together"] = "together"
+
+
+class RuleConfig(Named):
+    """A published rule that allocates ranks from measurements of one layer at a time; nothing is left to search."""
+
+    kind: Literal["rule"]
+    rule: Literal["asvd-strs", "svd-llm-v2", "aimet-greedy", "laser"]
+
+
+SpaceConfig = ImportanceConfig | PerLayerConfig | GroupedConfig | RuleConfig
+_ADAPTER: TypeAdapter[SpaceConfig] = TypeAdapter(Annotated[SpaceConfig, Field(discriminator="kind")])
+
+
+def presets() -> dict[str, Path]:
+    """Return the shipped spaces by name."""
+    shipped = Path(str(files("autolr"))) / "search_spaces"
+    # In a checkout the folder lies beside the package; a wheel carries it inside.
+    folder = shipped if shipped.is_dir() else Path(str(files("autolr"))).parent / "search_spaces"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_space_config(name_or_path: str) -> SpaceConfig:
+    """Read a space.
+
+    Args:
+        name_or_path: a preset's name, or the path of a YAML file.
+
+    Raises:
+        UsageError: there is no such preset or file, or its content is not a space.
+
+    Example:
+        >>> load_space_config("per-layer").kind
+        'per-layer'
+    """
+    known = presets()
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise UsageError(
+            f"unknown search space {name_or_path!r}, and no YAML file of that name; {nearest(name_or_path, known)}"
+        )
+    config: SpaceConfig = parse_plain(_ADAPTER, read_yaml(path), f"search space {path}")
+    return config

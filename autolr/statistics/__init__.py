@@ -1,0 +1,1 @@
+"""Calibration: what each layer sees and what the loss asks of it."""
