@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 
 from autolr.pareto import hypervolume
-from autolr.search.known import Known
+from autolr.search.sampler.known import Known
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.comparison import comparison_lines, comparison_table
-from autolr.search import comparing
-from autolr.search.comparing import Comparison, Entry, compare, read_comparison
 from autolr.spec.study import DataSpec, RunSpec
+from autolr.workflows import compare as comparing
+from autolr.workflows.compare import Comparison, Entry, compare, read_comparison
 
 ENTRIES = [
     {"name": "autolr", "methods": ["kfac", "svd"]},
@@ -86,7 +86,7 @@ def test_the_table_is_the_mean_over_the_seeds(summary) -> None:
 
 def test_it_goes_on_where_it_stopped(summary, plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, found = summary
-    monkeypatch.setattr("autolr.search.driver.Driver.run", lambda _: pytest.fail("it was finished"))
+    monkeypatch.setattr("autolr.search.study.driver.Driver.run", lambda _: pytest.fail("it was finished"))
     assert compare(read_comparison(written(plain, tmp_path / "c.yaml")), out, Silent()) == found
 
 

@@ -21,20 +21,20 @@ from typer.testing import CliRunner
 from autolr.cli.main import app
 from autolr.errors import AutolrError, UsageError
 from autolr.progress import Silent
-from autolr.search import ledger as ledger_module
-from autolr.search import roster as roster_module
-from autolr.search import storage as storage_module
-from autolr.search.adapter import SpaceSampler
-from autolr.search.driver import Driver
-from autolr.search.folder import StudyFolder
-from autolr.search.front import front_trials
-from autolr.search.ledger import DEATHS, OWNER, Ledger
-from autolr.search.objective import Objective
-from autolr.search.roster import Roster
-from autolr.search.run import _prepared_driver, run_search
-from autolr.search.storage import _passwords, alone, check_private, open_database, without_password
-from autolr.search.summary import SURPLUS, summarize
+from autolr.search.sampler.fixed_space import SpaceSampler
+from autolr.search.study import database as storage_module
+from autolr.search.study import heartbeats as roster_module
+from autolr.search.study import queue as ledger_module
+from autolr.search.study.database import _passwords, alone, check_private, open_database, without_password
+from autolr.search.study.driver import Driver
+from autolr.search.study.evaluator import Objective
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import front_trials
+from autolr.search.study.heartbeats import Roster
+from autolr.search.study.queue import DEATHS, OWNER, Ledger
+from autolr.search.study.summary import SURPLUS, summarize
 from autolr.spec.study import make_spec
+from autolr.workflows.search import _prepared_driver, run_search
 
 __all__ = ["server"]  # a fixture
 TRIALS = 12
@@ -420,7 +420,7 @@ def test_a_restart_of_the_server_is_waited_for(server: Server, options: dict[str
 
 DRIVER = """
 import sys
-from autolr.search import roster
+from autolr.search.study import heartbeats as roster
 roster.BEAT_SECONDS, roster.GRACE_SECONDS = 1.0, 8.0
 from autolr.cli import main
 main()

@@ -8,8 +8,8 @@ from nli_fixture import write_model
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.search import doctor as doctor_module
-from autolr.search.doctor import MODELS_EACH, WORKER_BYTES, Needs, differing, examine, versions
+from autolr.workflows import check_machine as doctor_module
+from autolr.workflows.check_machine import MODELS_EACH, WORKER_BYTES, Needs, differing, examine, versions
 
 
 def by_check(needs: Needs) -> dict[str, doctor_module.Finding]:

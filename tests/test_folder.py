@@ -11,7 +11,7 @@ import pytest
 from autolr.errors import Stopped, UsageError
 from autolr.machine.atomic import write_atomically
 from autolr.progress import Silent
-from autolr.search.folder import StudyFolder
+from autolr.search.study.folder import StudyFolder
 
 
 class Told(Silent):

@@ -80,8 +80,8 @@ def test_what_only_reads_a_study_does_not_wait_for_torch():
     modules = [
         "autolr.cli",
         "autolr.report.tables",
-        "autolr.search.folder",
-        "autolr.search.summary",
+        "autolr.search.study.folder",
+        "autolr.search.study.summary",
     ]  # as cli/results.py
     heavy = ["torch", "transformers", "botorch", "datasets", "optuna_dashboard", "sklearn"]
     done = python(f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])")

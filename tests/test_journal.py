@@ -15,13 +15,13 @@ from typer.testing import CliRunner, Result
 from autolr.cli import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
-from autolr.search import objective as objective_module
-from autolr.search.folder import StudyFolder
-from autolr.search.rebuilding import rebuild
-from autolr.search.run import run_search
-from autolr.search.summary import find_trial, select_trial, summarize
+from autolr.search.study import evaluator as objective_module
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.rebuild import rebuild
+from autolr.search.study.summary import find_trial, select_trial, summarize
 from autolr.spec.objectives import directions
 from autolr.spec.study import StudySpec, make_spec
+from autolr.workflows.search import run_search
 
 TRIALS = 24
 FAST = ["--method", "kfac", "--multiple", "2", "--search-examples", "40", "--selection-examples", "40"]

@@ -20,8 +20,8 @@ from autolr.errors import AutolrError, UsageError
 from autolr.model.kind import check_causal
 from autolr.score import LanguageScorer
 from autolr.score.language import MOST_LIKELY, coarse_divergence
-from autolr.search.folder import StudyFolder
-from autolr.search.summary import with_multipliers
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.summary import with_multipliers
 from autolr.statistics.calibrate import SampledCotangents
 from autolr.tasks.language import text_batches
 

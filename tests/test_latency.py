@@ -19,15 +19,15 @@ from autolr.cost import measure_latency as timing
 from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out
 from autolr.errors import BudgetError, UsageError
 from autolr.model.units import find_units
+from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search import run as run_module
-from autolr.search import tuning
-from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs
 from autolr.search.preparation import build_bank
-from autolr.search.run import run_search
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate, Choice, Conditions
+from autolr.workflows import search as run_module
+from autolr.workflows import tune_latency as tuning
+from autolr.workflows.search import run_search
 
 ATTENTION = LayerTimes(0.1, (0, 8, 16), (0.01, 0.03, 0.07), (0, 4), (0.0, 0.02))
 TABLE = LatencyTable(

@@ -15,8 +15,8 @@ import autolr
 from autolr.cli import app
 from autolr.errors import UsageError, command
 from autolr.report.tables import next_commands
-from autolr.search.folder import StudyFolder
-from autolr.search.summary import read_front, select_trial
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.summary import read_front, select_trial
 from autolr.spec.spaces import presets
 
 FAST = ["--method", "kfac", "--multiple", "2", "--search-examples", "40", "--selection-examples", "40"]

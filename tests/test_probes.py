@@ -24,8 +24,8 @@ from autolr.model.padding import ensure_padding
 from autolr.score.features import features, sentence_batches
 from autolr.score.probes import PENALTIES, control_labels, lengths, logistic_regression, probe, ridge_weights
 from autolr.score.probing import ProbeScorer, mean_accuracy, probe_sentences
-from autolr.search import selection
 from autolr.spec.study import DataSpec
+from autolr.workflows import select as selection
 
 SUBJECTS = ("a dog", "a cat", "the man", "two women", "some children", "a bird")
 VERBS = ("runs", "sleeps", "eats", "sings", "reads", "waits")

@@ -11,17 +11,17 @@ from optuna.trial import TrialState
 from autolr.errors import Stopped
 from autolr.progress import Silent
 from autolr.report.tables import result_lines
-from autolr.search.batching import MOST, needed
-from autolr.search.driver import Driver
-from autolr.search.folder import StudyFolder
-from autolr.search.front import front_trials
-from autolr.search.history import ESTIMATE, STDERR
-from autolr.search.run import open_study, run_search
+from autolr.search.sampler.history import ESTIMATE, STDERR
 from autolr.search.scorers import scorer_of
-from autolr.search.selection import score_candidate
-from autolr.search.summary import summarize
+from autolr.search.study.batching import MOST, needed
+from autolr.search.study.driver import Driver
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import front_trials
+from autolr.search.study.summary import summarize
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
+from autolr.workflows.search import open_study, run_search
+from autolr.workflows.select import score_candidate
 
 TRIALS, EXAMPLES, BATCH = 24, 400, 3
 

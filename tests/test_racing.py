@@ -9,7 +9,7 @@ from torch import nn
 
 from autolr.score import NliScorer
 from autolr.score.sampling import inclusion_probabilities, sampling_order, weighted_mean
-from autolr.search.racing import CONFIDENCE, LOOKS, Race, Rival, example_sizes, separation
+from autolr.search.racing.race import CONFIDENCE, LOOKS, Race, Rival, example_sizes, separation
 
 N = 400
 

@@ -17,11 +17,12 @@ from autolr.forms.swap import compressed
 from autolr.progress import Silent
 from autolr.recovery import refit as refit_module
 from autolr.recovery.refit import RIDGE, refit, refitted
-from autolr.search import finalists, selection
-from autolr.search.folder import StudyFolder
-from autolr.search.run import open_study, run_search
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice
+from autolr.workflows import finalists
+from autolr.workflows import select as selection
+from autolr.workflows.search import open_study, run_search
 
 DATA = batches(sequences(24), 8)
 READS_ONE = {"bert": 0, "roberta": 0, "gpt2": -1, "llama": -1}

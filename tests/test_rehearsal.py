@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 from autolr.checkpoint import load as load_module
 from autolr.cli.main import app
 from autolr.errors import AutolrError
+from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search import export as export_module
-from autolr.search import rehearsal, verification
-from autolr.search.inputs import open_inputs
-from autolr.search.rehearsal import rehearse
 from autolr.spec.budgets import Budget
 from autolr.spec.study import make_spec
+from autolr.workflows import export as export_module
+from autolr.workflows import rehearse as rehearsal
+from autolr.workflows import verify_latency as verification
+from autolr.workflows.rehearse import rehearse
 
 
 def search(tmp_path: Path, options: dict[str, str], *more: str):
@@ -88,14 +89,14 @@ def test_it_is_done_once_and_does_not_change_the_study(tmp_path, monkeypatch: py
     """A study that is resumed, and one without a checkpoint, do without; what a search finds is the same."""
     calls = []
     whole = rehearsal.rehearse
-    monkeypatch.setattr("autolr.search.run.rehearse", lambda *given: (calls.append(given), whole(*given)))
+    monkeypatch.setattr("autolr.workflows.search.rehearse", lambda *given: (calls.append(given), whole(*given)))
     options = write_inputs(tmp_path / "inputs")
     assert search(tmp_path, options).exit_code == 0
     assert len(calls) == 1
     front = json.loads((tmp_path / "study" / "front.json").read_text())
     assert CliRunner().invoke(app, ["resume", str(tmp_path / "study"), "--trials", "4"]).exit_code == 0
     assert len(calls) == 1
-    monkeypatch.setattr("autolr.search.run.rehearse", lambda *_: None)
+    monkeypatch.setattr("autolr.workflows.search.rehearse", lambda *_: None)
     (tmp_path / "study").rename(tmp_path / "first")
     assert search(tmp_path, options).exit_code == 0
     again = json.loads((tmp_path / "study" / "front.json").read_text())

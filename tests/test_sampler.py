@@ -8,8 +8,8 @@ import pytest
 from synthetic_allocation import Allocation, run
 
 from autolr.errors import UsageError
-from autolr.search.botorch_sampler import BoTorchSampler
-from autolr.search.sampler import SAMPLERS, make_sampler
+from autolr.search.sampler.botorch_sampler import BoTorchSampler
+from autolr.search.sampler.registry import SAMPLERS, make_sampler
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import pytest
 from optuna.distributions import IntDistribution
 from synthetic_allocation import Allocation, run
 
-from autolr.search.acquisition import Acquisition
-from autolr.search.botorch_sampler import BoTorchSampler
-from autolr.search.candidates import MOST_ROUNDS
-from autolr.search.history import History
-from autolr.search.sampler import make_sampler
+from autolr.search.sampler.acquisition import Acquisition
+from autolr.search.sampler.botorch_sampler import BoTorchSampler
+from autolr.search.sampler.history import History
+from autolr.search.sampler.maximize import MOST_ROUNDS
+from autolr.search.sampler.registry import make_sampler
 
 SPACE = {name: IntDistribution(0, 9) for name in "abc"}
 

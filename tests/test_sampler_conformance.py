@@ -3,8 +3,8 @@
 import pytest
 from optuna.testing import pytest_samplers as suite
 
-from autolr.search.botorch_sampler import BoTorchSampler
-from autolr.search.candidates import SearchSettings
+from autolr.search.sampler.botorch_sampler import BoTorchSampler
+from autolr.search.sampler.maximize import SearchSettings
 
 QUICK = SearchSettings(n_sobol=16, n_offspring=16, n_neighbours=8, n_rounds=2, n_final=4, n_final_rounds=1)
 

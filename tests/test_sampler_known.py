@@ -5,11 +5,11 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from synthetic_allocation import Allocation, run
 
-from autolr.search.botorch_sampler import BoTorchSampler
-from autolr.search.candidates import sobol
-from autolr.search.encoding import Encoding
-from autolr.search.history import History
-from autolr.search.known import Exact, Known
+from autolr.search.sampler.botorch_sampler import BoTorchSampler
+from autolr.search.sampler.encoding import Encoding
+from autolr.search.sampler.history import History
+from autolr.search.sampler.known import Exact, Known
+from autolr.search.sampler.maximize import sobol
 
 SPACE = {
     "c": CategoricalDistribution(("a", "b", None)),

@@ -12,15 +12,15 @@ from transformers import AutoTokenizer, BertJapaneseTokenizer
 
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.model.digests import tokenizer_digest
+from autolr.problem import open_inputs
 from autolr.progress import Silent
 from autolr.report.tables import result_lines, status_lines
-from autolr.search import objective as objective_module
-from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs
-from autolr.search.ledger import MAX_FAILURES_IN_A_ROW
-from autolr.search.run import run_search
-from autolr.search.summary import select_trial, summarize
+from autolr.search.study import evaluator as objective_module
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW
+from autolr.search.study.summary import select_trial, summarize
 from autolr.spec.study import StudySpec, make_spec
+from autolr.workflows.search import run_search
 
 TRIALS = 12
 
@@ -303,7 +303,7 @@ def test_a_study_without_trials_may_be_begun_otherwise(tmp_path: Path, monkeypat
         raise UsageError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("autolr.search.run.build_bank", full)
+        patch.setattr("autolr.workflows.search.build_bank", full)
         with pytest.raises(UsageError, match="no room"):
             run_search(spec_of(options, trials=3), StudyFolder(path), Silent())
     assert (path / "study.yaml").is_file()
@@ -345,9 +345,9 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
     from transformers import AutoModelForSequenceClassification
 
     from autolr.recovery.refit import refitted
-    from autolr.search.finalists import kept_corrections
-    from autolr.search.run import open_study
     from autolr.types import Candidate
+    from autolr.workflows.finalists import kept_corrections
+    from autolr.workflows.search import open_study
 
     result = json.loads((finished / "result.json").read_text())
     winner = next(m for m in result["members"] if m["trial"] == result["winner"])

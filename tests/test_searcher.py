@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
-from autolr.search.crew.dispatch import Dispatcher, Task
-from autolr.search.crew.ray_driver import StudySearcher
-from autolr.search.crew.trainable import IDLE, SHIFT
-from autolr.search.driver import Pace
+from autolr.search.study.driver import Pace
+from autolr.search.workers.dispatcher import Dispatcher, Task
+from autolr.search.workers.ray_driver import StudySearcher
+from autolr.search.workers.worker import IDLE, SHIFT
 from autolr.types import Candidate
 
 

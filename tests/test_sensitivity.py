@@ -12,13 +12,13 @@ from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.sensitivity import sensitivity_table
-from autolr.search.folder import StudyFolder
-from autolr.search.run import open_study, run_search
-from autolr.search.scales import make_menus
-from autolr.search.sensitivity import explain
+from autolr.search.curve_scales import make_menus
 from autolr.search.spaces.importance import multiplier
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice
+from autolr.workflows.search import open_study, run_search
+from autolr.workflows.sensitivity import explain
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError
 from autolr.progress import Silent
-from autolr.search.folder import StudyFolder
-from autolr.search.run import run_search
 from autolr.search.spaces import Space
 from autolr.search.spaces.grouped import GroupedSpace, from_shares, largest_that_fits, uniform_candidate
 from autolr.search.spaces.rules import RULES, Layers, RuleSpace, aimet_greedy, asvd_strs, laser, svd_llm_v2
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.spaces import GroupedConfig, load_space_config, presets
 from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice, Unit
+from autolr.workflows.search import run_search
 
 UNITS = {
     unit.name: unit

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
-from autolr.search.folder import StudyFolder
-from autolr.search.run import run_search
-from autolr.search.transfer import WARM_STARTS, warm_points
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.transfer import WARM_STARTS, warm_points
 from autolr.spec.study import StudySpec, make_spec
+from autolr.workflows.search import run_search
 
 
 @pytest.fixture(scope="module")

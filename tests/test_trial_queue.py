@@ -25,11 +25,11 @@ from nli_fixture import write_inputs
 from optuna.trial import TrialState
 from test_search import spec_of
 
+from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs
-from autolr.search.ledger import MAX_FAILURES_IN_A_ROW, Claim, Ledger
 from autolr.search.preparation import build_bank, prepare
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW, Claim, Ledger
 from autolr.types import Candidate, Evaluation
 
 TRIALS = 9

@@ -21,15 +21,15 @@ from autolr.forms.swap import compressed
 from autolr.machine import locks as slots
 from autolr.progress import Silent
 from autolr.score import predict
-from autolr.search.crew.dispatch import MAX_TRIES, Dispatcher
-from autolr.search.crew.fetched import BANK
-from autolr.search.crew.ray_driver import RayDriver, cluster
-from autolr.search.crew.shipment import Shipment
-from autolr.search.crew.watchdog import Watchdog
-from autolr.search.folder import StudyFolder
-from autolr.search.front import front_trials
-from autolr.search.run import _prepared_driver, open_study, run_search
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import front_trials
+from autolr.search.workers.dispatcher import MAX_TRIES, Dispatcher
+from autolr.search.workers.fetched_bank import BANK
+from autolr.search.workers.payload import Shipment
+from autolr.search.workers.ray_driver import RayDriver, cluster
+from autolr.search.workers.watchdog import Watchdog
 from autolr.types import Candidate
+from autolr.workflows.search import _prepared_driver, open_study, run_search
 
 TRIALS = 12
 
@@ -297,7 +297,7 @@ HANGS_AS_IT_STARTS = """
 import time
 from types import SimpleNamespace
 
-from autolr.search.crew import trainable
+from autolr.search.workers import worker as trainable
 
 trainable.OPEN_SECONDS = 0.5
 crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")

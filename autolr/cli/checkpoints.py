@@ -33,15 +33,15 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.checkpoint.directory import check_vacant
-    from autolr.search.export import check_not_dense
-    from autolr.search.export import export as write
-    from autolr.search.finalists import corrections_of, kept_corrections
-    from autolr.search.folder import StudyFolder
-    from autolr.search.run import open_study
-    from autolr.search.summary import find_trial, with_multipliers
-    from autolr.search.transfer import solve_at
+    from autolr.search.study.folder import StudyFolder
+    from autolr.search.study.summary import find_trial, with_multipliers
+    from autolr.search.study.transfer import solve_at
     from autolr.spec.budgets import Budget
     from autolr.types import Candidate
+    from autolr.workflows.export import check_not_dense
+    from autolr.workflows.export import export as write
+    from autolr.workflows.finalists import corrections_of, kept_corrections
+    from autolr.workflows.search import open_study
 
     if form not in ("hf", "dense"):
         raise UsageError(f"unknown --format {form!r}; must be hf or dense")
@@ -118,7 +118,7 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint's accuracy, with its standard error."""
     from autolr.report.tables import chance_warning, evaluation_line
-    from autolr.search.evaluate import evaluate_checkpoint
+    from autolr.workflows.evaluate import evaluate_checkpoint
 
     run = {
         "device": device,

@@ -18,8 +18,8 @@ def compare(
 ) -> None:
     """Compare spaces, methods and samplers at equal budgets, evaluations and seeds: one table."""
     from autolr.report.comparison import comparison_lines, comparison_table, plot_comparison
-    from autolr.search.comparing import compare as run
-    from autolr.search.comparing import read_comparison
+    from autolr.workflows.compare import compare as run
+    from autolr.workflows.compare import read_comparison
 
     comparison = read_comparison(file)
     with progress() as listener:

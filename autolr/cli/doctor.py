@@ -28,8 +28,8 @@ def doctor(
     json: o.Json = False,
 ) -> None:
     """Check versions, model, storage and memory, here or on every node of a cluster, before anything is spent."""
-    from autolr.search.doctor import Needs, examine, extras, versions
-    from autolr.search.storage import check_private
+    from autolr.search.study.database import check_private
+    from autolr.workflows.check_machine import Needs, examine, extras, versions
 
     quiet_libraries()
     remote = cluster or ray_address is not None
@@ -37,7 +37,7 @@ def doctor(
     needs = Needs(model, offline, trust_remote_code, storage, study, device, dtype, workers or 1)
     if remote:
         try:
-            from autolr.search.crew.doctor import examine_cluster
+            from autolr.workflows.check_cluster import examine_cluster
         except ImportError as error:
             raise UsageError("a cluster needs Ray; pip install 'autolr[ray]'") from error
         gpus = gpus_per_worker if gpus_per_worker is not None else float(device.startswith("cuda"))

@@ -23,10 +23,10 @@ def sensitivity(
 ) -> None:
     """Say why each layer has its rank: its error curve, its multiplier, what one more step of rank would buy."""
     from autolr.report.sensitivity import importance_lines, sensitivity_table
-    from autolr.search.folder import StudyFolder
-    from autolr.search.run import open_study
-    from autolr.search.sensitivity import explain
-    from autolr.search.summary import find_trial
+    from autolr.search.study.folder import StudyFolder
+    from autolr.search.study.summary import find_trial
+    from autolr.workflows.search import open_study
+    from autolr.workflows.sensitivity import explain
 
     folder = StudyFolder.existing(study)
     spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)

@@ -337,7 +337,7 @@ def collect(
     Raises:
         UsageError: an option's value is malformed.
     """
-    from autolr.search.storage import without_password
+    from autolr.search.study.database import without_password
     from autolr.spec.spaces import load_space_config
 
     plain: dict[str, Any] = {

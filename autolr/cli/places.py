@@ -33,7 +33,7 @@ def spec_at(
         UsageError: it is not a study, or a place that is stored is empty and no other is given: then the message names
             the options and the command to type.
     """
-    from autolr.search.folder import StudyFolder
+    from autolr.search.study.folder import StudyFolder
 
     spec = StudyFolder.existing(study).spec()
     files = {"train": train, "validation": validation, "test": test}

@@ -44,7 +44,7 @@ def probe(
     import torch
 
     from autolr.report.probes import probe_tables
-    from autolr.search.probe_checkpoint import probe_checkpoint
+    from autolr.workflows.probe import probe_checkpoint
 
     if kind not in KINDS:
         raise UsageError(f"there is no probe {kind!r}; {nearest(kind, KINDS)}")

@@ -13,8 +13,8 @@ from autolr.errors import command
 def status(study: o.StudyArgument, json: o.Json = False) -> None:
     """Say how far a study is."""
     from autolr.report.tables import status_lines
-    from autolr.search.folder import StudyFolder
-    from autolr.search.summary import summarize
+    from autolr.search.study.folder import StudyFolder
+    from autolr.search.study.summary import summarize
 
     found = summarize(StudyFolder.existing(study))
     if json:
@@ -28,8 +28,8 @@ def status(study: o.StudyArgument, json: o.Json = False) -> None:
 def front(study: o.StudyArgument, json: o.Json = False) -> None:
     """List the front: the candidates no other beats in both quality and cost."""
     from autolr.report.tables import front_table
-    from autolr.search.folder import StudyFolder
-    from autolr.search.summary import read_front
+    from autolr.search.study.folder import StudyFolder
+    from autolr.search.study.summary import read_front
 
     found = read_front(StudyFolder.existing(study))
     if json:
@@ -46,8 +46,8 @@ def select(
 ) -> None:
     """Choose the best evaluated candidate within another budget, without any new trial."""
     from autolr.report.tables import front_table
-    from autolr.search.folder import StudyFolder
-    from autolr.search.summary import select_trial
+    from autolr.search.study.folder import StudyFolder
+    from autolr.search.study.summary import select_trial
 
     folder = StudyFolder.existing(study)
     found = select_trial(folder, budget)

@@ -70,7 +70,7 @@ def search(
     json: o.Json = False,
 ) -> None:
     """Search the best candidates within a budget, choose the winner on held-out data, export it."""
-    from autolr.search.storage import check_private
+    from autolr.search.study.database import check_private
 
     check_private(storage, ray_address is not None)
     spec = o.collect(
@@ -149,8 +149,8 @@ def resume(
     json: o.Json = False,
 ) -> None:
     """Go on with a study that was stopped or killed or moved, or with more trials than before."""
-    from autolr.search.folder import StudyFolder
-    from autolr.search.storage import check_private, without_password
+    from autolr.search.study.database import check_private, without_password
+    from autolr.search.study.folder import StudyFolder
 
     folder = StudyFolder.existing(study)
     spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
@@ -160,7 +160,7 @@ def resume(
     crew = CrewSpec(**{**spec.crew.model_dump(), **o.crew(workers, ray_address, gpus_per_worker, worker_timeout)})
     changes = {"trials": trials or spec.trials, "time_limit": o.parse_duration(time_limit), "crew": crew}
     if rebuild:
-        from autolr.search.rebuilding import rebuild as rebuild_journal
+        from autolr.search.study.rebuild import rebuild as rebuild_journal
 
         with progress() as listener, folder.locked():
             rebuild_journal(folder, listener)
@@ -169,8 +169,8 @@ def resume(
 
 def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
     from autolr.report.tables import missed_limits, next_commands, result_lines, result_table
-    from autolr.search.folder import StudyFolder
-    from autolr.search.run import run_search
+    from autolr.search.study.folder import StudyFolder
+    from autolr.workflows.search import run_search
 
     folder = StudyFolder(path)
     try:
@@ -238,7 +238,7 @@ def estimate(
 ) -> None:
     """Say what each budget can reach, and what the search would take in time and disk, before anything is spent."""
     from autolr.report.tables import estimate_table
-    from autolr.search.estimate import estimate_study
+    from autolr.workflows.estimate import estimate_study
 
     spec = o.collect(
         model=model,

@@ -32,7 +32,7 @@ def bench(
 ) -> None:
     """Time checkpoints in turn against the first: medians, spread, and the ratio with its confidence interval."""
     from autolr.report.tables import bench_table, conditions_line
-    from autolr.search.bench import bench as measure
+    from autolr.workflows.bench import bench as measure
 
     run = {
         "device": device,

@@ -109,7 +109,7 @@ def store_times(file: Path, key: str, rewrites: Sequence[str], table: LatencyTab
         key: what they were measured under.
         rewrites: that the model had.
         table: what predicts latency.
-        tuned: whether :func:`autolr.search.tuning.tune` has seen it.
+        tuned: whether :func:`autolr.workflows.tune_latency.tune` has seen it.
     """
     stored = {"key": key, "rewrites": list(rewrites), "tuned": tuned, "table": table.to_plain()}
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from autolr.bank import Bank
 from autolr.errors import BudgetError
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens
+from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.score import Scorer
 from autolr.score.probing import ProbeScorer
-from autolr.search.inputs import Inputs
-from autolr.search.probing import probe_scorer
+from autolr.search.probe_scorers import probe_scorer
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space

@@ -5,9 +5,9 @@ import json
 
 from autolr.bank import Bank
 from autolr.machine.tensor_cache import read_kept, write_kept
+from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.score import Scorer
-from autolr.search.inputs import Inputs
 
 
 def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scorer:

@@ -15,13 +15,13 @@ from common import Lines, spec
 
 from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
-from autolr.search.export import export
-from autolr.search.finalists import corrections_of
-from autolr.search.inputs import open_inputs
+from autolr.problem import open_inputs
+from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import scorer_of
-from autolr.search.scales import make_menus
-from autolr.search.selection import score_candidate
-from autolr.search.verification import time_checkpoint
+from autolr.workflows.export import export
+from autolr.workflows.finalists import corrections_of
+from autolr.workflows.select import score_candidate
+from autolr.workflows.verify_latency import time_checkpoint
 
 OUT = Path(__file__).parent / "exports.json"
 BUDGETS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)

@@ -13,7 +13,7 @@ from common import PROFILES, Lines, spec
 
 from autolr.checkpoint.runtime import rewrites
 from autolr.cost.measure_latency import random_candidates, shared_copy, time_models, with_random_factors
-from autolr.search.inputs import open_inputs
+from autolr.problem import open_inputs
 
 OUT = Path(__file__).parent / "predict.json"
 N, GROUP = 30, 10

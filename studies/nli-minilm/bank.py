@@ -13,7 +13,7 @@ import torch
 from common import Lines, spec
 
 from autolr.methods import methods
-from autolr.search.inputs import open_inputs
+from autolr.problem import open_inputs
 from autolr.search.preparation import build_bank
 
 

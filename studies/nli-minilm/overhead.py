@@ -14,11 +14,11 @@ from pathlib import Path
 from common import Lines
 
 from autolr.forms.swap import compressed
-from autolr.search.folder import StudyFolder
-from autolr.search.objective import Objective
 from autolr.search.preparation import scorer_of
-from autolr.search.run import open_study
+from autolr.search.study.evaluator import Objective
+from autolr.search.study.folder import StudyFolder
 from autolr.types import Candidate
+from autolr.workflows.search import open_study
 
 SAMPLE = 9
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from common import Lines, spec
 
 from autolr.allocation.knapsack import allocate
-from autolr.search.finalists import corrections_of
-from autolr.search.inputs import open_inputs
+from autolr.problem import open_inputs
+from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import build_bank, scorer_of
-from autolr.search.scales import make_menus
-from autolr.search.selection import score_candidate
 from autolr.search.spaces.grouped import uniform_candidate
 from autolr.types import Candidate
+from autolr.workflows.finalists import corrections_of
+from autolr.workflows.select import score_candidate
 
 OUT = Path(__file__).parent / "refit.json"
 BUDGETS = (0.2, 0.15, 0.35)

@@ -17,9 +17,9 @@ from autolr.data.nli import Columns, load_nli
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
 from autolr.score import NliScorer, divergence, mean_score, predict
-from autolr.search.folder import StudyFolder
-from autolr.search.run import open_study, run_search
+from autolr.search.study.folder import StudyFolder
 from autolr.types import Candidate
+from autolr.workflows.search import open_study, run_search
 
 TRIALS = 60
 UNSEEN = 4000

@@ -16,10 +16,10 @@ from search import unseen_pairs
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
 from autolr.score import NliScorer
-from autolr.search.folder import StudyFolder
-from autolr.search.front import feasible, finished
-from autolr.search.run import open_study
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import feasible, finished
 from autolr.types import Candidate
+from autolr.workflows.search import open_study
 
 MOST = 32
 SIGNALS = ("divergence", "agreement", "accuracy")

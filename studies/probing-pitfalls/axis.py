@@ -21,14 +21,14 @@ from autolr.bank import Bank
 from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
 from autolr.forms.swap import compressed
+from autolr.problem import open_inputs
 from autolr.progress import Silent
 from autolr.score.probing import Correct, ProbeScorer, mean_accuracy, probe_sentences
-from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs
-from autolr.search.objective import describe_score
-from autolr.search.run import run_search
+from autolr.search.study.evaluator import describe_score
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
+from autolr.workflows.search import run_search
 
 TASKS = ("bigram_shift", "obj_number", "past_present", "subj_number", "top_constituents")
 """Those that MiniLM's representations answer clearly above chance and not by the sentence's length or a word."""

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS
 
 from autolr.progress import Silent
-from autolr.search.comparing import Comparison, compare
+from autolr.workflows.compare import Comparison, compare
 
 METHODS = ("svd", "fwsvd", "asvd", "drone", "afm", "kfac", "losparse")
 SHARES = {"train": 0.55, "validation": 0.25, "test": 0.2}

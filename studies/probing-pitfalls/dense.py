@@ -23,7 +23,7 @@ from autolr.model.inputs import longest_input
 from autolr.model.padding import ensure_padding
 from autolr.score.features import features
 from autolr.score.probing import ProbeScorer, probe_sentences
-from autolr.search.probe_checkpoint import probed
+from autolr.workflows.probe import probed
 
 KINDS = ("ridge", "logistic")
 SEED = 0

@@ -30,22 +30,22 @@ from autolr.allocation.knapsack import allocate
 from autolr.data.minimal_pairs import load_minimal_pairs
 from autolr.data.probing import load_probing_tasks
 from autolr.forms.swap import compressed
+from autolr.problem import Inputs, open_inputs
 from autolr.progress import Silent
 from autolr.score import mean_score
 from autolr.score.features import features
 from autolr.score.minimal_pairs import preferred
 from autolr.score.probing import probe_sentences
-from autolr.search.folder import StudyFolder
-from autolr.search.inputs import Inputs, open_inputs
-from autolr.search.objective import describe_score
+from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import build_bank
-from autolr.search.probe_checkpoint import probed
-from autolr.search.run import run_search
-from autolr.search.scales import make_menus
 from autolr.search.scorers import scorer_of
 from autolr.search.spaces.grouped import uniform_candidate
+from autolr.search.study.evaluator import describe_score
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate
+from autolr.workflows.probe import probed
+from autolr.workflows.search import run_search
 
 MODEL = os.environ.get("MODEL")
 METHODS = ("svd", "fwsvd", "asvd", "drone", "kfac")

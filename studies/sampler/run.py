@@ -19,7 +19,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from synthetic_allocation import Allocation, run
 
-from autolr.search.sampler import SAMPLERS, BoTorchSampler, make_sampler
+from autolr.search.sampler.registry import SAMPLERS, BoTorchSampler, make_sampler
 
 
 def quality(options: argparse.Namespace) -> None:

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import Lines
 from run import BUDGETS, comparison
 
-from autolr.search.comparing import cells
-from autolr.search.finalists import corrections_of
-from autolr.search.run import open_study
-from autolr.search.selection import report_on
 from autolr.types import Candidate
+from autolr.workflows.compare import cells
+from autolr.workflows.finalists import corrections_of
+from autolr.workflows.search import open_study
+from autolr.workflows.select import report_on
 
 REFITTED = {"searched": ["autolr", "lems"], "fixed": ["uniform kfac"]}
 

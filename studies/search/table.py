@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
-from autolr.search.comparing import slug
+from autolr.workflows.compare import slug
 
 HERE = Path(__file__).parent
 

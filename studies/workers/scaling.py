@@ -17,9 +17,9 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from autolr.progress import Silent
-from autolr.search.folder import StudyFolder
-from autolr.search.run import run_search
+from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
+from autolr.workflows.search import run_search
 
 TRIALS, COUNTED = 100, 60
 KINDS = {"in process": {}, "1 worker": {"workers": 1, "ray_address": "local"}, "2 workers": {"workers": 2}}

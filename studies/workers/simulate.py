@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search.crew.dispatch import Dispatcher
-from autolr.search.crew.ray_driver import ready_ahead
-from autolr.search.folder import StudyFolder
-from autolr.search.inputs import open_inputs
-from autolr.search.ledger import Ledger
 from autolr.search.preparation import build_bank, prepare
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.queue import Ledger
+from autolr.search.workers.dispatcher import Dispatcher
+from autolr.search.workers.ray_driver import ready_ahead
 from autolr.spec.study import make_spec
 from autolr.types import Evaluation
 

@@ -8,10 +8,10 @@ from functools import cache
 from autolr.bank import Bank
 from autolr.forms.swap import compressed
 from autolr.machine.atomic import read_json, write_atomically
+from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.score import Scorer
-from autolr.search.inputs import Inputs
-from autolr.search.scales import SCALE_EXAMPLES, make_menus, sample_scorer
+from autolr.search.curve_scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
 from autolr.search.spaces.grouped import GroupedSpace
 from autolr.search.spaces.importance import ImportanceSpace

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import norm, qmc
 
 from autolr.allocation.knapsack import Menu, allocate
-from autolr.search.encoding import Encoding
+from autolr.search.sampler.encoding import Encoding
 from autolr.spec.spaces import Bounds, ImportanceConfig
 from autolr.types import Candidate, Unit
 

@@ -1,0 +1,91 @@
+"""Every unit's menu with all error curves on the scale of the loss: one measured divergence for each curve."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from autolr.allocation.error_curves import Curve, build_menus, error_curve, measure_scales
+from autolr.allocation.knapsack import Menu
+from autolr.bank import Bank
+from autolr.machine.atomic import write_atomically
+from autolr.problem import Inputs
+from autolr.progress import Progress
+from autolr.score import Scorer
+
+SCALE_EXAMPLES = 64
+"""Calibration examples on which each unit's divergence is measured, to scale its curves."""
+
+
+def make_menus(inputs: Inputs, bank: Bank, progress: Progress) -> list[Menu]:
+    """Return every unit's menu, with all curves on the scale of the loss."""
+    curves = _curves(inputs, bank)
+    return build_menus(curves, _scales(inputs, bank, curves, progress), inputs.costs)
+
+
+def stored_menus(inputs: Inputs, bank: Bank) -> list[Menu] | None:
+    """Return every unit's menu if its scales were measured before, else None; nothing is measured or written."""
+    curves = _curves(inputs, bank)
+    key = _scales_key(inputs, curves)
+    scales = _stored_scales(_scales_file(bank, key), key)
+    return None if scales is None else build_menus(curves, scales, inputs.costs)
+
+
+def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
+    multiple = inputs.spec.search.multiple
+    return [error_curve(bank, unit, method, multiple) for unit in inputs.units.units for method in inputs.methods]
+
+
+def sample_scorer(inputs: Inputs) -> Scorer:
+    """Return a scorer on a small sample of the calibration part, for measurements of one layer at a time."""
+    data = inputs.parts.calibration.take(SCALE_EXAMPLES, inputs.spec.seed)
+    return inputs.task.scorer(inputs.model, inputs.batches_of(data))
+
+
+def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[tuple[str, str], float]:
+    """Return the measured scale of each curve, from the bank's folder where it was measured before."""
+    key = _scales_key(inputs, curves)
+    path = _scales_file(bank, key)
+    stored = _stored_scales(path, key)
+    if stored is not None:
+        return stored
+    progress.start(f"measure the divergence of {len(curves)} curves at one rank each")
+    scorer = sample_scorer(inputs)
+
+    def divergence(model: nn.Module) -> float:
+        progress.check()
+        return scorer.score(model)["divergence"].value
+
+    def step(done: int) -> None:
+        progress.update(done / len(curves))
+
+    scales = measure_scales(inputs.model, bank, curves, divergence, step)
+    content = {"key": key, "scales": [[unit, method, value] for (unit, method), value in scales.items()]}
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, json.dumps(content))
+    return scales
+
+
+def _scales_file(bank: Bank, key: str) -> Path:
+    return bank.directory / "scales" / f"{key[:16]}.json"
+
+
+def _scales_key(inputs: Inputs, curves: Sequence[Curve]) -> str:
+    versions = {method.name: method.version for method in inputs.methods}
+    described = [[curve.unit, curve.method, versions[curve.method], len(curve.choices)] for curve in curves]
+    return hashlib.sha256(
+        json.dumps([inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]).encode()
+    ).hexdigest()
+
+
+def _stored_scales(path: Path, key: str) -> dict[tuple[str, str], float] | None:
+    """Return the scales of a file, or None if it is absent, damaged or of other curves."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(stored, dict) or stored.get("key") != key:
+        return None
+    return {(unit, method): value for unit, method, value in stored["scales"]}

@@ -1,0 +1,1 @@
+"""Races: candidates that are dominated with confidence are not scored to the end."""

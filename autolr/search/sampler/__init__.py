@@ -1,0 +1,1 @@
+"""The sampler: Bayesian optimisation over candidates; it knows nothing of models."""

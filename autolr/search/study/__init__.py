@@ -1,0 +1,1 @@
+"""A study's trials: its folder, its journal or database, the queue, the front."""

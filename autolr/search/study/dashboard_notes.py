@@ -1,0 +1,66 @@
+"""What is written into the Optuna study beside its trials: notes for optuna-dashboard, the dense model's cost."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+from optuna.trial import Trial
+from optuna_dashboard import save_note
+
+from autolr.problem import Inputs
+from autolr.search.study.dense_cost import DENSE_COST
+from autolr.types import Cost
+
+
+def note_study(study: optuna.Study, inputs: Inputs) -> None:
+    """Describe the study: model, budgets, data, costs of the dense model."""
+    spec, dense = inputs.spec, inputs.costs.dense
+    conditions = dense.conditions
+    parts = inputs.parts
+    lines = [
+        "## autolr study",
+        f"* model: `{spec.model or 'embedded example'}`, {len(inputs.units.units)} compressible layers",
+        f"* budgets: {', '.join(spec.budgets)}" + (f"; floors: {', '.join(spec.floors)}" if spec.floors else ""),
+        f"* methods: {', '.join(method.name for method in inputs.methods)}; space: {spec.search.space}; "
+        f"sampler: {spec.search.sampler}; seed: {spec.seed}",
+        f"* dense: {dense.flops:,} FLOPs (batch {conditions.batch_size} x {conditions.seq_len} tokens), "
+        f"{dense.params:,} parameters, {dense.memory:,} bytes ({conditions.dtype})",
+        f"* data: {len(parts.calibration)} {inputs.task.noun} calibrate, {len(parts.search)} search, "
+        f"{len(parts.selection)} select, {len(parts.report)} report",
+        "* a trial's constraint is above zero where it misses its budget or floor",
+    ]
+    save_note(study, "\n".join(lines))
+
+
+def store_dense_cost(study: optuna.Study, dense: Cost) -> None:
+    """Keep what ratios refer to, once; see :mod:`autolr.search.study.dense_cost`."""
+    if DENSE_COST not in study.user_attrs:
+        amounts = {quantity: dense.get(quantity) for quantity in dense.quantities}
+        study.set_user_attr(DENSE_COST, {"amounts": amounts, "conditions": asdict(dense.conditions)})
+
+
+def note_trial(trial: Trial, plain: Mapping[str, Any], limits: Mapping[str, float]) -> None:
+    """Describe a trial: its measurements, its constraints, its candidate layer by layer."""
+    scores = "\n".join(
+        f"| {name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |"
+        for name, score in plain["scores"].items()
+    )
+    costs = "\n".join(
+        f"| {name} | {plain['costs']['absolute'][name]:,} | {ratio:.4f} |"
+        for name, ratio in plain["costs"]["ratio"].items()
+    )
+    layers = "\n".join(
+        f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |"
+        for unit, choice in plain["candidate"].items()
+    )
+    methods = Counter(choice["method"] for choice in plain["candidate"].values())
+    summary = ", ".join(f"{count} x {method}" for method, count in sorted(methods.items())) or "dense"
+    met = ", ".join(f"{name}: {'met' if value <= 0 else f'missed by {value:.4f}'}" for name, value in limits.items())
+    save_note(
+        trial,
+        f"{summary}; {met}\n\n| score | value | standard error | n |\n|---|---|---|---|\n{scores}\n\n"
+        f"| cost | amount | ratio to dense |\n|---|---|---|\n{costs}\n\n"
+        f"| layer | method | rank | rows kept |\n|---|---|---|---|\n{layers}\n",
+    )

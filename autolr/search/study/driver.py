@@ -1,0 +1,113 @@
+"""The search loop in this process: claim, evaluate, record, with everything durable after each step."""
+
+import time
+from dataclasses import dataclass, field
+
+from autolr.errors import AutolrError, Stopped
+from autolr.problem import Inputs
+from autolr.progress import Progress
+from autolr.score.nli import Logits
+from autolr.search.preparation import Prepared
+from autolr.search.study.evaluator import Objective
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.queue import Claim, Ledger
+from autolr.types import Candidate
+
+IDLE_SECONDS = 0.2
+"""Between two looks for work, while other processes run the study's last trials."""
+LOOK_SECONDS = 0.1
+"""Between two counts of the finished trials."""
+
+
+@dataclass
+class Driver:
+    """Runs a study's trials in this process.
+
+    Attributes:
+        inputs: the opened inputs.
+        prepared: what the trials share.
+        folder: where everything is written; locked by the caller.
+        progress: told of each trial, and may stop the search.
+    """
+
+    inputs: Inputs
+    prepared: Prepared
+    folder: StudyFolder
+    progress: Progress
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.objective = Objective(self.inputs, self.prepared.bank, self.prepared.scorer, self.prepared.probe)
+        self.ledger = Ledger(self.inputs, self.prepared, self.folder, self._rescore)
+
+    def run(self) -> None:
+        """Run trials until as many as the specification asks for are complete.
+
+        Raises:
+            Stopped: the time limit passed or the user interrupted.
+            AutolrError: several trials in a row failed.
+        """
+        pace = Pace(self.ledger, self.progress)
+        while not pace.finished():
+            claim = self.ledger.claim()
+            if claim is not None:
+                self._step(claim)
+            elif not pace.finished():
+                time.sleep(IDLE_SECONDS)
+
+    def _step(self, claim: Claim) -> None:
+        """Evaluate one trial and tell the study."""
+        try:
+            evaluation = self.objective.evaluate(claim.candidate, self.progress.check, self.ledger.heat(claim))
+        except Stopped:
+            raise
+        except (AutolrError, RuntimeError) as error:
+            # RuntimeError: what torch raises when a model does not run, out of memory included.
+            self.ledger.fail(claim, f"{type(error).__name__}: {error}")
+        else:
+            self.ledger.record(claim, evaluation)
+
+    def _rescore(self, candidate: Candidate) -> Logits:
+        logits = self.objective.evaluate(candidate, self.progress.check).logits
+        assert logits is not None
+        return logits
+
+
+@dataclass
+class Pace:
+    """How far a search is, and whether it may go on."""
+
+    ledger: Ledger
+    progress: Progress
+    _began: float = field(default_factory=time.monotonic)
+    _done: int = 0
+    _looked: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.progress.start(f"search: {self.ledger.wanted} trials")
+
+    def finished(self) -> bool:
+        """Report the share done and tell whether it is everything.
+
+        Raises:
+            Stopped: the time limit passed or the user interrupted.
+        """
+        if time.monotonic() - self._looked > LOOK_SECONDS:  # counting may ask a database
+            self._done, self._looked = self.ledger.completed(), time.monotonic()
+        wanted = self.ledger.wanted
+        self.progress.update(min(self._done / wanted, 1.0))
+        if self._done < wanted:
+            self.check()
+        return self._done >= wanted
+
+    def check(self) -> None:
+        """Raise if the search should end here.
+
+        Raises:
+            Stopped: the time limit passed or the user interrupted.
+        """
+        limit = self.ledger.inputs.spec.time_limit
+        if limit is not None and time.monotonic() - self._began > limit:
+            done = self.ledger.completed()
+            raise Stopped(f"the time limit of {limit:g} s has passed after {done} of {self.ledger.wanted} trials")
+        self.progress.check()

@@ -1,0 +1,1 @@
+"""The jobs that autolr does, one file each."""

@@ -1,0 +1,195 @@
+"""Several ways to search, at equal budgets, equal evaluations and equal seeds: one study each, one summary.
+
+A folder holds ``<entry>/<budget>/seed-<n>/``, each an ordinary study, and one bank for each seed that the studies
+share. What is finished is not run again.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+
+from autolr.errors import BudgetError
+from autolr.machine.atomic import write_atomically
+from autolr.methods import get_methods
+from autolr.progress import Progress
+from autolr.search.sampler.registry import check_sampler
+from autolr.search.study.folder import StudyFolder
+from autolr.spec.budgets import Budget
+from autolr.spec.spaces import load_space_config, presets
+from autolr.spec.study import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
+from autolr.workflows.comparison_rows import outcome, summarize_rows
+from autolr.workflows.search import run_search
+
+
+class Entry(Strict):
+    """One way to search.
+
+    Attributes:
+        name: in the table; unique.
+        space: a preset's name or a YAML file.
+        sampler: as ``autolr search --sampler``.
+        methods: none: those the space names, else the defaults.
+        objective: as ``autolr search --objective``.
+        probe_axis: whether the probes are a third objective.
+        refit: whether finalists are refitted.
+        racing: whether candidates are scored on growing parts of the search data.
+        proposals: as ``autolr search --proposals``.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    space: str = "importance"
+    sampler: str = "botorch"
+    methods: tuple[str, ...] = ()
+    objective: str = "divergence"
+    probe_axis: bool = False
+    refit: bool = True
+    racing: bool = True
+    proposals: Annotated[int, Field(ge=1)] | None = None
+
+
+def _relative(text: str) -> str:
+    budget = Budget.parse(text)
+    if not budget.relative:
+        raise ValueError("a comparison needs budgets relative to the dense model, such as 0.5x-flops")
+    return text
+
+
+class Comparison(Strict):
+    """The YAML file of ``autolr compare``."""
+
+    model: str | None = None
+    task: Literal["nli", "lm"] = "nli"
+    data: DataSpec = DataSpec()
+    run: RunSpec = RunSpec()
+    budgets: Annotated[tuple[Annotated[str, AfterValidator(_relative)], ...], Field(min_length=1)]
+    entries: Annotated[tuple[Entry, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    trials: Annotated[int, Field(ge=1)] = 40
+    multiple: Annotated[int, Field(ge=1)] = 8
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "Comparison":
+        names = [slug(entry.name) for entry in self.entries]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"entries: the name {twice[0]!r} is given twice")
+        for name in ("budgets", "seeds"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: one is given twice")
+        quantities = {Budget.parse(text).quantity for text in self.budgets}
+        if len(quantities) > 1:
+            raise ValueError(f"budgets must be of one quantity, got {', '.join(sorted(quantities))}")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One study of a comparison."""
+
+    entry: Entry
+    budget: str
+    seed: int
+    spec: StudySpec
+    folder: StudyFolder
+
+
+def slug(text: str) -> str:
+    """Return a text as the name of a folder.
+
+    Example:
+        >>> slug("uniform SVD, refitted")
+        'uniform-SVD-refitted'
+    """
+    return re.sub(r"[^\w.%-]+", "-", text).strip("-")
+
+
+def read_comparison(file: Path) -> Comparison:
+    """Read the YAML file; paths in it are relative to it.
+
+    Raises:
+        UsageError: it is missing or malformed; a space, sampler or method it names does not exist.
+    """
+    comparison: Comparison = parse_plain(TypeAdapter(Comparison), read_yaml(file), str(file), Comparison)
+
+    def beside(text: str | None) -> str | None:
+        path = None if text is None else file.parent / Path(text).expanduser()
+        return str(path.resolve()) if path is not None and path.exists() else text
+
+    parts = () if comparison.data.dataset else ("train", "validation", "test")  # of a data set they name splits
+    data = {name: beside(getattr(comparison.data, name)) for name in parts}
+    entries = [
+        entry if entry.space in presets() else entry.model_copy(update={"space": beside(entry.space)})
+        for entry in comparison.entries
+    ]
+    for entry in entries:
+        load_space_config(entry.space)
+        check_sampler(entry.sampler)
+        get_methods(entry.methods)
+    changes = {
+        "model": beside(comparison.model),
+        "data": comparison.data.model_copy(update=data),
+        "entries": tuple(entries),
+    }
+    return comparison.model_copy(update=changes)
+
+
+def cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
+    """Return the studies: all entries at one seed and budget before the next, so that a part can be compared."""
+    for seed in comparison.seeds:
+        for budget in comparison.budgets:
+            for entry in comparison.entries:
+                folder = StudyFolder(out / slug(entry.name) / budget / f"seed-{seed}")
+                folder.bank = out / f"bank-{seed}"
+                yield Cell(entry, budget, seed, _spec(comparison, entry, budget, seed), folder)
+
+
+def _spec(comparison: Comparison, entry: Entry, budget: str, seed: int) -> StudySpec:
+    methods = entry.methods or load_space_config(entry.space).methods or SearchSpec().methods
+    search = entry.model_dump(mode="json", exclude={"name"}) | {"methods": methods, "multiple": comparison.multiple}
+    plain = {
+        "model": comparison.model,
+        "task": comparison.task,
+        "data": comparison.data.model_dump(mode="json"),
+        "run": comparison.run.model_dump(mode="json"),
+        "budgets": [budget],
+        "trials": comparison.trials,
+        "seed": seed,
+        "search": search,
+    }
+    return make_spec(plain, f"entry {entry.name!r}")
+
+
+def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, Any]:
+    """Run what is not finished and return the summary, which is rewritten after every study.
+
+    Args:
+        comparison: what to compare.
+        out: the folder; an older comparison there goes on.
+        progress: told what is under way.
+
+    Raises:
+        UsageError: something given cannot be used.
+        Stopped: a signal ended the work; the same command goes on.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    todo = list(cells(comparison, out))
+    for number, cell in enumerate(todo):
+        named = {"entry": cell.entry.name, "budget": cell.budget, "seed": cell.seed}
+        progress.note(f"{number + 1} of {len(todo)}: {cell.entry.name}, {cell.budget}, seed {cell.seed}")
+        try:
+            result = run_search(cell.spec, cell.folder, progress, checkpoint=False)
+        except BudgetError as error:
+            progress.note(f"{cell.entry.name} does not reach {cell.budget}: {error}")
+            rows.append({**named, "reason": str(error)})
+        else:
+            rows.append({**named, **outcome(cell.folder, cell.budget, result)})
+        conditions = comparison.model_dump(mode="json")
+        summary = {"conditions": conditions, **summarize_rows(conditions, rows)}
+        write_atomically(out / "comparison.json", json.dumps(summary, indent=1) + "\n")
+    return summary

@@ -1,0 +1,88 @@
+"""The end of a study tried before its beginning: what would fail after hours fails in seconds.
+
+One layer, factorized on a few examples, goes the whole way: statistics, decomposition, a trial, refit, report, model
+card, checkpoint, reloaded to equal logits, and where a budget is a time a clock in a process of its own. A tokenizer
+that cannot be saved, settings that transformers refuses to write, a full disk, custom code that does not load again:
+each is met here.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from autolr.data.parts import Data, Parts
+from autolr.errors import AutolrError
+from autolr.methods import get_methods
+from autolr.model.units import Units
+from autolr.problem import Inputs
+from autolr.progress import Progress, Silent
+from autolr.search.preparation import build_bank
+from autolr.search.scorers import scorer_of
+from autolr.search.study.evaluator import Objective, describe
+from autolr.types import Candidate, Choice
+from autolr.workflows.export import Form, export
+from autolr.workflows.finalists import corrections_of
+from autolr.workflows.select import report_on
+from autolr.workflows.verify_latency import latency_budgets, time_checkpoint
+
+EXAMPLES = 4
+"""Of each part."""
+_METHOD = "svd"
+_SECONDS = 1.0
+
+
+def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[Form] = ("hf",)) -> None:
+    """Export one compressed layer to a temporary folder, by way of everything that a study does.
+
+    Its rank is the highest that saves anything: what it computes is nearly what the dense model does, so that no model
+    is refused for what a low rank makes of it.
+
+    Args:
+        inputs: the opened inputs.
+        folder: of the study; the temporary folder is in it, since that is the disk that must have room.
+        progress: told what is under way.
+        forms: in which checkpoints will be wanted.
+
+    Raises:
+        AutolrError: something failed that would have failed at the end of the study.
+    """
+    progress.start(f"rehearse on {EXAMPLES} examples: one layer, its refit, its checkpoint loaded again")
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as temporary:
+        try:
+            _rehearse(_small(inputs), Path(temporary), forms)
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            raise AutolrError(
+                f"the end of the study was tried before its beginning, and failed: {type(error).__name__}: {error}"
+            ) from error
+    progress.update(1.0)
+
+
+def _rehearse(inputs: Inputs, folder: Path, forms: Sequence[Form]) -> None:
+    silent = Silent()
+    bank = build_bank(inputs, folder / "bank", silent)
+    unit = inputs.units.units[0]
+    candidate = Candidate.of({unit.name: Choice(_METHOD, max(1, unit.break_even - 1))})
+    evaluation = Objective(inputs, bank, scorer_of(inputs, bank, "search", silent)).evaluate(candidate, silent.check)
+    trial = {"trial": 0, "origin": "rehearsal", "constraints": {}}
+    member = {**trial, **describe(evaluation, inputs.costs.dense)}
+    corrections = corrections_of(inputs, bank, candidate, silent)
+    report = report_on(inputs, bank, candidate, corrections, silent)
+    for form in forms:
+        export(inputs, bank, member, corrections, report, folder / form, form, silent)
+    if latency_budgets(inputs):
+        time_checkpoint(inputs, folder / forms[0], silent, processes=1, seconds=_SECONDS)
+
+
+def _small(inputs: Inputs) -> Inputs:
+    """Return the inputs with a few examples, without probes, and with the first layer alone."""
+
+    def few(part: str) -> Data:
+        data: Data = getattr(inputs.parts, part)
+        return data.select(range(min(EXAMPLES, len(data))))
+
+    parts = Parts(few("calibration"), few("search"), few("selection"), few("report"))
+    units = Units(inputs.units.units[:1], inputs.units.excluded)
+    small = replace(inputs, parts=parts, units=units, methods=tuple(get_methods([_METHOD])), probes={})
+    vars(small)["digests"] = inputs.digests  # of the model: not read again
+    return small

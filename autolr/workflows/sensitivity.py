@@ -1,0 +1,135 @@
+"""Why is this layer at this rank: each layer's curve at a trial's choice, its multiplier, what a step of rank buys."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+from autolr.allocation.knapsack import Menu
+from autolr.bank import Bank
+from autolr.errors import UsageError
+from autolr.machine.atomic import write_atomically
+from autolr.problem import Inputs
+from autolr.search.curve_scales import stored_menus
+from autolr.search.sampler.history import ESTIMATE
+from autolr.search.spaces.importance import multiplier
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import finished, scored
+from autolr.types import Candidate, Choice, Unit
+
+CURVE_SHARES = (0.125, 0.25, 0.5, 0.75)
+"""Shares of the break-even rank at which a layer's curve is shown."""
+_LEAST_TRIALS = 20
+_QUANTILE = 0.25  # of the trials that count as good; the default tenth is two trials of a small study
+
+
+def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dict[str, Any]:
+    """Return the account of one trial.
+
+    Args:
+        inputs: the opened inputs.
+        bank: decompositions, complete.
+        study: the trial's.
+        number: of a finished trial.
+
+    Returns:
+        ``layers``, in the model's order: ``loss``, the curve at the choice in nats (what cutting this layer alone is
+        predicted to cost); ``curve``, the loss at shares of the break-even rank; ``multiplier``, the trial's own
+        factor on the curve; ``next_step`` and ``last_step``, the loss that one step of rank more would save and one
+        less would add, per million FLOPs, after the multiplier: where the ranks are settled they are alike in all
+        layers; less than dense is the largest rank that saves, by the method of the least loss there.
+        ``importances``, of the search's parameters for the objective, by PED-ANOVA; empty in small studies.
+
+    Raises:
+        UsageError: the study has no such trial, or its scales are not on disk.
+    """
+    trials = {trial.number: trial for trial in finished(study)}
+    if number not in trials:
+        raise UsageError(f"trial {number} is not a finished trial of this study; see autolr front")
+    menus = stored_menus(inputs, bank)
+    if menus is None:
+        raise UsageError(f"{bank.directory} lacks the measured scales of the curves; resume the study first")
+    chosen = Candidate.from_json(trials[number].user_attrs["candidate"]).as_dict()
+    params, units = trials[number].params, inputs.units.by_name()
+    layers = [
+        _account(menu, units[menu.unit], chosen.get(menu.unit), params, inputs.spec.search.multiple) for menu in menus
+    ]
+    return {"trial": number, "params": dict(params), "layers": layers, "importances": _importances(study)}
+
+
+def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str, Any], multiple: int) -> dict[str, Any]:
+    method = choice.method if choice else None
+    losses = {option: float(loss) for option, loss in zip(menu.choices, menu.loss, strict=True)}
+    flops = {option: float(cost) for option, cost in zip(menu.choices, menu.cost["flops"], strict=True)}
+
+    def scale(option: Choice | None) -> float:
+        return multiplier(unit, params) * float(params.get(f"method/{option.method}", 1.0) if option else 1.0)
+
+    best = _best_by_rank(menu)
+
+    def slope(other: Choice | None) -> float | None:
+        if other not in losses or choice not in losses or flops[other] == flops[choice]:
+            return None
+        factor = scale(choice or other)  # dense has no method, and no loss to scale
+        return factor * (losses[choice] - losses[other]) / ((flops[other] - flops[choice]) / 1e6)
+
+    up = None
+    if choice is None:
+        smaller = [option for option in losses if option is not None and flops[option] < flops[None]]
+        below = max(smaller, key=lambda o: (flops[o], -scale(o) * losses[o]), default=None)
+        down = slope(below)
+    else:
+        larger = Choice(choice.method, choice.rank + multiple, choice.rows)
+        up = slope(larger if larger in losses else None)
+        down = slope(Choice(choice.method, choice.rank - multiple, choice.rows)) if choice.rank >= multiple else None
+    return {
+        "unit": unit.name,
+        "method": method,
+        "rank": choice.rank if choice else None,
+        "rows": choice.rows if choice else 0,
+        "break_even": unit.break_even,
+        "loss": losses.get(choice),
+        "curve": [[share, _nearest(best, share * unit.break_even)] for share in CURVE_SHARES],
+        "multiplier": scale(choice),
+        "next_step": up,
+        "last_step": down,
+    }
+
+
+def _best_by_rank(menu: Menu) -> dict[int, float]:
+    best: dict[int, float] = {}
+    for option, loss in zip(menu.choices, menu.loss, strict=True):
+        if option is not None and not option.rows:
+            best[option.rank] = min(float(loss), best.get(option.rank, np.inf))
+    return best
+
+
+def _nearest(by_rank: Mapping[int, float], rank: float) -> float | None:
+    return by_rank[min(by_rank, key=lambda known: abs(known - rank))] if by_rank else None
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Return PED-ANOVA's importances for the objective, over all trials with parameters; stopped ones by estimate."""
+    searched = [trial for trial in scored(study) if trial.params]
+    if len(searched) < _LEAST_TRIALS:
+        return {}
+    plain = optuna.create_study(direction=study.directions[0])
+    for trial in searched:
+        values = trial.values or trial.user_attrs[ESTIMATE]["values"]
+        plain.add_trial(optuna.create_trial(params=trial.params, distributions=trial.distributions, value=values[0]))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=_QUANTILE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        found = get_param_importances(plain, evaluator=evaluator)
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def store_account(folder: StudyFolder, inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> None:
+    """Write the account of the winner, layers.json, where the curves are on one scale (uniform studies do without)."""
+    if stored_menus(inputs, bank) is not None:
+        content = explain(inputs, bank, study, number)
+        write_atomically(folder.account_file, json.dumps(content, indent=1) + "\n")

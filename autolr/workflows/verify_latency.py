@@ -1,0 +1,95 @@
+"""Latency budgets are met on the clock or not at all: a checkpoint is timed as its user would, in a new process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from autolr.data.example import EXAMPLE_MODEL
+from autolr.errors import AutolrError
+from autolr.problem import Inputs
+from autolr.progress import Progress
+from autolr.spec.budgets import Budget
+
+PRECISION = 0.01
+PROCESSES = 5
+SECONDS = 8.0
+
+
+def latency_budgets(inputs: Inputs) -> list[Budget]:
+    """Return the budgets that are times."""
+    return [budget for budget in inputs.spec.parsed_budgets if budget.quantity == "latency"]
+
+
+def meets_latency(inputs: Inputs, ratio: float, milliseconds: float) -> bool:
+    """Tell whether a time meets every latency budget of the study."""
+    return all(
+        ratio <= budget.value if budget.relative else milliseconds <= budget.value for budget in latency_budgets(inputs)
+    )
+
+
+def time_checkpoint(
+    inputs: Inputs, checkpoint: Path, progress: Progress, processes: int = PROCESSES, seconds: float = SECONDS
+) -> dict[str, Any]:
+    """Time an exported checkpoint against the dense model in new processes, as ``autolr bench`` does.
+
+    One process knows its ratio to a per cent and still differs from the next by several: what else the machine does
+    meanwhile slows many small operations more than few large ones. So there are some, and their median counts.
+
+    Args:
+        inputs: the opened inputs.
+        checkpoint: its directory.
+        progress: told what is under way.
+        processes: how many.
+        seconds: that each takes at most, beside loading.
+
+    Returns:
+        ``ratio`` and ``ms``, medians over the processes; ``ratio_range``, the lowest and the highest ratio;
+        ``processes``, the ratio of each with its 95 % interval; ``within``, whether the medians meet the budgets.
+
+    Raises:
+        AutolrError: a process failed.
+    """
+    progress.start(f"time {checkpoint} against the dense model in {processes} new processes")
+    spec, conditions = inputs.spec, inputs.costs.dense.conditions
+    dense = spec.model or str(EXAMPLE_MODEL)
+    options = {
+        "--batch-size": conditions.batch_size,
+        "--seq-len": conditions.seq_len,
+        "--device": spec.run.device,
+        "--dtype": spec.run.dtype,
+        "--threads": spec.run.threads,
+        "--lengths": ",".join(map(str, conditions.lengths)) or None,
+        "--precision": PRECISION,
+        "--max-seconds": seconds,
+    }
+    flags = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    flags += ["--trust-remote-code"] if spec.run.trust_remote_code else []
+    flags += ["--offline"] if spec.run.offline else []
+    program = "from autolr.cli import app; app()"
+    command = [sys.executable, "-c", program, "bench", dense, str(checkpoint), "--json", *flags]
+    timed = []
+    for done in range(processes):
+        progress.check()
+        timed.append(_run(command, checkpoint))
+        progress.update((done + 1) / processes)
+    ratios = [one["ratio"] for one in timed]
+    ratio, milliseconds = median(ratios), 1e3 * median(one["median"] for one in timed)
+    return {
+        "ms": milliseconds,
+        "ratio": ratio,
+        "ratio_range": [min(ratios), max(ratios)],
+        "processes": [[one["ratio"], one["ratio_low"], one["ratio_high"]] for one in timed],
+        "within": meets_latency(inputs, ratio, milliseconds),
+    }
+
+
+def _run(command: Sequence[str], checkpoint: Path) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own program
+    if done.returncode != 0:
+        raise AutolrError(f"timing {checkpoint} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    small: dict[str, Any] = json.loads(done.stdout)["models"][1]
+    return small
