@@ -158,13 +158,17 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     for note in parts.notes:
         progress.note(note)
     longest = longest_input(model, tokenizer)
-    for note in _cut(task, parts, longest):
-        progress.note(note)
-    check_tokens(model, tokenizer, _named_batches(task, parts, tokenizer, probes, longest))
+    gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
+    for name in PARTS:
+        data: Data = getattr(parts, name)
+        batches = task.batches(data, spec.run.scoring_batch_size, "cpu")
+        check_tokens(model, tokenizer, ((name, batch) for batch in batches))
+        check_memory(model, batches, gradients and name == "calibration", spec.task == "lm")
+        if max(batch["input_ids"].shape[1] for batch in batches) >= longest and (cut := task.cut(data)):
+            progress.note(f"{cut} of {len(data)} {task.noun} of the {name} part have more than {longest} tokens: cut")
+    check_tokens(model, tokenizer, (("probing", batch) for batch in _sentences(tokenizer, probes, longest)))
     for note in notes_on(probes.get("report", ())):
         progress.note(note)
-    check_memory(model, task.batches(parts.calibration, spec.run.scoring_batch_size, "cpu"), True)
-    check_memory(model, task.batches(parts.report, spec.run.scoring_batch_size, "cpu"), False)
     check_task(model, task, parts.search, spec.run.scoring_batch_size, spec.model or str(EXAMPLE_MODEL))
     check_sentences(
         model,
@@ -189,20 +193,6 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     return Inputs(spec, model, tokenizer, task, longest, parts, units, costs, methods, probes)
 
 
-def _cut(task: Task, parts: Parts, longest: int) -> Iterator[str]:
-    """Yield what to say of each part with examples that are longer than the model takes."""
-    for name in PARTS:
-        data: Data = getattr(parts, name)
-        count = task.cut(data)
-        if count:
-            yield f"{count} of {len(data)} {task.noun} of the {name} part have more than {longest} tokens and are cut"
-
-
-def _named_batches(
-    task: Task, parts: Parts, tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int
-) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    for name in PARTS:
-        yield from ((name, batch) for batch in task.batches(getattr(parts, name), _TOKENIZED, "cpu"))
+def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:
     for tasks in probes.values():
-        sentences = probe_sentences(tokenizer, tasks, _TOKENIZED, longest, "cpu")
-        yield from (("probing", batch) for batch in sentences.batches)
+        yield from probe_sentences(tokenizer, tasks, _TOKENIZED, longest, "cpu").batches

@@ -13,7 +13,13 @@ from test_padding import prepared
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
+from autolr.data.nli import NliData
+from autolr.errors import UsageError
 from autolr.model.inputs import FULL, count_cut, grouped
+from autolr.model.load import open_model
+from autolr.score.alone import check_same
+from autolr.spec.study import make_spec
+from autolr.tasks import task_for
 
 PAIRS = [
     (f"a {' '.join(WORDS[i % 20 : i % 20 + 1 + i % 5])} runs", WORDS[i % 7] + " sleeps" * (i % 3)) for i in range(60)
@@ -113,6 +119,38 @@ def test_minimal_pairs_of_a_decoder_that_sees_its_padding_are_refused(tmp_path, 
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert "minimal pairs: this LlamaForCausalLM answers a text otherwise alone" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_in_half_precision_is_no_reason_to_refuse(dtype):
+    """An answer that is the small difference of large numbers is rounded by more than a share of itself."""
+
+    def ask(asked: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = asked.weight.double()
+        rounded = torch.finfo(asked.weight.dtype).eps * 300
+        return weight[:2], weight[:2] + rounded * torch.tensor([[0.0], [1.0]])
+
+    model = torch.nn.Linear(4, 3).to(dtype)
+    check_same("mine", model, ask)
+    with pytest.raises(UsageError, match="mine: this Linear answers a text otherwise alone"):
+        check_same("mine", model, lambda asked: (asked.weight, asked.weight.flip(0)))
+
+
+def test_a_pair_is_tokenized_once(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    source = write_decoder(tmp_path / "model")
+    spec = make_spec({"model": str(source), "budgets": ["1x-flops"], "run": {"offline": True}}, "test")
+    model, words = open_model(spec)
+    calls = []
+    whole = type(words).__call__
+    monkeypatch.setattr(type(words), "__call__", lambda self, *a, **k: calls.append(a) or whole(self, *a, **k))
+    task = task_for(spec, model, words, str(source))
+    data = NliData("hand", tuple(p for p, _ in PAIRS), tuple(h for _, h in PAIRS), (0,) * len(PAIRS))
+    task.batches(data, 8, "cpu")
+    seen = len(calls)
+    task.cut(data)
+    task.order(data)
+    task.batches(data.select(range(9)), 4, "cpu")
+    assert len(calls) == seen
 
 
 def test_batches_are_bounded_by_tokens_and_leave_nothing_out():

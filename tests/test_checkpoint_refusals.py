@@ -272,7 +272,7 @@ def change(directory, **fields):
 def test_a_newer_format_is_refused_with_both_versions(checkpoint):
     change(checkpoint, format_version=7)
     with pytest.raises(
-        UsageError, match=r"format version 7, this autolr knows 1: upgrade autolr, or .*trust_remote_code"
+        UsageError, match=r"format version 7, this autolr knows 2: upgrade autolr, or .*trust_remote_code"
     ):
         load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="format version 7"):
@@ -442,3 +442,12 @@ def test_a_trained_model_survives_the_roundtrip(assets, name, tmp_path):
 
 def test_nothing_stands_for_a_constant_where_inputs_are_zero():
     assert torch.equal(nearest_to_one(torch.zeros(3), torch.zeros(3, 3)), torch.zeros(3, dtype=torch.float64))
+
+
+def test_layers_of_rank_0_of_the_first_format_are_refused(checkpoint):
+    """They were stored as an empty product; read as they are now they would be memory that nobody wrote."""
+    layers = json.loads((checkpoint / "config.json").read_text())["quantization_config"]["layers"]
+    name = next(iter(layers))
+    change(checkpoint, format_version=1, layers={**layers, name: {**layers[name], "rank": 0}})
+    with pytest.raises(UsageError, match=r"format version 1, in which layers of rank 0 .* export it again"):
+        load_checkpoint(checkpoint)

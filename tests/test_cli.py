@@ -189,7 +189,7 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 
 def test_help_says_what_the_default_length_is() -> None:
-    shown = " ".join(run("search", "--help").stdout.split())
+    shown = " ".join(run("search", "--help").stdout.replace("│", " ").split())
     assert "the mean length of the search data, rounded up to a multiple of 8" in shown
 
 
@@ -405,3 +405,13 @@ def test_a_study_folder_is_not_a_checkpoint(study: Path, inputs: dict[str, str])
     result = run("eval", str(study), "--data", inputs["--test"])
     assert result.exit_code == 2
     assert "is a study folder" in result.stderr.replace("\n", " ")
+
+
+def test_help_shows_the_options_that_most_people_need_first() -> None:
+    """Ten of them and --help, then the rest in panels with names."""
+    lines = run("search", "--help").stdout.splitlines()
+    titles = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
+    assert titles == ["Options", "Data", "Probes", "Search", "What costs are stated for", "Where it runs", "Output"]
+    first = "\n".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("╭─ Data"))])
+    needed = {"budget", "model", "task", "train", "validation", "test", "floor", "trials", "study", "workers", "help"}
+    assert set(re.findall(r"^│ [* ] *--([a-z-]+)", first, re.MULTILINE)) == needed

@@ -203,3 +203,11 @@ def test_real_files_are_read(name, n):
     data = load(str(ASSETS / "data/nli" / f"{name}.jsonl.gz"))
     assert len(data) == n
     assert set(data.labels) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("encoding", "told"), [("utf-16", "utf-16"), ("latin-1", "latin1")])
+def test_the_encoding_that_is_told_is_the_files_own(tmp_path, encoding, told):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"premise": "Grüße", "hypothesis": "ü", "label": "neutral"}\n', encoding=encoding)
+    with pytest.raises(UsageError, match=f"is not UTF-8; convert the file, for instance with iconv -f {told} -t utf-8"):
+        list(read_table(path).rows)

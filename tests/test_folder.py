@@ -6,12 +6,14 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 
 from autolr.errors import Stopped, UsageError
 from autolr.machine.atomic import write_atomically
 from autolr.progress import Silent
 from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import nearest_trials
 
 
 class Told(Silent):
@@ -97,3 +99,17 @@ def test_a_signal_ends_the_wait_for_a_folder(tmp_path: Path) -> None:
     with StudyFolder(tmp_path).locked(), pytest.raises(Stopped), StudyFolder(tmp_path).locked(told):
         pass
     assert told.notes
+
+
+def test_the_nearest_trials_are_compressed_where_there_are_any() -> None:
+    """The dense model keeps every floor and meets no budget: it is no candidate."""
+    study = optuna.create_study(directions=["minimize", "minimize"])
+
+    def add(candidate: dict) -> None:
+        attributes = {"candidate": candidate, "digest": "", "costs": {}, "scores": {}}
+        study.add_trial(optuna.trial.create_trial(values=[1.0, 1.0], user_attrs=attributes))
+
+    add({})
+    assert [trial.number for trial in nearest_trials(study)] == [0]
+    add({"a": {"rank": 1}})
+    assert [trial.number for trial in nearest_trials(study)] == [1]

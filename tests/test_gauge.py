@@ -145,6 +145,21 @@ def test_one_learning_rate_trains_both_factors(scale):
     assert not after < before
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("n_rows", [0, 3])
+def test_under_autocast_every_layer_gives_autocasts_dtype(n_rows: int, rank: int):
+    kept = {"row_index": torch.tensor([1, 5, 7]), "rows": torch.randn(3, IN)} if n_rows else {}
+    factors = Factors(torch.randn(OUT, rank), torch.randn(rank, IN), torch.randn(OUT), **kept)
+    layer = make_layer(factors, None, torch.empty(0))
+    x = torch.randn(2, 7, IN, requires_grad=True)
+    plain = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert plain.dtype == torch.float32
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - plain).norm() < 0.02 * plain.norm()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("n_rows", [0, 3])
 def test_at_rank_0_no_empty_product_is_left(n_rows):

@@ -37,16 +37,17 @@ def test_every_import_goes_downwards():
     """The order of the layers is the contract in pyproject.toml."""
     done = lint(PACKAGE.parent)
     assert done.returncode == 0, done.stdout
-    assert "1 kept, 0 broken" in done.stdout
+    assert "2 kept, 0 broken" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("module", "line"),
     [
         ("types.py", "from autolr.methods.weighted_svd import psd_power"),
-        ("factorize/svd.py", "import autolr.bank"),
-        ("layers.py", "def late():\n    from autolr.cli import main"),
-        ("errors.py", "from autolr import compress"),
+        ("methods/svd.py", "import autolr.bank"),
+        ("search/sampler/kernel.py", "from autolr.search.study import front"),
+        ("checkpoint/runtime/layers.py", "def late():\n    from autolr.cli import main"),
+        ("errors.py", "from autolr.forms import swap"),
     ],
 )
 def test_an_upward_import_breaks_the_contract(tmp_path, module, line):
@@ -58,7 +59,7 @@ def test_an_upward_import_breaks_the_contract(tmp_path, module, line):
     path.write_text(f"{path.read_text()}\n\n{line}\n")
     done = lint(tmp_path)
     assert done.returncode == 1, done.stdout
-    assert "0 kept, 1 broken" in done.stdout
+    assert "1 kept, 1 broken" in done.stdout
 
 
 def test_every_module_has_its_place_in_the_order():

@@ -91,11 +91,13 @@ def test_tables_that_disagree_are_refused_by_name_unless_the_user_says_what_the_
         ({i: f"LABEL_{i}" for i in range(3)}, SHIFTED, SHIFTED),
         (None, SHIFTED, SHIFTED),
         (None, None, GENERIC),
+        (dict(enumerate(LABELS)), {"entailment": 0, "LABEL_2": 2}, NAMED),
+        ({0: "0", 1: "1", 2: "2"}, SHIFTED, SHIFTED),
         ({0: "yes"}, None, {"yes": 0, "LABEL_1": 1, "LABEL_2": 2}),
         (
             dict(enumerate(LABELS)),
             {"Entailment ": 0, "neutral": 1, "contradiction": 2, "no": 2},
-            {"Entailment ": 0, "neutral": 1, "contradiction": 2, "no": 2},
+            {**NAMED, "Entailment ": 0, "no": 2},
         ),
     ],
 )
@@ -103,10 +105,22 @@ def test_the_table_that_says_something_is_taken(id2label, label2id, found):
     assert model_labels(id2label, label2id, 3, "mine") == found
 
 
-@pytest.mark.parametrize("label2id", [SHIFTED, {"no": 0, "maybe": 1, "yes": 2}, {"entailment": 0, "neutral": 1}])
+@pytest.mark.parametrize("label2id", [SHIFTED, {"no": 0, "maybe": 1, "yes": 2}, {"entailment": 0, "no": 1}])
 def test_a_contradiction_names_both_tables(label2id):
     with pytest.raises(UsageError, match=r"mine: in its config.json id2label.*'contradiction': 2.*label2id is"):
         model_labels(dict(enumerate(LABELS)), label2id, 3, "mine")
+
+
+@pytest.mark.parametrize(
+    ("id2label", "label2id", "words"),
+    [
+        (None, {"entailment": None}, r"mine: the ids in its config.json must be numbers, saw .*'entailment': None"),
+        ({0: "no", 1: "yes", 2: "Yes "}, None, r"mine: its config.json gives the name 'yes' to the ids 1 and 2"),
+    ],
+)
+def test_tables_that_say_nothing_certain_are_refused(id2label, label2id, words):
+    with pytest.raises(UsageError, match=words):
+        model_labels(id2label, label2id, 3, "mine")
 
 
 def test_ids_beyond_the_models_classes_are_refused():
@@ -123,3 +137,16 @@ def test_a_model_of_one_class_is_counted_by_its_head(tmp_path):
     assert done.exit_code == 2
     assert "needs at least two labels" in done.stderr
     assert "has 1" in " ".join(done.stderr.split())
+
+
+def test_rows_without_a_gold_label_are_counted(tmp_path):
+    done = evaluated(write_model(tmp_path / "model"), ["-", "-1", *["neutral"] * (len(PAIRS) - 2)])
+    assert done.exit_code == 0, done.output
+    assert "data.jsonl: 2 rows without a gold label left out" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("tables", [{"id2label": ["no", "maybe", "yes"]}, {"num_attention_heads": 5}])
+def test_a_config_that_transformers_refuses_is_named(tmp_path, tables):
+    done = evaluated(relabelled(tmp_path / "model", **tables), ["neutral"] * len(PAIRS))
+    assert done.exit_code == 2
+    assert "its config.json holds what transformers refuses" in " ".join(done.stderr.split())

@@ -102,10 +102,31 @@ def test_the_bytes_foreseen_are_no_more_than_those_that_are_kept(family):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
     foreseen = batch_bytes(model, 3, 16, True)
-    if "lm" in family:
-        foreseen -= 3 * 16 * model.config.vocab_size * 12  # the scorer's copies of the logits
+    assert batch_bytes(model, 3, 16, True, next_tokens=True) == foreseen + 3 * 16 * model.config.vocab_size * 12
     assert 0 < foreseen <= sum(kept.values())
     assert outputs.logits.isfinite().all()
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    free = memory.available_bytes()
+    assert free is not None
+    assert free > 2000
+    (tmp_path / "memory.stat").write_text("anon 700\ninactive_file 300\n")
+    (tmp_path / "memory.current").write_text("1500\n")
+    (tmp_path / "memory.max").write_text("2000\n")
+    assert memory.available_bytes() == 800
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_bytes() > 2000
+
+
+@pytest.mark.parametrize(("more", "code"), [(["--method", "kfac"], 2), (["--method", "drone"], 0), (["--stream"], 0)])
+def test_a_graph_is_foreseen_only_where_one_is_kept(tmp_path, monkeypatch, more: list[str], code: int):
+    """Methods without gradients keep none, and streaming keeps one block's."""
+    monkeypatch.setattr(memory, "batch_bytes", lambda *given: 10**18 if given[3] else 1)
+    options = [text for pair in write_inputs(tmp_path / "inputs").items() for text in pair]
+    arguments = ["search", *options, "--budget", "0.5x-flops", "--trials", "2", "--study", str(tmp_path / "study")]
+    assert CliRunner().invoke(app, [*arguments, "--offline", *more]).exit_code == code
 
 
 def test_search_foresees_it_before_anything_is_computed(tmp_path, monkeypatch: pytest.MonkeyPatch):

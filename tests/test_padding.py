@@ -7,9 +7,12 @@ import pytest
 import torch
 import transformers as hf
 from architecture_table import tokenizer, write
+from decoder_fixture import write_decoder
 from test_architectures import search
+from typer.testing import CliRunner
 
 from autolr.checkpoint.load import load_checkpoint
+from autolr.cli.main import app
 from autolr.data.nli import NliData
 from autolr.errors import UsageError
 from autolr.model.inputs import pair_batches
@@ -112,6 +115,37 @@ def test_xlnet_is_padded_on_the_left_where_it_reads_its_answer_at_the_last_posit
     words = tokenizer(True)
     ensure_padding(model, words)
     torch.testing.assert_close(in_a_batch(model, words), alone(model, words), rtol=1e-4, atol=1e-4)
+
+
+def test_a_padding_token_that_the_model_has_no_embedding_for_is_not_taken(tmp_path):
+    """One that was added to the tokenizer, and the model not resized."""
+    source = prepared("gpt2", tmp_path, {"pad_token": None}, ends=False)
+    model, words = load_checkpoint(source), hf.AutoTokenizer.from_pretrained(source)
+    words.add_special_tokens({"pad_token": "[PAD]"})
+    assert words.pad_token_id >= len(model.get_input_embeddings().weight)
+    model.config.pad_token_id = None
+    wanted = alone(model, words)
+    ensure_padding(model, words)
+    assert words.pad_token_id == model.config.pad_token_id == 2
+    torch.testing.assert_close(in_a_batch(model, words), wanted, rtol=1e-4, atol=1e-4)
+    model.config.pad_token_id = 30  # of its own, but without an embedding
+    ensure_padding(model, words)
+    assert words.pad_token_id == model.config.pad_token_id == 2
+
+
+def test_a_tokenizer_without_special_tokens_serves_where_nothing_is_padded(tmp_path):
+    source = write_decoder(tmp_path / "model")
+    path = source / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in settings.items() if not key.endswith("_token")}))
+    (tmp_path / "text.txt").write_text("the dog runs in the park " * 40)
+    given = ["eval", str(source), "--offline", "--data"]
+    done = CliRunner().invoke(app, [*given, str(tmp_path / "text.txt"), "--task", "lm", "--seq-len", "16"])
+    assert done.exit_code == 0, done.output
+    (tmp_path / "pairs.jsonl").write_text('{"premise": "a dog", "hypothesis": "a cat", "label": "neutral"}\n')
+    done = CliRunner().invoke(app, [*given, str(tmp_path / "pairs.jsonl")])
+    assert done.exit_code == 2
+    assert "the tokenizer has no special token at all" in " ".join(done.stderr.split())
 
 
 def test_where_texts_end_with_every_special_token_none_is_taken_for_padding(tmp_path):

@@ -418,6 +418,7 @@ def test_what_the_dense_model_knows_is_measured_before_anything_is_compressed(
         return build(inputs, bank, part, progress)
 
     monkeypatch.setattr(selection, "probe_scorer", watched)
+    monkeypatch.setattr("autolr.workflows.search.rehearse", lambda *_: None)
     options, folder = made
     done = search(options, "--probes", str(folder), "--trials", "4", "--study", str(tmp_path / "s"))
     assert done.exit_code == 0, done.output

@@ -187,7 +187,7 @@ def test_dead_inputs_are_answered_as_the_dense_layer_answers_them() -> None:
         got = seen(model, [name], same[0])[name][1]
     with compressed(model, candidate, source), torch.no_grad():
         before = seen(model, [name], same[0])[name][1]
-    assert (got - wanted).norm() < 0.1 * (before - wanted).norm()
+    assert (got - wanted).norm() < 0.2 * (before - wanted).norm()
 
 
 @pytest.fixture

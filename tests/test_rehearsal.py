@@ -28,7 +28,7 @@ def search(tmp_path: Path, options: dict[str, str], *more: str):
 
 
 def left_behind(tmp_path: Path) -> set[str]:
-    return {path.name for path in (tmp_path / "study").iterdir()} - {"study.lock", "study.yaml"}
+    return {path.name for path in (tmp_path / "study").iterdir()} - {"study.lock", "study.yaml", ".rehearsal-lock"}
 
 
 def refused(tmp_path: Path, done, words: str) -> None:
@@ -59,6 +59,27 @@ def test_a_card_that_cannot_be_written(tmp_path, monkeypatch: pytest.MonkeyPatch
     refused(tmp_path, done, "failed: UnicodeEncodeError:")
 
 
+def test_what_code_of_a_tokenizers_own_raises_is_told_with_its_kind(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    options = write_inputs(tmp_path / "inputs")
+
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("vocab_file")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", fails)
+    words = "the end of the study was tried before its beginning, and failed: KeyError: 'vocab_file'"
+    refused(tmp_path, search(tmp_path, options), words)
+
+
+def test_what_a_killed_rehearsal_left_is_swept_by_the_next(tmp_path):
+    options = write_inputs(tmp_path / "inputs")
+    left = tmp_path / "study" / "rehearsal-killed"
+    left.mkdir(parents=True)
+    (left / "lock").touch()
+    (left / "model.safetensors").touch()
+    assert search(tmp_path, options).exit_code == 0
+    assert not left.exists()
+
+
 def test_the_clocks_process_is_started_once_where_a_budget_is_a_time(tmp_path, monkeypatch: pytest.MonkeyPatch):
     plain = {
         "model": str(write_model(tmp_path / "model")),
@@ -82,7 +103,7 @@ def test_the_clocks_process_is_started_once_where_a_budget_is_a_time(tmp_path, m
     monkeypatch.setattr(verification.sys, "executable", "/bin/false")
     with pytest.raises(AutolrError, match="failed with exit code 1"):
         rehearse(inputs, tmp_path, Silent())
-    assert not list(tmp_path.glob(".rehearsal-*"))
+    assert not list(tmp_path.glob("rehearsal-*"))
 
 
 def test_it_is_done_once_and_does_not_change_the_study(tmp_path, monkeypatch: pytest.MonkeyPatch):

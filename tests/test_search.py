@@ -20,6 +20,7 @@ from autolr.search.study.folder import StudyFolder
 from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW
 from autolr.search.study.summary import select_trial, summarize
 from autolr.spec.study import StudySpec, make_spec
+from autolr.workflows import search as search_module
 from autolr.workflows.search import run_search
 
 TRIALS = 12
@@ -58,7 +59,8 @@ def trials_of(path: Path) -> list[dict]:
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    """Let one evaluation, counted from 0, raise an error."""
+    """Let one evaluation of the search, counted from 0, raise an error."""
+    monkeypatch.setattr(search_module, "rehearse", lambda *_: None)
     evaluate = objective_module.Objective.evaluate
     calls = iter(range(100))
 
@@ -206,6 +208,7 @@ def test_a_search_whose_trials_all_fail_ends(
         raise AutolrError("no")
 
     monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
+    monkeypatch.setattr(search_module, "rehearse", lambda *_: None)
     with pytest.raises(AutolrError, match=f"{MAX_FAILURES_IN_A_ROW} trials in a row failed"):
         run_search(spec_of(options), StudyFolder(tmp_path / "all"), Silent())
 

@@ -29,6 +29,7 @@ _QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 """The usual key, and the older one of compressed-tensors."""
 _QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")
 """Of AutoGPTQ and AutoAWQ, from before it was said in config.json."""
+_MOST_BITS = 8
 _QUANTIZED = re.compile(
     r"\.(qweight|qzeros|scales|SCB|weight_scale|weight_scale_inv|weight_packed|weight\.absmax|weight\.quant_map)$"
 )
@@ -65,7 +66,7 @@ def check_form(source: str | Path, compressed: bool = True, local_files_only: bo
         return
     told = next(_quantizations(config), None)
     if told is None and files.local:
-        told = next((name for name in _QUANTIZATION_FILES if files.find(name)), None)
+        told = next((name for name in _QUANTIZATION_FILES if _says_quantized(files.find(name))), None)
     if told is not None:
         raise UsageError(_quantized(source, told))
 
@@ -144,12 +145,18 @@ def _quantizations(config: dict[str, Any], where: str = "") -> Iterator[str]:
         if not isinstance(value, dict):
             continue
         of_mlx = key == "quantization" and "bits" in value
-        if of_mlx or (key in _QUANTIZATION_KEYS and value):
+        if of_mlx or key in _QUANTIZATION_KEYS:
             flags = (name for name in ("load_in_4bit", "load_in_8bit") if value.get(name))
             bits = f"{value['bits']} bits" if "bits" in value else "by a method it does not name"
             yield f"{where}{key} in its config.json: {value.get('quant_method') or next(flags, bits)}"
-        else:
+        elif key.endswith("config"):
             yield from _quantizations(value, f"{where}{key}.")
+
+
+def _says_quantized(path: Path | None) -> bool:
+    """Tell whether a file of AutoGPTQ's or AutoAWQ's says that weights have fewer bits than a float has."""
+    bits = {} if path is None or not path.stat().st_size else read_json(path)
+    return any(isinstance(n := bits.get(key), int) and n <= _MOST_BITS for key in ("bits", "w_bit"))
 
 
 def _quantized(source: str | Path, seen: str) -> str:

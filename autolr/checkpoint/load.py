@@ -7,6 +7,7 @@ from pickle import UnpicklingError  # torch raises it of a file that it refuses 
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -42,7 +43,7 @@ def load_checkpoint(
         local = {"local_files_only": bool(options.get("local_files_only", False))}
         check_form(source, compressed, **local)
         check_whole(source)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **local)
+        config = _config(source, trust_remote_code, local)
         auto_class = _auto_class(source, config)
         model, info = auto_class.from_pretrained(
             source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
@@ -80,6 +81,14 @@ def load_checkpoint(
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _config(source: str | Path, trust_remote_code: bool, local: Mapping[str, bool]) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **local)
+    except (StrictDataclassError, AttributeError, KeyError, TypeError) as error:  # values of a kind that is not meant
+        raise UsageError(f"{source} does not load: its config.json holds what transformers refuses: {error}") from error
+    return config
 
 
 def verify_roundtrip(

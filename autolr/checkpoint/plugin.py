@@ -19,7 +19,8 @@ from autolr.checkpoint.carried import QUANT_METHOD, expect_sign, remove_own_entr
 from autolr.checkpoint.runtime.layers import KINDS
 from autolr.checkpoint.runtime.rewrites import REWRITES, apply
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: a low-rank layer of rank 0 is its bias alone."""
 
 
 class FormatError(ValueError):
@@ -52,6 +53,12 @@ class AutolrConfig(QuantizationConfigMixin):
         if format_version > FORMAT_VERSION:
             raise FormatError(
                 f"the checkpoint has format version {format_version}, this autolr knows {FORMAT_VERSION}: {remedy}"
+            )
+        empty = [name for name, spec in layers.items() if spec.get("rank") == 0]
+        if format_version < FORMAT_VERSION and empty:
+            raise FormatError(
+                f"the checkpoint has format version {format_version}, in which layers of rank 0 ({empty[0]} first of "
+                f"{len(empty)}) were stored otherwise: export it again from its study"
             )
         for name, spec in layers.items():
             if spec.get("kind") not in KINDS:

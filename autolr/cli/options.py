@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,15 @@ import typer
 from autolr.errors import UsageError, nearest
 from autolr.spec.study import SPACE_FILES, StudySpec, make_spec, read_yaml
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+# Options without a panel of their own are those that most people need; they are shown first.
+_data = partial(typer.Option, rich_help_panel="Data")
+_probing = partial(typer.Option, rich_help_panel="Probes")
+_search = partial(typer.Option, rich_help_panel="Search")
+_cost = partial(typer.Option, rich_help_panel="What costs are stated for")
+_runs = partial(typer.Option, rich_help_panel="Where it runs")
+_output = partial(typer.Option, rich_help_panel="Output")
+
+Json = Annotated[bool, _output("--json", help="Print the result as JSON on stdout.")]
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
 Model = Annotated[str | None, typer.Option(help="Model directory or hub id; none: the embedded example.")]
 Task = Annotated[
@@ -23,18 +32,18 @@ Train = Annotated[
 ]
 Validation = Annotated[str | None, typer.Option(help="Data to search and select on.")]
 Test = Annotated[str | None, typer.Option(help="Data to report on; none: a part of the validation data.")]
-Dataset = Annotated[str | None, typer.Option(help="Hub data set, such as nyu-mll/glue:mnli; splits by --train ...")]
-PremiseColumn = Annotated[str, typer.Option(help="Column of the first sentence.")]
-HypothesisColumn = Annotated[str, typer.Option(help="Column of the second sentence.")]
-LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
-LabelNames = Annotated[str | None, typer.Option(help="What the model's ids 0,1,... mean, comma-separated.")]
-TextColumn = Annotated[str, typer.Option(help="Column of the text (task lm).")]
+Dataset = Annotated[str | None, _data(help="Hub data set, such as nyu-mll/glue:mnli; splits by --train ...")]
+PremiseColumn = Annotated[str, _data(help="Column of the first sentence.")]
+HypothesisColumn = Annotated[str, _data(help="Column of the second sentence.")]
+LabelColumn = Annotated[str, _data(help="Column of the label.")]
+LabelNames = Annotated[str | None, _data(help="What the model's ids 0,1,... mean, comma-separated.")]
+TextColumn = Annotated[str, _data(help="Column of the text (task lm).")]
 Templates = Annotated[
     list[str] | None,
-    typer.Option("--template", help="Prompt with {premise} and {hypothesis} for a decoder (task nli); repeatable."),
+    _data("--template", help="Prompt with {premise} and {hypothesis} for a decoder (task nli); repeatable."),
 ]
 Words = Annotated[
-    str | None, typer.Option(help="Words after the prompt for entailment,neutral,contradiction; none: Yes,Maybe,No.")
+    str | None, _data(help="Words after the prompt for entailment,neutral,contradiction; none: Yes,Maybe,No.")
 ]
 Budgets = Annotated[
     list[str],
@@ -51,101 +60,95 @@ Floors = Annotated[
 Trials = Annotated[int, typer.Option(min=1, help="Trials to complete, the dense model and the seeds included.")]
 TimeLimit = Annotated[
     str | None,
-    typer.Option(
+    _search(
         help="Begin no trial after 90s, 30m, 2h; timing layers and choosing the winner come on top. It can be resumed."
     ),
 ]
 Study = Annotated[Path | None, typer.Option(help="The study's folder; none: studies/<model>-<budget>.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, _search(min=0, help="Of everything random.")]
 Space = Annotated[
-    str, typer.Option(help="Search space: importance, grouped, per-layer, a published scheme, or a YAML file.")
+    str, _search(help="Search space: importance, grouped, per-layer, a published scheme, or a YAML file.")
 ]
-Sampler = Annotated[str, typer.Option(help="botorch, gp, tpe, nsga2 or random.")]
+Sampler = Annotated[str, _search(help="botorch, gp, tpe, nsga2 or random.")]
 Objective = Annotated[
     list[str] | None,
-    typer.Option(
+    _search(
         help="The search signal: divergence (default), accuracy or agreement with the dense model; lm: loss too. "
         "probes beside it: what probes find as a third axis."
     ),
 ]
 Probes = Annotated[
     str | None,
-    typer.Option(help="Probing tasks, a file or a folder (split, label, sentence between tabs): a score, probe."),
+    _probing(help="Probing tasks, a file or a folder (split, label, sentence between tabs): a score, probe."),
 ]
-ProbeTrain = Annotated[int, typer.Option(min=20, help="Sentences of each task that train its probe.")]
+ProbeTrain = Annotated[int, _probing(min=20, help="Sentences of each task that train its probe.")]
 ProbeTest = Annotated[
-    int, typer.Option(min=6, help="Test sentences of each task, divided among search, selection and report.")
+    int, _probing(min=6, help="Test sentences of each task, divided among search, selection and report.")
 ]
-Pooling = Annotated[str, typer.Option(help="Of a sentence's tokens for the probes: mean, first or last.")]
-Methods = Annotated[list[str] | None, typer.Option("--method", help="Methods to choose from; repeatable.")]
-Multiple = Annotated[int, typer.Option(min=1, help="Ranks are multiples of it.")]
+Pooling = Annotated[str, _probing(help="Of a sentence's tokens for the probes: mean, first or last.")]
+Methods = Annotated[list[str] | None, _search("--method", help="Methods to choose from; repeatable.")]
+Multiple = Annotated[int, _search(min=1, help="Ranks are multiples of it.")]
 WarmStart = Annotated[
-    Path | None, typer.Option(help="Begin with the best points of this study: another budget, seed or sibling model.")
+    Path | None, _search(help="Begin with the best points of this study: another budget, seed or sibling model.")
 ]
 Refit = Annotated[
-    bool, typer.Option(help="Refit the finalists' layers to the dense model by least squares on calibration pairs.")
+    bool, _search(help="Refit the finalists' layers to the dense model by least squares on calibration pairs.")
 ]
 Racing = Annotated[
     bool,
-    typer.Option(
-        help="Score a candidate on growing parts of the search data, until a better one is found to dominate it."
-    ),
+    _search(help="Score a candidate on growing parts of the search data, until a better one is found to dominate it."),
 ]
 Proposals = Annotated[
-    int | None, typer.Option(min=1, help="Candidates proposed at once; none: so many that proposing costs little.")
+    int | None, _search(min=1, help="Candidates proposed at once; none: so many that proposing costs little.")
 ]
-Include = Annotated[list[str] | None, typer.Option(help="Glob of layers to compress; repeatable.")]
-Exclude = Annotated[list[str] | None, typer.Option(help="Glob of layers to leave dense; repeatable.")]
-Calibration = Annotated[int, typer.Option("--calibration-examples", min=1, help="Train pairs used.")]
-SearchN = Annotated[int, typer.Option("--search-examples", min=2, help="Validation pairs each trial is scored on.")]
-SelectionN = Annotated[
-    int, typer.Option("--selection-examples", min=2, help="Validation pairs the winner is chosen on.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Include = Annotated[list[str] | None, _search(help="Glob of layers to compress; repeatable.")]
+Exclude = Annotated[list[str] | None, _search(help="Glob of layers to leave dense; repeatable.")]
+Calibration = Annotated[int, _data("--calibration-examples", min=1, help="Train pairs used.")]
+SearchN = Annotated[int, _data("--search-examples", min=2, help="Validation pairs each trial is scored on.")]
+SelectionN = Annotated[int, _data("--selection-examples", min=2, help="Validation pairs the winner is chosen on.")]
+Device = Annotated[str, _runs(help="cpu, cuda, cuda:1 ...")]
 AnyDevice = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto: spread over all there are (needs accelerate).")
+    str, _runs("--device", help="cpu, cuda, cuda:1 ...; auto: spread over all there are (needs accelerate).")
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Batch that costs are stated for.")]
+Dtype = Annotated[str, _cost(help="float32, bfloat16 or float16.")]
+BatchSize = Annotated[int, _cost(min=1, help="Batch that costs are stated for.")]
 SeqLen = Annotated[
     int | None,
-    typer.Option(
+    _cost(
         min=1,
         help="Tokens that costs hold for; none: the mean length of the search data, rounded up to a multiple of 8.",
     ),
 ]
-ScoringBatch = Annotated[int, typer.Option("--scoring-batch-size", min=1, help="Batch that models are scored in.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; none: torch's own choice.")]
+ScoringBatch = Annotated[int, _runs("--scoring-batch-size", min=1, help="Batch that models are scored in.")]
+Threads = Annotated[int | None, _cost(min=1, help="CPU threads; none: torch's own choice.")]
 Lengths = Annotated[
-    str | None, typer.Option(help="Tokens of a batch's sequences in turn, such as 32,20,12; none: all --seq-len.")
+    str | None, _cost(help="Tokens of a batch's sequences in turn, such as 32,20,12; none: all --seq-len.")
 ]
 Profile = Annotated[
     Path | None,
-    typer.Option(help="YAML file with batch_size, seq_len, lengths, dtype, device, threads; takes their place."),
+    _cost(help="YAML file with batch_size, seq_len, lengths, dtype, device, threads; takes their place."),
 ]
-Offline = Annotated[bool, typer.Option(help="Never reach for the hub.")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model brings along.")]
+Offline = Annotated[bool, _runs(help="Never reach for the hub.")]
+TrustRemoteCode = Annotated[bool, _runs(help="Run code that the model brings along.")]
 Stream = Annotated[
     bool,
-    typer.Option(
+    _runs(
         "--stream", help="Calibrate block by block, for models whose activations and statistics do not fit into memory."
     ),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes that run trials, by Ray; none: 1, in this process alone.")
 ]
-RayAddress = Annotated[
-    str | None, typer.Option(help="Cluster to run workers on: auto, or host:port; none: this machine.")
-]
+RayAddress = Annotated[str | None, _runs(help="Cluster to run workers on: auto, or host:port; none: this machine.")]
 GpusPerWorker = Annotated[
-    float | None, typer.Option(min=0.0, help="Share of a GPU for each worker, such as 0.25; none: a whole one.")
+    float | None, _runs(min=0.0, help="Share of a GPU for each worker, such as 0.25; none: a whole one.")
 ]
 WorkerTimeout = Annotated[
-    str | None, typer.Option(help="A worker that finishes no batch for so long is ended: 90s, 10m; none: 10m.")
+    str | None, _runs(help="A worker that finishes no batch for so long is ended: 90s, 10m; none: 10m.")
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(help="postgresql://user@host/database for several drivers; none: a journal in the study's folder."),
+    _runs(help="postgresql://user@host/database for several drivers; none: a journal in the study's folder."),
 ]
 
 DEFAULT_METHODS = ("kfac", "losparse")

@@ -1,5 +1,6 @@
 """Reading rows from local JSON Lines, CSV and TSV files, each with the line it came from."""
 
+import codecs
 import csv
 import gzip
 import json
@@ -145,9 +146,10 @@ def _lines(path: Path) -> Iterator[str]:
             for number, raw in enumerate(stream, start=1):
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
+        of_two_bytes = number == 1 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         raise UsageError(
             f"{path}, line {number}: byte {error.object[error.start]:#04x} is not UTF-8; "
-            "convert the file, for instance with iconv -f latin1 -t utf-8"
+            f"convert the file, for instance with iconv -f {'utf-16' if of_two_bytes else 'latin1'} -t utf-8"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read after line {number}: {error}") from error

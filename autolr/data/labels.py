@@ -1,7 +1,7 @@
 """From the labels of a data set to the ids of a model; by name, never by guessing."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from autolr.errors import UsageError, similar
 NO_GOLD = frozenset({"-", "-1"})
 """How SNLI and its relatives mark a pair on which the annotators did not agree."""
 
-_GENERIC = re.compile(r"label[_ ]?\d+")
+_GENERIC = re.compile(r"(label[_ ]?)?\d+")
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,20 @@ def model_labels(
         >>> model_labels({0: "no", 1: "yes"}, {"LABEL_0": 0, "LABEL_1": 1}, 2, "mine")
         {'no': 0, 'yes': 1}
     """
-    by_id = {str(name): int(index) for index, name in (id2label or {}).items()}
-    by_name = {str(name): int(index) for name, index in (label2id or {}).items()}
-    telling = [table for table in (by_id, by_name) if not all(_GENERIC.fullmatch(_normal(name)) for name in table)]
-    found = dict(telling[-1]) if telling else by_id or by_name
+    by_id, by_name = ({} if table is None else table for table in (id2label, label2id))
+    if not all(isinstance(index, int) or str(index).isdecimal() for index in (*by_id, *by_name.values())):
+        raise UsageError(f"{source}: the ids in its config.json must be numbers, saw {by_id} and {by_name}")
+    twice = Counter(map(_normal, map(str, by_id.values()))).most_common(1)
+    if twice and twice[0][1] > 1:
+        ids = [str(index) for index, name in by_id.items() if _normal(str(name)) == twice[0][0]]
+        raise UsageError(
+            f"{source}: its config.json gives the name {twice[0][0]!r} to the ids {' and '.join(ids)}; name each class "
+            f"otherwise, or say what the ids mean by --label-names"
+        )
+    by_id = {str(name): int(index) for index, name in by_id.items()}
+    by_name = {str(name): int(index) for name, index in by_name.items()}
+    telling = [table for table in (by_id, by_name) if not all(_says_nothing(name) for name in table)]
+    found = {name: i for table in telling for name, i in table.items() if not _says_nothing(name)} or by_id or by_name
     beyond = {name: index for name, index in found.items() if not 0 <= index < count}
     if beyond:
         raise UsageError(f"{source}: its config.json names the labels {beyond}, and the model has {count} classes")
@@ -156,9 +166,17 @@ def model_labels(
 
 
 def _agree(by_id: Mapping[str, int], by_name: Mapping[str, int]) -> bool:
-    """Tell whether the first table's names are in the second with the same ids."""
-    known = {_normal(name): index for name, index in by_name.items()}
-    return all(known.get(_normal(name)) == index for name, index in by_id.items())
+    """Tell whether no name means two ids, and no id has one name in one table and another in the other."""
+    one, other = (
+        {_normal(name): i for name, i in table.items() if not _says_nothing(name)} for table in (by_id, by_name)
+    )
+    ids = set(one.values()) & set(other.values())
+    shared = {name for name in one if name in other}
+    return all(one[name] == other[name] for name in shared) and ids <= {one[name] for name in shared}
+
+
+def _says_nothing(name: str) -> bool:
+    return _GENERIC.fullmatch(_normal(name)) is not None
 
 
 def _normal(name: str) -> str:

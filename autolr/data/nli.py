@@ -154,7 +154,7 @@ def _cell(row: Mapping[str, object], column: str, option: str, where: str) -> ob
     if column not in row:
         raise UsageError(
             f"{where}: no column {column!r}; the columns are {', '.join(row)}{similar(column, row)}; "
-            f"name it with {option}"
+            f"name it with {option}, which holds for all files alike"
         )
     check_whole(row[column], column, where)
     return row[column]

@@ -28,9 +28,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend is not None else sorted(tokenizer.get_vocab().items())
     passing = {"truncation": None, "padding": None}
+    padded = ("padding_side", "chat_template")
     content = [
         {**rules, **passing} if isinstance(rules, dict) else rules,
-        {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(_PLACES) and k[0] != "_"},
-        [tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token_id],
+        {k: v for k, v in tokenizer.init_kwargs.items() if not k.endswith(_PLACES) and k[0] != "_" and k not in padded},
+        [tokenizer.truncation_side, tokenizer.pad_token_id],
     ]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()

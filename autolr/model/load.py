@@ -40,7 +40,8 @@ def open_model(spec: StudySpec, spread: bool = False) -> tuple[PreTrainedModel, 
         model.to(device)  # type: ignore[arg-type]
     model.train(False)
     tokenizer = load_tokenizer(source, spec)
-    ensure_padding(model, tokenizer)
+    if spec.task != "lm" or spec.data.probes is not None:  # blocks of text are all of one length
+        ensure_padding(model, tokenizer)
     return model, tokenizer
 
 

@@ -8,26 +8,33 @@ from torch import Tensor, nn
 
 from autolr.errors import UsageError
 from autolr.model.inputs import input_device
-from autolr.model.kind import is_causal_class
 
 _STATES = 6
 """Vectors of the model's width that a block keeps of each token for a backward pass (input, query, key, value, …)."""
 _INNER = 2
 """The same of the feed-forward layer's width: before and after the activation."""
 _LOGITS = 3
-"""Copies of a language model's logits while it is scored: as they are, in float32, their logarithms."""
+"""Copies of all logits while next tokens are scored: as they are, in float32, their logarithms."""
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes() -> int | None:
-    """Return how much memory can be had on this machine; None where that is not known."""
+    """Return how much memory can be had, on this machine and in its container; None where that is not known."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return None
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        most = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        kinds = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return min(free, most - used + int(kinds["inactive_file"]))  # files that were read can be forgotten
+    except (OSError, ValueError, KeyError):  # no container, or "max": no limit
+        return free
 
 
-def batch_bytes(model: nn.Module, rows: int, length: int, backward: bool) -> int:
+def batch_bytes(model: nn.Module, rows: int, length: int, backward: bool, next_tokens: bool = False) -> int:
     """Return the bytes that a batch takes at the least, besides the model.
 
     Args:
@@ -35,6 +42,7 @@ def batch_bytes(model: nn.Module, rows: int, length: int, backward: bool) -> int
         rows: sequences in the batch.
         length: tokens in each.
         backward: whether the graph of a backward pass is kept; else one block's tensors.
+        next_tokens: whether all logits of a language model are scored.
 
     Returns:
         0 where the model's configuration does not name its sizes.
@@ -50,18 +58,21 @@ def batch_bytes(model: nn.Module, rows: int, length: int, backward: bool) -> int
     needed = depth * rows * length * (_STATES * width + _INNER * (inner or 4 * width)) * each
     if config._attn_implementation == "eager":
         needed += depth * rows * length**2 * (heads or 1) * each
-    if is_causal_class(model):
+    if next_tokens:
         needed += rows * length * config.vocab_size * (each + 4 * (_LOGITS - 1))
     return int(needed)
 
 
-def check_memory(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], backward: bool) -> None:
+def check_memory(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], backward: bool, next_tokens: bool = False
+) -> None:
     """Refuse batches of which the largest cannot fit into the memory that is free.
 
     Args:
         model: on its device; only the CPU's memory is looked at, a GPU says so itself.
         batches: with ``input_ids`` (rows, tokens).
         backward: as in :func:`batch_bytes`.
+        next_tokens: likewise.
 
     Raises:
         UsageError: with the batch, what it needs and what there is.
@@ -70,7 +81,7 @@ def check_memory(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], back
     if free is None or input_device(model).type != "cpu":
         return
     shapes = [(len(batch["input_ids"]), batch["input_ids"].shape[1]) for batch in batches]
-    needed, rows, length = max((batch_bytes(model, rows, length, backward), rows, length) for rows, length in shapes)
+    needed, rows, length = max((batch_bytes(model, *shape, backward, next_tokens), *shape) for shape in shapes)
     if needed > free:
         raise UsageError(
             f"a batch of {rows} texts of {length} tokens needs at least {needed / 1e9:.1f} GB to "

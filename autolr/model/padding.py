@@ -33,8 +33,10 @@ def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
             no padding token.
     """
     config: Any = model.config.get_text_config()
+    table: Any = model.get_input_embeddings()
+    known = len(table.weight)
     own = getattr(config, "pad_token_id", None)
-    if own is not None and 0 <= own < len(tokenizer):
+    if own is not None and 0 <= own < min(known, len(tokenizer)):
         if tokenizer.pad_token_id != own:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own)
         return
@@ -44,13 +46,15 @@ def ensure_padding(model: PreTrainedModel, tokenizer: Any) -> None:
             "where it reads its answer; set tokenizer.pad_token"
         )
     ends = _ends(tokenizer)
-    tokens = [getattr(tokenizer, f"{kind}_token") for kind in _SPECIAL]
-    fitting = [token for token in tokens if token is not None and tokenizer.convert_tokens_to_ids(token) not in ends]
+    named = (getattr(tokenizer, f"{kind}_token") for kind in _SPECIAL)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in named if token is not None}
+    fitting = [token for token, index in ids.items() if index not in ends and index < known]
     if not fitting:
-        seen = ", ".join(sorted({repr(token) for token in tokens if token is not None})) or "none"
+        seen = ", ".join(map(repr, sorted(ids)))
+        lacks = f"of the tokenizer's special tokens ({seen}) none will do: texts end with it"
         raise UsageError(
-            f"the model has no padding token, and of the tokenizer's special tokens ({seen}) none will do: texts end "
-            f"with it; set tokenizer.pad_token to a token that no text ends with, and model.config.pad_token_id"
+            f"the model has no padding token, and {lacks if ids else 'the tokenizer has no special token at all'}; set "
+            f"tokenizer.pad_token to a token that no text ends with, and model.config.pad_token_id"
         )
     tokenizer.pad_token = fitting[0]
     config.pad_token_id = tokenizer.pad_token_id

@@ -175,7 +175,9 @@ def result_lines(result: Plain, spec: StudySpec, path: Path) -> Iterator[str]:
         )
     objective = spec.search.objective
     seen = [("search part", winner["scores"]), ("selection part", winner.get("before_refit", winner["selection"]))]
-    seen += [("refitted, selection part", winner["selection"])] if "before_refit" in winner else []
+    if "before_refit" in winner:
+        seen += [("refitted, search part", report["search"])] if "search" in report else []
+        seen += [("refitted, selection part", winner["selection"])]
     parts = [
         f"{name} {scores[objective]['value']:.4g}" for name, scores in [*seen, ("report part", report["compressed"])]
     ]

@@ -4,7 +4,8 @@ Padding is where it goes wrong: positions that shift, a head that reads at the p
 it. Each is silent, and every figure after it is of another model than the one that is served text by text.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import UsageError
 from autolr.model.inputs import input_device
+from autolr.model.memory import available_bytes
 from autolr.score.features import Pooling, features, sentence_batches
 from autolr.score.minimal_pairs import how_asked, likelihoods, pseudo_likelihoods
 
 LOOKED_AT = 256
 """Examples among which a short, a middling and a long one are chosen."""
-ROUNDING = {torch.float16: 0.02, torch.bfloat16: 0.1}
-"""Share of the largest answer by which rounding may move another, where it is more than in float32."""
+Ask = Callable[[nn.Module], tuple[Float[Tensor, "texts values"], Float[Tensor, "texts values"]]]
+"""A model -> its answers to some texts, each asked alone, and to the same texts in one batch."""
 _ROUNDING = 1e-3
+"""Share of the largest answer by which rounding in float32 may move another."""
 
 
 def spread(n: int) -> list[int]:
@@ -34,30 +37,46 @@ def spread(n: int) -> list[int]:
     return sorted({0, n // 2, n - 1})
 
 
-def check_same(
-    what: str, alone: Float[Tensor, "texts values"], together: Float[Tensor, "texts values"], model: nn.Module
-) -> None:
+def check_same(what: str, model: nn.Module, ask: Ask) -> None:
     """Refuse a model whose answers to some texts alone are not those it gives in a batch.
+
+    How far rounding in half precision moves an answer depends on what it is the difference of; so where answers differ,
+    a copy of the model in float32 is asked, which answers as far as there is memory for one.
 
     Args:
         what: was asked, for the message.
-        alone: its answers to each text alone.
-        together: to the same texts in one batch.
-        model: whose dtype says how much rounding is.
+        model: that is asked.
+        ask: asks it.
 
     Raises:
         UsageError: they differ by more than rounding; says how far.
     """
-    gap = (alone - together).abs()
-    allowed = ROUNDING.get(next(model.parameters()).dtype, _ROUNDING) * float(alone.abs().max())
-    if bool((gap <= allowed).all()):
+    alone, together = ask(model)
+    if not _same(alone, together) and next(model.parameters()).dtype in (torch.float16, torch.bfloat16):
+        if not _fits_in_float32(model):
+            return
+        alone, together = ask(copy.deepcopy(model).float())
+    if _same(alone, together):
         return
+    gap = (alone - together).abs()
     text, value = divmod(int(gap.flatten().argmax()), gap.shape[1])
     raise UsageError(
         f"{what}: this {type(model).__name__} answers a text otherwise alone ({float(alone[text, value]):.4g}) than in "
         f"a batch with a longer one ({float(together[text, value]):.4g}), so scores would depend on the batches; "
         f"--scoring-batch-size 1 asks about one text at a time"
     )
+
+
+def _same(alone: Tensor, together: Tensor) -> bool:
+    return bool(((alone - together).abs() <= _ROUNDING * float(alone.abs().max())).all())
+
+
+def _fits_in_float32(model: nn.Module) -> bool:
+    """Tell whether half of the free memory takes a copy of the model; that of a GPU is not asked."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return False  # spread over memory and disk
+    free = available_bytes()
+    return free is None or 4 * sum(parameter.numel() for parameter in model.parameters()) < free / 2
 
 
 def check_sentences(
@@ -80,11 +99,16 @@ def check_sentences(
     if size == 1 or len(chosen) <= 1:
         return
     device = input_device(model)
-    one_by_one, all_at_once = (
-        features(model, sentence_batches(tokenizer, chosen, n, max_length, device), pooling) for n in (1, len(chosen))
-    )
-    for alone, together in zip(one_by_one, all_at_once, strict=True):
-        check_same("probes", alone, together, model)
+
+    def ask(asked: nn.Module) -> tuple[Tensor, Tensor]:
+        alone, together = (
+            features(asked, sentence_batches(tokenizer, chosen, n, max_length, device), pooling)
+            for n in (1, len(chosen))
+        )
+        size = alone.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(alone.dtype).tiny)  # of each layer
+        return tuple((one / size).transpose(0, 1).flatten(1) for one in (alone, together))  # type: ignore[return-value]
+
+    check_same("probes", model, ask)
 
 
 def check_pairs(
@@ -109,9 +133,13 @@ def check_pairs(
     if how == "probe":
         check_sentences(model, tokenizer, chosen, size, max_length, "mean")
         return
-    ask = likelihoods if how == "likelihood" else pseudo_likelihoods
-    alone, together = (ask(model, tokenizer, chosen, n, max_length) for n in (1, size))
-    check_same("minimal pairs", alone[:, None], together[:, None], model)
+    likelihood = likelihoods if how == "likelihood" else pseudo_likelihoods
+
+    def ask(asked: nn.Module) -> tuple[Tensor, Tensor]:
+        alone, together = (likelihood(asked, tokenizer, chosen, n, max_length)[:, None] for n in (1, size))
+        return alone, together
+
+    check_same("minimal pairs", model, ask)
 
 
 def _by_length(tokenizer: Any, texts: Sequence[str]) -> list[str]:

@@ -21,13 +21,14 @@ def check_task(model: nn.Module, task: Task, data: Data, size: int, source: str)
     Raises:
         UsageError: the answers differ by more than rounding.
     """
+    if size == 1:
+        return
     few = data.select(range(min(len(data), LOOKED_AT)))
     order = task.order(few)
     chosen = few.select(order[place] for place in spread(len(order)))
     where = input_device(model)
     batches = task.batches(chosen, size, where)
-    if size == 1 or all(bool(batch["attention_mask"].all()) for batch in batches):
+    if all(bool(batch["attention_mask"].all()) for batch in batches):
         return  # nothing is padded
     alone = [batch for row in range(len(chosen)) for batch in task.batches(chosen.select([row]), 1, where)]
-    one_by_one, together = (task.scorer(model, asked).dense for asked in (alone, batches))
-    check_same(source, one_by_one, together, model)
+    check_same(source, model, lambda asked: (task.scorer(asked, alone).dense, task.scorer(asked, batches).dense))

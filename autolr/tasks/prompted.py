@@ -13,7 +13,7 @@ Source: Zhao et al. 2021, Calibrate Before Use, arXiv 2102.09690 (contextual cal
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -128,6 +128,7 @@ class Prompted:
     readout: WordReadout
     noun: str = "pairs"
     backward_passes: int = len(LABELS) - 1
+    _known: dict[tuple[str, str], list[Tokens]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: Any, max_length: int, spec: StudySpec) -> "Prompted":
@@ -180,7 +181,7 @@ class Prompted:
         encoded = self._encoded(data)
         order = _by_length(encoded)
         found = []
-        for group in grouped([max(map(len, encoded[row])) for row in order], size):
+        for group in grouped([self.readout.together * max(map(len, encoded[row])) for row in order], size):
             rows = order[group]
             ids = [list(one) for row in rows for one in encoded[row]]
             # On the right, whatever the tokenizer's own side: GPT-2 counts positions from the padding on.
@@ -213,8 +214,11 @@ class Prompted:
 
     def _whole(self, data: NliData) -> list[list[Tokens]]:
         """Return each pair's rows: its prompts, each with each word unless those are single tokens."""
-        found = []
-        for premise, hypothesis in zip(data.premises, data.hypotheses, strict=True):
+        return [self._rows(*pair) for pair in zip(data.premises, data.hypotheses, strict=True)]
+
+    def _rows(self, premise: str, hypothesis: str) -> list[Tokens]:
+        """Return a pair's rows; each pair is tokenized once."""
+        if (premise, hypothesis) not in self._known:
             rows: list[Tokens] = []
             for template, words in zip(self.templates, self.readout.words, strict=True):
                 prompt, said = _continuations(self.tokenizer, template, self.words, premise, hypothesis)
@@ -224,8 +228,8 @@ class Prompted:
                         f"end --template {template!r} so that they stand apart, for instance with a colon"
                     )
                 rows += [prompt] if self.readout.single else [(*prompt, *word) for word in said]
-            found.append(rows)
-        return found
+            self._known[premise, hypothesis] = rows
+        return self._known[premise, hypothesis]
 
 
 def _continuations(

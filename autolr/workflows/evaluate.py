@@ -13,6 +13,8 @@ from autolr.spec.study import StudySpec
 from autolr.tasks import task_for
 from autolr.tasks.alone import check_task
 
+_LEFT_OUT = {"nli": "rows without a gold label left out", "lm": "tokens at the end, which fill no block, left out"}
+
 
 def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progress: Progress) -> dict[str, Any]:
     """Return a checkpoint's accuracy with standard error, number of examples and share of the commonest answer.
@@ -34,11 +36,13 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
     model, tokenizer = open_model(spec, spread=True)
     task = task_for(spec, model, tokenizer, spec.model)
     data = task.load(spec, source, split)
+    if skipped := getattr(data, "skipped", 0):
+        progress.note(f"{data.name}: {skipped} {_LEFT_OUT[spec.task]}")
     batches = task.batches(data, spec.run.scoring_batch_size, input_device(model))
     check_tokens(model, tokenizer, ((data.name, batch) for batch in batches))
     if cut := task.cut(data):
         progress.note(f"{cut} of {len(data)} {task.noun} have more than {longest_input(model, tokenizer)} tokens: cut")
-    check_memory(model, batches, False)
+    check_memory(model, batches, False, spec.task == "lm")
     check_task(model, task, data, spec.run.scoring_batch_size, spec.model)
     progress.start(f"score {len(data)} {task.noun}")
     done = iter(range(1, len(batches) + 1))

@@ -6,13 +6,13 @@ that cannot be saved, settings that transformers refuses to write, a full disk, 
 each is met here.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autolr.data.parts import Data, Parts
 from autolr.errors import AutolrError
+from autolr.machine.temporary import passing_folder
 from autolr.methods import get_methods
 from autolr.model.units import Units
 from autolr.problem import Inputs
@@ -30,6 +30,7 @@ EXAMPLES = 4
 """Of each part."""
 _METHOD = "svd"
 _SECONDS = 1.0
+_FAILED = "the end of the study was tried before its beginning, and failed"
 
 
 def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[Form] = ("hf",)) -> None:
@@ -48,13 +49,13 @@ def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[F
         AutolrError: something failed that would have failed at the end of the study.
     """
     progress.start(f"rehearse on {EXAMPLES} examples: one layer, its refit, its checkpoint loaded again")
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=folder) as temporary:
+    with passing_folder(folder, "rehearsal-") as temporary:
         try:
-            _rehearse(_small(inputs), Path(temporary), forms)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise AutolrError(
-                f"the end of the study was tried before its beginning, and failed: {type(error).__name__}: {error}"
-            ) from error
+            _rehearse(_small(inputs), temporary, forms)
+        except AutolrError as error:
+            raise type(error)(f"{_FAILED}: {error}") from error
+        except Exception as error:  # whatever a model's or tokenizer's own code raises, what was tried is to be told
+            raise AutolrError(f"{_FAILED}: {type(error).__name__}: {error}") from error
     progress.update(1.0)
 
 

@@ -177,7 +177,7 @@ def report_on(
     the exported model loses against the dense one on the report part, less what it loses on the search part, score by
     score; above zero the search part flatters.
     """
-    losses = {}
+    losses, exported = {}, {}
     probes = probe_scorer(inputs, bank, "report", progress)  # its reference is the dense model: before compressing
     for part in ("search", "report"):
         scorer = scorer_of(inputs, bank, part, progress)
@@ -186,14 +186,16 @@ def report_on(
             if part == "report":
                 probed = {} if probes is None else _probed(inputs, probes, progress)
         ours, theirs = scorer.values(logits), scorer.values(scorer.dense)
+        exported[part] = scorer.compare(logits)
         losses[part] = {name: mean_score(SIGN[name] * (ours[name] - theirs[name])) for name in ours}
-    scores, dense = scorer.compare(logits), scorer.compare(scorer.dense)
+    scores, dense = exported["report"], scorer.compare(scorer.dense)
     relative = scores["accuracy"].value / dense["accuracy"].value if dense["accuracy"].value else None
     drop = losses["report"]["accuracy"]
     return {
         "data": inputs.parts.report.name,
         "dense": _plain(dense),
         "compressed": _plain(scores),
+        "search": _plain(exported["search"]),
         "accuracy_difference": describe_score(Score(-drop.value, drop.stderr, drop.n)),
         "accuracy_ratio": relative,
         **probed,

@@ -49,7 +49,7 @@ def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dic
     """
     trials = {trial.number: trial for trial in finished(study)}
     if number not in trials:
-        raise UsageError(f"trial {number} is not a finished trial of this study; see autolr front")
+        raise UsageError(f"trial {number} is not a finished trial of this study; its front names those")
     menus = stored_menus(inputs, bank)
     if menus is None:
         raise UsageError(f"{bank.directory} lacks the measured scales of the curves; resume the study first")

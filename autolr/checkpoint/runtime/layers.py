@@ -83,7 +83,7 @@ class LowRankLinear(nn.Module):
         if self.rank:
             output: Tensor = self.left(self.right(x))
             return output
-        output = self.constant.expand(*x.shape[:-1], self.out_features).contiguous()
+        output = self.constant.to(_result_dtype(x, self.constant)).expand(*x.shape[:-1], -1).contiguous()
         if torch.is_grad_enabled() and x.requires_grad:
             # The layers before have a gradient, of zero: distributed training takes one without for a fault.
             output = output + 0.0 * x[..., :1]
@@ -148,6 +148,12 @@ class LowRankRowsLinear(LowRankLinear):
 
 
 KINDS: dict[str, type[LowRankLinear]] = {layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear)}
+
+
+def _result_dtype(x: Tensor, parameter: Tensor) -> torch.dtype:
+    """Return the dtype that a Linear with such a parameter gives: autocast's, where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
 
 
 def _linear(

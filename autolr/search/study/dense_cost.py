@@ -16,6 +16,6 @@ def stored_dense_cost(study: optuna.Study) -> Cost:
         UsageError: it is lost.
     """
     if DENSE_COST not in study.user_attrs:
-        raise UsageError("the dense model's cost is not in the study; autolr resume puts it there once more")
+        raise UsageError("the dense model's cost is not in the study; resume the study, which puts it there once more")
     stored = study.user_attrs[DENSE_COST]
     return Cost.from_amounts(stored["amounts"], Conditions.from_plain(stored["conditions"]))

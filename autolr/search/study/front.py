@@ -46,14 +46,15 @@ def front_trials(study: optuna.Study) -> list[FrozenTrial]:
 def nearest_trials(study: optuna.Study, count: int = 3) -> list[FrozenTrial]:
     """Return the trials that come nearest, for when none meets every budget and floor.
 
-    Compressed ones before the dense model, then by how far they are over, all budgets and floors added up.
+    By how far they are over, all budgets and floors added up; the dense model only where there is nothing else, since
+    it keeps every floor and meets no budget.
     """
 
-    def distance(trial: FrozenTrial) -> tuple[bool, float, int]:
-        over = sum(max(value, 0.0) for value in trial.constraints.values())
-        return not trial.user_attrs["candidate"], over, trial.number
+    def distance(trial: FrozenTrial) -> tuple[float, int]:
+        return sum(max(value, 0.0) for value in trial.constraints.values()), trial.number
 
-    return sorted(finished(study), key=distance)[:count]
+    trials = sorted(finished(study), key=distance)
+    return [trial for trial in trials if trial.user_attrs["candidate"]][:count] or trials[:count]
 
 
 def member(trial: FrozenTrial) -> dict[str, Any]:

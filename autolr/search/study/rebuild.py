@@ -1,7 +1,6 @@
 """A damaged journal -> a new one, of the files that finished trials have."""
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from shutil import copyfile
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autolr.errors import UsageError
 from autolr.machine.atomic import read_json
+from autolr.machine.temporary import passing_folder
 from autolr.progress import Progress
 from autolr.search.sampler.fixed_space import BATCH, PLACE
 from autolr.search.study.folder import STUDY_NAME, StudyFolder
@@ -48,8 +48,8 @@ def rebuild(folder: StudyFolder, progress: Progress) -> None:
         progress.note(f"{folder.journal} is whole; nothing was rebuilt")
         return
     trials, left_out = _restored(folder)
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".rebuilding-") as temporary:
-        new = Path(temporary) / folder.journal.name
+    with passing_folder(folder.path, "rebuilding-") as temporary:
+        new = temporary / folder.journal.name
         storage = open_journal(new)
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions(folder.spec()))
         _copy_attributes(folder.journal, study)
