@@ -138,7 +138,15 @@ def test_rounding_in_half_precision_is_no_reason_to_refuse(dtype):
 
 def test_a_pair_is_tokenized_once(tmp_path, monkeypatch: pytest.MonkeyPatch):
     source = write_decoder(tmp_path / "model")
-    spec = make_spec({"model": str(source), "budgets": ["1x-flops"], "run": {"offline": True}}, "test")
+    spec = make_spec(
+        {
+            "model": str(source),
+            "data": {"words": ["runs", "sleeps", "eats"]},
+            "budgets": ["1x-flops"],
+            "run": {"offline": True},
+        },
+        "test",
+    )
     model, words = open_model(spec)
     calls = []
     whole = type(words).__call__

@@ -411,7 +411,7 @@ def test_help_shows_the_options_that_most_people_need_first() -> None:
     """Ten of them and --help, then the rest in panels with names."""
     lines = run("search", "--help").stdout.splitlines()
     titles = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
-    assert titles == ["Options", "Data", "Probes", "Search", "What costs are stated for", "Where it runs", "Output"]
+    assert titles == ["Options", "Data", "Probes", "Search", "Where it runs", "What costs are stated for", "Output"]
     first = "\n".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("╭─ Data"))])
     needed = {"budget", "model", "task", "train", "validation", "test", "floor", "trials", "study", "workers", "help"}
     assert set(re.findall(r"^│ [* ] *--([a-z-]+)", first, re.MULTILINE)) == needed

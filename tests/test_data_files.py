@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autolr.data import Columns, NliData, load_nli
+from autolr.data.files import read_table
 from autolr.errors import UsageError
 
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[2] / "shared"))

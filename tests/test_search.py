@@ -263,7 +263,7 @@ def change(file: Path, **entries: object) -> None:
     [
         ("config.json", {"hidden_act": "silu"}),
         ("config.json", {"layer_norm_eps": 1e-3}),
-        ("tokenizer_config.json", {"padding_side": "left"}),
+        ("tokenizer_config.json", {"truncation_side": "left"}),
         ("tokenizer_config.json", {"model_max_length": 32}),
     ],
 )

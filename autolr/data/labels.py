@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autolr.errors import UsageError, similar
 
@@ -117,7 +118,7 @@ class LabelMap:
 
 
 def model_labels(
-    id2label: Mapping[int, str] | None, label2id: Mapping[str, int] | None, count: int, source: str
+    id2label: Mapping[Any, Any] | None, label2id: Mapping[str, Any] | None, count: int, source: str
 ) -> dict[str, int]:
     """Return the names of a classifier's ids from the two tables of its configuration, which may disagree.
 

@@ -86,7 +86,7 @@ class LowRankLinear(nn.Module):
         output = self.constant.to(_result_dtype(x, self.constant)).expand(*x.shape[:-1], -1).contiguous()
         if torch.is_grad_enabled() and x.requires_grad:
             # The layers before have a gradient, of zero: distributed training takes one without for a fault.
-            output = output + 0.0 * x[..., :1]
+            output = output + (0.0 * x[..., :1]).to(output.dtype)
         return output
 
     def sizes(self) -> dict[str, int]:

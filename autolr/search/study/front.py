@@ -51,7 +51,7 @@ def nearest_trials(study: optuna.Study, count: int = 3) -> list[FrozenTrial]:
     """
 
     def distance(trial: FrozenTrial) -> tuple[float, int]:
-        return sum(max(value, 0.0) for value in trial.constraints.values()), trial.number
+        return sum((max(value, 0.0) for value in trial.constraints.values()), 0.0), trial.number
 
     trials = sorted(finished(study), key=distance)
     return [trial for trial in trials if trial.user_attrs["candidate"]][:count] or trials[:count]
