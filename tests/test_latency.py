@@ -174,7 +174,7 @@ def folder(measured: Path, tmp_path: Path) -> StudyFolder:
 
 @pytest.fixture
 def whole_front(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every compressed trial within the budget is taken for a member, also where the clock's noise lets one dominate the others."""
+    """Every compressed trial within the budget is a member, also where the clock's noise lets one dominate the rest."""
 
     def compressed(study: optuna.Study) -> list[FrozenTrial]:
         return [trial for trial in finished(study) if feasible(trial) and trial.user_attrs["candidate"]]
