@@ -170,7 +170,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> type[Queue]:
 
 def test_no_trial_is_lost_doubled_or_left_over(machine: type[Queue]) -> None:
     quick = settings(
-        max_examples=6,
+        max_examples=4,
         stateful_step_count=20,
         deadline=None,
         derandomize=True,
