@@ -59,7 +59,8 @@ def record(name: str, folder: Path) -> dict[str, Any]:
         with safe_open(file, framework="np") as weights:
             for key in weights.keys():  # noqa: SIM118  not a dict
                 tensors[key] = hashlib.sha256(weights.get_tensor(key).tobytes()).hexdigest()[:16]
-    winner = {"winner": result["winner"], "report": result["report"], "tensors": tensors}
+    report = {key: value for key, value in result["report"].items() if key != "data"}  # a path of this machine
+    winner = {"winner": result["winner"], "report": report, "tensors": tensors}
     return {"seconds": round(seconds, 1), "trials": trials, **winner}
 
 
