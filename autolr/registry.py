@@ -1,0 +1,106 @@
+"""One pattern for everything that people may add: a frozen record, a table of the built-in ones, an entry-point group.
+
+A package adds a row by naming its record in an entry point::
+
+    [project.entry-points."autolr.methods"]
+    mymethod = "mypackage.mymodule:METHOD"
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+from autolr.errors import AutolrError, UsageError, nearest
+
+
+@runtime_checkable
+class Record(Protocol):
+    """What a table holds: a record with a name."""
+
+    @property
+    def name(self) -> str:
+        """How it is named on the command line and in files."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Registry(Generic[R]):
+    """A table of records by name: the built-in ones, and those that installed packages register.
+
+    Entry points are loaded at the first question, and once.
+
+    Args:
+        noun: what a record is called in messages, such as "method".
+        kind: the class of the records.
+        built_in: returns the built-in records; a function, so that a table does not load what nobody asks for.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Colour:
+        ...     name: str
+        >>> colours = Registry("colour", Colour, lambda: [Colour("red"), Colour("blue")])
+        >>> colours.names(), colours.get("red")
+        (('red', 'blue'), Colour(name='red'))
+    """
+
+    def __init__(self, noun: str, kind: type[R], built_in: Callable[[], Iterable[R]]) -> None:
+        self.noun = noun
+        self.kind = kind
+        self.group = f"autolr.{_plural(noun)}"
+        self._built_in = built_in
+        self._rows: dict[str, R] | None = None
+
+    def all(self) -> dict[str, R]:
+        """Return every record by name, the built-in ones first.
+
+        Raises:
+            AutolrError: an installed package registers something else, or takes a name that is in use.
+        """
+        if self._rows is None:
+            rows = {record.name: record for record in self._built_in()}
+            for point in entry_points(group=self.group):
+                record = point.load()
+                if not isinstance(record, self.kind):
+                    raise AutolrError(
+                        f"entry point {point.name} = {point.value} of {self.group} must be a "
+                        f"{self.kind.__module__}.{self.kind.__qualname__}, got {record!r}"
+                    )
+                if record.name in rows:
+                    raise AutolrError(
+                        f"entry point {point.value} registers the {self.noun} {record.name!r}, a name that is in use"
+                    )
+                rows[record.name] = record
+            self._rows = rows
+        return dict(self._rows)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names, the built-in ones first."""
+        return tuple(self.all())
+
+    def get(self, name: str) -> R:
+        """Return the record of a name.
+
+        Raises:
+            UsageError: the name is unknown; the message has the nearest one.
+        """
+        rows = self.all()
+        if name not in rows:
+            raise UsageError(f"unknown {self.noun} {name!r}; {nearest(name, rows)}")
+        return rows[name]
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.all().values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.all()
+
+    def forget(self) -> None:
+        """Read the entry points again at the next question: for tests, and after a package was installed."""
+        self._rows = None
+
+
+def _plural(noun: str) -> str:
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
