@@ -75,6 +75,7 @@ class SearchSpec(Strict):
     objective: Literal["divergence", "accuracy", "agreement", "loss"] = "divergence"
     probe_axis: bool = False
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
+    forms: Annotated[tuple[str, ...], Field(min_length=1)] = ("low-rank", "low-rank-rows")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
     racing: bool = True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from autolr.data.parts import Data, Parts
 from autolr.errors import AutolrError
+from autolr.forms.low_rank import low_rank
 from autolr.machine.temporary import passing_folder
 from autolr.methods import get_methods
 from autolr.model.units import Units
@@ -20,7 +21,7 @@ from autolr.progress import Progress, Silent
 from autolr.search.preparation import build_bank
 from autolr.search.scorers import scorer_of
 from autolr.search.study.evaluator import Objective, describe
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 from autolr.workflows.export import Form, export
 from autolr.workflows.finalists import corrections_of
 from autolr.workflows.select import report_on
@@ -63,7 +64,7 @@ def _rehearse(inputs: Inputs, folder: Path, forms: Sequence[Form]) -> None:
     silent = Silent()
     bank = build_bank(inputs, folder / "bank", silent)
     unit = inputs.units.units[0]
-    candidate = Candidate.of({unit.name: Choice(_METHOD, max(1, unit.break_even - 1))})
+    candidate = Candidate.of({unit.name: low_rank(_METHOD, max(1, unit.break_even - 1))})
     evaluation = Objective(inputs, bank, scorer_of(inputs, bank, "search", silent)).evaluate(candidate, silent.check)
     trial = {"trial": 0, "origin": "rehearsal", "constraints": {}}
     member = {**trial, **describe(evaluation, inputs.costs.dense)}

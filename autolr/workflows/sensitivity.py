@@ -12,6 +12,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
 from autolr.errors import UsageError
+from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.machine.atomic import write_atomically
 from autolr.problem import Inputs
 from autolr.search.curve_scales import stored_menus
@@ -56,7 +57,7 @@ def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dic
     chosen = Candidate.from_json(trials[number].user_attrs["candidate"]).as_dict()
     params, units = trials[number].params, inputs.units.by_name()
     layers = [
-        _account(menu, units[menu.unit], chosen.get(menu.unit), params, inputs.spec.search.multiple) for menu in menus
+        _account(menu, units[menu.name], chosen.get(menu.name), params, inputs.spec.search.multiple) for menu in menus
     ]
     return {"trial": number, "params": dict(params), "layers": layers, "importances": _importances(study)}
 
@@ -83,14 +84,14 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
         below = max(smaller, key=lambda o: (flops[o], -scale(o) * losses[o]), default=None)
         down = slope(below)
     else:
-        larger = Choice(choice.method, choice.rank + multiple, choice.rows)
+        larger = choice.resized(rank=choice["rank"] + multiple)
         up = slope(larger if larger in losses else None)
-        down = slope(Choice(choice.method, choice.rank - multiple, choice.rows)) if choice.rank >= multiple else None
+        down = slope(choice.resized(rank=choice["rank"] - multiple)) if choice["rank"] >= multiple else None
     return {
         "unit": unit.name,
         "method": method,
-        "rank": choice.rank if choice else None,
-        "rows": choice.rows if choice else 0,
+        "rank": choice.get("rank") if choice else None,
+        "rows": choice.get("rows") if choice else 0,
         "break_even": unit.break_even,
         "loss": losses.get(choice),
         "curve": [[share, _nearest(best, share * unit.break_even)] for share in CURVE_SHARES],
@@ -103,8 +104,8 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
 def _best_by_rank(menu: Menu) -> dict[int, float]:
     best: dict[int, float] = {}
     for option, loss in zip(menu.choices, menu.loss, strict=True):
-        if option is not None and not option.rows:
-            best[option.rank] = min(float(loss), best.get(option.rank, np.inf))
+        if option is not None and option.form == LOW_RANK:
+            best[option["rank"]] = min(float(loss), best.get(option["rank"], np.inf))
     return best
 
 
