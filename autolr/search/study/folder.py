@@ -29,7 +29,8 @@ from autolr.machine.locks import try_lock
 from autolr.progress import Progress
 from autolr.search.study.database import open_database
 from autolr.search.study.journal import damaged, open_journal
-from autolr.spec.study import StudySpec, make_spec, read_yaml
+from autolr.spec.plain import read_yaml
+from autolr.spec.study import StudySpec, make_spec
 
 STUDY_NAME = "autolr"
 TOLD = frozenset({"candidate", "digest", "costs", "scores"})
