@@ -11,11 +11,10 @@ from autolr.records import Cost
 from autolr.search.study.dense_cost import stored_dense_cost
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished, member, scored
+from autolr.search.study.trial_record import SURPLUS
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.objectives import rank_of
 
-SURPLUS = "surplus"
-"""Attribute of a trial that one process of several claimed once too often; it was never run."""
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
