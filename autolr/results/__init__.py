@@ -2,7 +2,8 @@
 
 from autolr.results.front import Front
 from autolr.results.latency import LatencyCheck
-from autolr.results.member import FrontMember, Price, Selection, Variant
+from autolr.results.member import FrontMember, Selection, Variant
+from autolr.results.relative_cost import RelativeCost
 from autolr.results.report import Difference, ProbeReport, ProbeScores, RecoveryNote, Report
 from autolr.results.study_result import StudyResult
 
@@ -11,10 +12,10 @@ __all__ = [
     "Front",
     "FrontMember",
     "LatencyCheck",
-    "Price",
     "ProbeReport",
     "ProbeScores",
     "RecoveryNote",
+    "RelativeCost",
     "Report",
     "Selection",
     "StudyResult",

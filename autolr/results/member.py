@@ -1,17 +1,15 @@
-"""A member of a study's front: the model that was measured, its price, its scores, what was found of it later."""
+"""A member of a study's front: the model that was measured, its cost, its scores, what was found of it later."""
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from autolr.records import Candidate, Conditions, Cost
+from autolr.records import Candidate
 from autolr.results.latency import LatencyCheck
+from autolr.results.relative_cost import RelativeCost
 from autolr.results.scores import Scores, scores_from_json, scores_to_json
-
-RATIO_DIGITS = 6
-"""Digits after the point of a stored ratio."""
 
 
 @dataclass(frozen=True)
@@ -40,42 +38,6 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Price:
-    """What a model costs, and as shares of the dense model's.
-
-    Attributes:
-        cost: its amounts with the conditions that they hold for.
-        ratios: quantity -> share of the dense model's, rounded to ``RATIO_DIGITS``.
-    """
-
-    cost: Cost
-    ratios: Mapping[str, float]
-
-    @classmethod
-    def of(cls, cost: Cost, dense: Cost) -> "Price":
-        """Return the price of a model beside the dense one's."""
-        return cls(cost, {quantity: round(ratio, RATIO_DIGITS) for quantity, ratio in cost.ratios(dense).items()})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plain form: ``absolute`` and ``ratio`` by quantity, and ``conditions``."""
-        return {
-            "absolute": {quantity: self.cost.get(quantity) for quantity in self.cost.quantities},
-            "ratio": dict(self.ratios),
-            "conditions": asdict(self.cost.conditions),
-        }
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Price":
-        """Rebuild a price from :meth:`to_json`'s form.
-
-        Raises:
-            KeyError, TypeError: the plain form is damaged.
-        """
-        cost = Cost.from_amounts(plain["absolute"], Conditions.from_plain(plain["conditions"]))
-        return cls(cost, dict(plain["ratio"]))
-
-
-@dataclass(frozen=True)
 class Selection:
     """What a member was worth on the selection part, by which the winner is chosen.
 
@@ -98,7 +60,7 @@ class FrontMember:
         trial: its number.
         origin: what proposed it.
         variant: the model.
-        price: what it costs.
+        cost: what it costs, and as shares of the dense model's.
         scores: on the search part, of the truncated model; empty where it was solved for and never measured.
         constraints: budget or floor -> by how much it is missed; at most 0 where it is met.
         selection: its scores on the selection part; None before the study has ended.
@@ -108,7 +70,7 @@ class FrontMember:
     trial: int
     origin: str
     variant: Variant
-    price: Price
+    cost: RelativeCost
     scores: Scores
     constraints: Mapping[str, float]
     selection: Selection | None = None
@@ -132,7 +94,7 @@ class FrontMember:
             "origin": self.origin,
             "candidate": self.candidate.to_json(),
             "digest": self.candidate.digest,
-            "costs": self.price.to_json(),
+            "costs": self.cost.to_json(),
             "scores": scores_to_json(self.scores),
             "constraints": dict(self.constraints),
         }
@@ -162,7 +124,7 @@ class FrontMember:
             trial=plain["trial"],
             origin=plain["origin"],
             variant=Variant(Candidate.from_json(plain["candidate"]), recovery),
-            price=Price.from_json(plain["costs"]),
+            cost=RelativeCost.from_json(plain["costs"]),
             scores=scores_from_json(plain["scores"]),
             constraints=dict(plain["constraints"]),
             selection=selection,

@@ -7,7 +7,7 @@ from typing import Any
 
 from autolr.records import Score
 from autolr.results.latency import LatencyCheck
-from autolr.results.scores import Scores, score_from_json, score_to_json, scores_from_json, scores_to_json
+from autolr.results.scores import Scores, scores_from_json, scores_to_json
 
 _DIFFERENCE = "_difference"
 """Ending of a key that holds the paired difference of one score alone; all of them are under ``differences``."""
@@ -46,12 +46,12 @@ class ProbeScores:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
-        return {"mean": score_to_json(self.mean), "tasks": scores_to_json(self.tasks)}
+        return {"mean": self.mean.to_json(), "tasks": scores_to_json(self.tasks)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "ProbeScores":
         """Rebuild it from :meth:`to_json`'s form."""
-        return cls(score_from_json(plain["mean"]), scores_from_json(plain["tasks"]))
+        return cls(Score.from_json(plain["mean"]), scores_from_json(plain["tasks"]))
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ class Report:
             plain["search"] = scores_to_json(self.search)
         plain["differences"] = scores_to_json(self.differences)
         plain["headline"] = self.headline
-        plain[f"{self.headline}{_DIFFERENCE}"] = score_to_json(self.differences[self.headline])
+        plain[f"{self.headline}{_DIFFERENCE}"] = self.differences[self.headline].to_json()
         plain[f"{self.headline}_ratio"] = self.share(self.headline)
         if self.probes is not None:
             plain["probes"] = self.probes.to_json()
         if self.perplexities:
             plain["perplexity"] = self.perplexities
-            plain[f"loss{_DIFFERENCE}"] = score_to_json(self.differences["loss"])
+            plain[f"loss{_DIFFERENCE}"] = self.differences["loss"].to_json()
         if self.optimism is not None:
             plain["optimism"] = {name: gap.to_json() for name, gap in self.optimism.items()}
         plain["refitted"] = self.recovery.layers if self.recovery is not None else 0
