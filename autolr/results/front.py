@@ -50,7 +50,7 @@ class Front:
             KeyError, TypeError, ValueError: the plain form is damaged.
         """
         return cls(
-            objectives=tuple(plain["objectives"]),
+            objectives=tuple(plain["objectives"] or ()),
             members=tuple(FrontMember.from_json(member) for member in plain["members"]),
             nearest=tuple(FrontMember.from_json(member) for member in plain.get("nearest", ())),
             budgets=tuple(plain["budgets"]),

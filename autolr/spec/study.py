@@ -68,7 +68,10 @@ class DataSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective."""
+    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective.
+
+    ``recovery`` names what finalists get after truncation; without ``refit`` they get nothing.
+    """
 
     space: str = "importance"
     sampler: str = "botorch"
@@ -77,6 +80,7 @@ class SearchSpec(Strict):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
+    recovery: str = "refit"
     racing: bool = True
     proposals: Annotated[int, Field(ge=1)] | None = None
     warm_start: str | None = None
