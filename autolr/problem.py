@@ -24,9 +24,9 @@ from autolr.model.load import open_model
 from autolr.model.memory import check_memory
 from autolr.model.stack import Stack
 from autolr.model.units import Units, check_finite, find_units
+from autolr.probes.alone import check_sentences
+from autolr.probes.scorer import probe_sentences
 from autolr.progress import Progress
-from autolr.score.alone import check_sentences
-from autolr.score.probing import probe_sentences
 from autolr.spec.spaces import load_space_config
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import unmatched_units

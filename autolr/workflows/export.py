@@ -17,8 +17,8 @@ from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.recovery.refit import Corrections, refitted
 from autolr.report.card import model_card
-from autolr.score import Scorer
 from autolr.search.scorers import scorer_of
+from autolr.tasks import Scorer
 from autolr.types import Candidate
 
 Form = Literal["hf", "dense"]

@@ -12,18 +12,17 @@ from optuna.trial import FrozenTrial
 from autolr.bank import Bank
 from autolr.errors import AutolrError, Stopped
 from autolr.machine.atomic import write_atomically
+from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.recovery.refit import Corrections, refitted
-from autolr.score import Scorer, mean_score
-from autolr.score.probing import ProbeScorer, mean_accuracy
-from autolr.search.probe_scorers import probe_scorer
-from autolr.search.scorers import scorer_of
+from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.search.study.evaluator import describe_score
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import member
 from autolr.spec.budgets import Floor
 from autolr.spec.objectives import SIGN, rank_of
+from autolr.tasks import Scorer, mean_score
 from autolr.types import Candidate, Score
 from autolr.workflows.finalists import corrections_of
 

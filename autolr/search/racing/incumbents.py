@@ -8,11 +8,11 @@ import numpy as np
 
 from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.problem import Inputs
-from autolr.score import Scorer
-from autolr.score.sampling import Array
-from autolr.score.scorer import Answers
 from autolr.search.racing.race import COST_TOLERANCE, REFERENCES, Heat, Rival, example_sizes
+from autolr.search.racing.sampling import Array
 from autolr.spec.objectives import SIGN
+from autolr.tasks import Scorer
+from autolr.tasks.scorer import Answers
 from autolr.types import Candidate
 
 

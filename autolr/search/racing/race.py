@@ -1,7 +1,7 @@
 """Racing: a candidate is scored on growing parts of the search data, until it is dominated or all are seen.
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
-:mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the
+:mod:`autolr.search.racing.sampling`; what separates is learned from the first, which see everything). It races the
 best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is
 estimated over the examples both have seen, and where it is above zero with the stated confidence the rest is spared.
 
@@ -20,11 +20,11 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from autolr.score import Scorer
-from autolr.score.forward import Batch
-from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
-from autolr.score.scorer import Answers
+from autolr.search.racing.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
 from autolr.spec.objectives import SIGN
+from autolr.tasks import Scorer
+from autolr.tasks.forward import Batch
+from autolr.tasks.scorer import Answers
 from autolr.types import Score
 
 CONFIDENCE = 0.95

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autolr.score.forward import Batch, run_batches
-from autolr.score.scorer import Answers, Rows, Scorer, finite
+from autolr.tasks.forward import Batch, run_batches
+from autolr.tasks.scorer import Answers, Rows, Scorer, finite
 
 Logits = Float[Tensor, "examples classes"]
 
@@ -89,7 +89,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class NliScorer(Scorer):
+class ClassScorer(Scorer):
     """Scores a model on fixed batches against the gold labels and the dense model's logits.
 
     Attributes:
@@ -109,7 +109,7 @@ class NliScorer(Scorer):
         batches: Sequence[Batch],
         tick: Callable[[], None] = lambda: None,
         readout: Readout = CLASSIFIER,
-    ) -> "NliScorer":
+    ) -> "ClassScorer":
         """Build a scorer whose reference is this dense model.
 
         Raises:
