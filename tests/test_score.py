@@ -9,8 +9,9 @@ from scipy.stats import entropy, sem
 from tiny import batches, build, sequences
 
 from autolr.errors import AutolrError
+from autolr.scores.built_in import divergence
 from autolr.tasks import mean_score
-from autolr.tasks.class_scorer import ClassScorer, divergence, predict
+from autolr.tasks.class_scorer import ClassScorer, predict
 from autolr.types import Score
 
 EXAMPLES = sequences(11)

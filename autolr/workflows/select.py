@@ -16,12 +16,13 @@ from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.recovery.refit import Corrections, refitted
+from autolr.scores import SCORES
 from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.search.study.evaluator import describe_score
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import member
 from autolr.spec.budgets import Floor
-from autolr.spec.objectives import SIGN, rank_of
+from autolr.spec.objectives import rank_of
 from autolr.tasks import Scorer, mean_score
 from autolr.types import Candidate, Score
 from autolr.workflows.finalists import corrections_of
@@ -186,7 +187,7 @@ def report_on(
                 probed = {} if probes is None else _probed(inputs, probes, progress)
         ours, theirs = scorer.values(logits), scorer.values(scorer.dense)
         exported[part] = scorer.compare(logits)
-        losses[part] = {name: mean_score(SIGN[name] * (ours[name] - theirs[name])) for name in ours}
+        losses[part] = {name: mean_score(SCORES.get(name).sign * (ours[name] - theirs[name])) for name in ours}
     scores, dense = exported["report"], scorer.compare(scorer.dense)
     relative = scores["accuracy"].value / dense["accuracy"].value if dense["accuracy"].value else None
     drop = losses["report"]["accuracy"]

@@ -20,8 +20,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from autolr.scores import SCORES
 from autolr.search.racing.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
-from autolr.spec.objectives import SIGN
 from autolr.tasks import Scorer
 from autolr.tasks.forward import Batch
 from autolr.tasks.scorer import Answers
@@ -157,14 +157,14 @@ class Race:
         looks, weights = len(self.parts) - 1, 1.0 / probabilities
         effective = weights.sum() ** 2 / (weights**2).sum()  # Kish's number of examples
         bound = float(student.ppf(1.0 - (1.0 - CONFIDENCE) / looks, effective - 1))
-        return SIGN[self.objective] * gap.value > bound * gap.stderr
+        return SCORES.get(self.objective).sign * gap.value > bound * gap.stderr
 
 
 def _estimate(name: str, theirs: Array, gap: Mean, n: int) -> Score:
     """Return the score that all examples would give: the rival's plus the gap."""
     value = float(theirs.mean()) + gap.value
     stderr = float(np.hypot(theirs.std(ddof=1) / len(theirs) ** 0.5, gap.wide_stderr))
-    return Score(max(value, 0.0) if SIGN[name] > 0 else min(max(value, 0.0), 1.0), stderr, n)
+    return Score(SCORES.get(name).clipped(value), stderr, n)
 
 
 def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers]) -> Array:
@@ -172,7 +172,7 @@ def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers])
 
     Of scores that are 0 or 1, what two candidates differ by need not be where the first ones differed: all count alike.
     """
-    if objective not in ("divergence", "loss"):
+    if SCORES.get(objective).binary:
         return np.ones(len(scorer.dense))
     return separation(np.stack([scorer.values(logits)[objective].numpy() for logits in references]))
 
