@@ -8,10 +8,11 @@ from typing import Any
 from autolr.records import Score
 from autolr.results.latency import LatencyCheck
 from autolr.results.scores import Scores, scores_from_json, scores_to_json
+from autolr.scores import ACCURACY, SCORES
 
 _DIFFERENCE = "_difference"
 """Ending of a key that holds the paired difference of one score alone; all of them are under ``differences``."""
-_HEADLINE = "accuracy"
+_HEADLINE = ACCURACY.name
 """Of files that do not name it."""
 
 
@@ -122,7 +123,7 @@ class Report:
         dense: scores of the dense model.
         compressed: scores of the winner as exported.
         differences: compressed − dense, paired, of the scores that are counted example by example.
-        majority: accuracy of always giving the commonest answer; None where there is no such level of chance.
+        majority: the headline's value of always giving the commonest answer; None where there is no such level of chance.
         headline: the score that is stated first and as a share of the dense model's.
         search: what the winner as exported scores on the search part; none in files from before it was measured.
         optimism: score -> what the winner loses on the report part less what it loses on the search part: above zero
@@ -150,10 +151,14 @@ class Report:
         return self.compressed[name].value / dense if dense else None
 
     @property
-    def perplexities(self) -> dict[str, float]:
-        """Of both models, the exponential of the loss; none where no loss was measured."""
+    def exponentials(self) -> dict[str, dict[str, float]]:
+        """Of scores that are commonly stated as their exponential: its name -> that of both models."""
         both = {"dense": self.dense, "compressed": self.compressed}
-        return {which: exp(scores["loss"].value) for which, scores in both.items() if "loss" in scores}
+        return {
+            kind.name: {which: exp(scores[kind.measured].value) for which, scores in both.items()}
+            for kind in SCORES
+            if kind.exponential_of in self.compressed
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that result.json has."""
@@ -170,9 +175,9 @@ class Report:
         plain[f"{self.headline}_ratio"] = self.share(self.headline)
         if self.probes is not None:
             plain["probes"] = self.probes.to_json()
-        if self.perplexities:
-            plain["perplexity"] = self.perplexities
-            plain[f"loss{_DIFFERENCE}"] = self.differences["loss"].to_json()
+        for name, values in self.exponentials.items():
+            measured = SCORES.get(name).measured
+            plain |= {name: values, f"{measured}{_DIFFERENCE}": self.differences[measured].to_json()}
         if self.optimism is not None:
             plain["optimism"] = {name: gap.to_json() for name, gap in self.optimism.items()}
         plain["refitted"] = self.recovery.layers if self.recovery is not None else 0

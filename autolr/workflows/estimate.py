@@ -17,12 +17,12 @@ from autolr.errors import BudgetError
 from autolr.model.inputs import Batch
 from autolr.problem import Inputs, open_inputs
 from autolr.progress import Progress
-from autolr.score.forward import run_batches
 from autolr.search.curve_scales import SCALE_EXAMPLES, stored_menus
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import pass_count
 from autolr.statistics.stream import workspace_bytes
+from autolr.tasks.forward import run_batches
 from autolr.types import Unit
 from autolr.workflows.finalists import recovery_of
 from autolr.workflows.select import FINALISTS

@@ -15,8 +15,8 @@ from autolr.progress import Progress
 from autolr.recovery.base import Changes, recovered
 from autolr.report.card import model_card
 from autolr.results import FrontMember, Report
-from autolr.score import Scorer
 from autolr.search.scorers import scorer_of
+from autolr.tasks import Scorer
 
 EXPORT_FORMAT = "hf"
 """Of the checkpoint that a study leaves of its winner, and of those that are timed."""

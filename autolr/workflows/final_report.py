@@ -5,16 +5,15 @@ from math import hypot
 from torch import Tensor
 
 from autolr.bank import Bank
+from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
 from autolr.results import Difference, ProbeReport, ProbeScores, Report
-from autolr.score import mean_score
-from autolr.score.probing import ProbeScorer, mean_accuracy
-from autolr.search.probe_scorers import probe_scorer
-from autolr.search.scorers import scorer_of
-from autolr.spec.objectives import SIGN
+from autolr.scores import SCORES, TASKS
+from autolr.search.scorers import probe_scorer, scorer_of
+from autolr.tasks import mean_score
 
 
 def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, changes: Changes | None, progress: Progress) -> Report:
@@ -48,10 +47,10 @@ def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, changes: Changes
         compressed=exported["report"],
         differences=differences["report"],
         majority=scorer.majority(),
-        headline="accuracy",
+        headline=TASKS.get(inputs.spec.task).headline,
         search=exported["search"],
         optimism={
-            name: _optimism(SIGN[name], differences["report"][name], differences["search"][name])
+            name: _optimism(SCORES.get(name).sign, differences["report"][name], differences["search"][name])
             for name in exported["report"]
         },
         probes=probed,

@@ -7,24 +7,25 @@ from optuna.trial import FrozenTrial
 
 from autolr.bank import Bank
 from autolr.errors import AutolrError, Stopped
+from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
 from autolr.progress import Progress
 from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
 from autolr.results import FrontMember, Selection, Variant
-from autolr.score import Scorer
-from autolr.score.probing import ProbeScorer, mean_accuracy
-from autolr.search.probe_scorers import probe_scorer
-from autolr.search.scorers import scorer_of
+from autolr.scores import PROBE, SCORES, TASKS
+from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.search.study.front import member_of
 from autolr.spec.budgets import Floor
 from autolr.spec.objectives import rank_of
+from autolr.spec.study import StudySpec
+from autolr.tasks import Scorer
 from autolr.workflows.finalists import changes_of
 
 Rank = tuple[bool, float, float, int]
 """Misses a floor; the objective, less is better; the cost; the number."""
 NEARLY_BEST = 0.01
-"""Accuracy that may be given for what the probes find, where they are an objective."""
+"""How much of the headline score may be given for what the probes find, where they are an objective."""
 FINALISTS = 4
 """Members of the front, the best on the selection part, that are recovered and scored again."""
 
@@ -98,9 +99,9 @@ def rank_members(
     for done, trial in enumerate(trials):
         members.append(judge.scored(member_of(trial)))
         progress.update((done + 1) / len(trials))
-    members = in_order(members, judge.rank, inputs.spec.search.probe_axis)
+    members = in_order(members, judge.rank, inputs.spec)
     finalists = [_better_variant(judge, member) for member in members[:FINALISTS]]
-    return in_order([*finalists, *members[FINALISTS:]], judge.rank, inputs.spec.search.probe_axis)
+    return in_order([*finalists, *members[FINALISTS:]], judge.rank, inputs.spec)
 
 
 def _better_variant(judge: Judge, member: FrontMember) -> FrontMember:
@@ -116,23 +117,26 @@ def _better_variant(judge: Judge, member: FrontMember) -> FrontMember:
     return after if changes is not None and scores_better(judge.rank(after), judge.rank(member)) else member
 
 
-def in_order(members: Sequence[FrontMember], rank: Callable[[FrontMember], Rank], probes: bool) -> list[FrontMember]:
+def in_order(members: Sequence[FrontMember], rank: Callable[[FrontMember], Rank], spec: StudySpec) -> list[FrontMember]:
     """Return members best first: by their rank, and where the probes are an objective by them among the nearly best.
 
-    Nearly best are those that keep the floors as the first does and whose accuracy is within ``NEARLY_BEST`` of its.
+    Nearly best are those that keep the floors as the first does and whose headline score is within ``NEARLY_BEST`` of
+    its.
     """
     ranked = sorted(members, key=rank)
-    if not probes:
+    if not spec.search.probe_axis:
         return ranked
+    headline = SCORES.get(TASKS.get(spec.task).headline)
     first = ranked[0].selected
-    least = first.scores["accuracy"].value - NEARLY_BEST
+    most = headline.sign * first.scores[headline.name].value + NEARLY_BEST
 
     def far(member: FrontMember) -> bool:
         selection = member.selected
-        return selection.keeps_floors != first.keeps_floors or selection.scores["accuracy"].value < least
+        worse = headline.sign * selection.scores[headline.name].value > most
+        return selection.keeps_floors != first.keeps_floors or worse
 
     near = [member for member in ranked if not far(member)]
-    near.sort(key=lambda member: -member.selected.scores["probe"].value)
+    near.sort(key=lambda member: PROBE.sign * member.selected.scores[PROBE.name].value)
     return near + [member for member in ranked if far(member)]
 
 
@@ -158,7 +162,7 @@ def score_candidate(
 
 def with_probe(scores: Mapping[str, Score], probe: Score | None) -> dict[str, Score]:
     """Return scores with the probes' among them, where there are probes."""
-    return dict(scores) if probe is None else {**scores, "probe": probe}
+    return dict(scores) if probe is None else {**scores, PROBE.name: probe}
 
 
 def meets(floors: Sequence[Floor], scores: Mapping[str, Score], dense: Mapping[str, Score]) -> bool:

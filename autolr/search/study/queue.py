@@ -22,9 +22,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autolr.errors import AutolrError, UsageError, command
+from autolr.probes.scorer import mean_accuracy
 from autolr.problem import Inputs
-from autolr.score.probing import mean_accuracy
-from autolr.score.scorer import Answers
 from autolr.search.preparation import Prepared
 from autolr.search.racing.incumbents import Rivals
 from autolr.search.racing.race import Heat
@@ -44,6 +43,7 @@ from autolr.search.study.trial_file import trial_content
 from autolr.search.study.trial_record import DEATHS, OWNER, SURPLUS
 from autolr.spec.objectives import directions
 from autolr.spec.study import without_places
+from autolr.tasks.scorer import Answers
 from autolr.types import Candidate, Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5
