@@ -23,6 +23,7 @@ def bench(
         float, typer.Option(min=1e-4, max=1, help="Half-width of the ratio's 95 % interval to reach, as a share.")
     ] = 0.01,
     max_seconds: Annotated[float, typer.Option(min=1, help="Stop after so long all the same.")] = 60,
+    engine: Annotated[str, typer.Option(help="Software that runs them; other packages may register more.")] = "torch",
     json: o.Json = False,
 ) -> None:
     """Time checkpoints in turn against the first: medians, spread, and the ratio with its confidence interval."""
@@ -32,7 +33,7 @@ def bench(
 
     spec = resolve({**given, "budget": "1x-latency"}, profile, typed=True)
     with progress() as listener:
-        found = measure(checkpoints, spec.run, precision, max_seconds, listener)
+        found = measure(checkpoints, spec.run, precision, max_seconds, listener, engine)
     if json:
         print_json(found)
     else:

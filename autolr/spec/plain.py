@@ -109,8 +109,12 @@ def readable(error: ValidationError, record: type[BaseModel] | None = None, name
             parts.append(finding["msg"].removeprefix("Value error, "))
         else:
             seen = "" if key == "storage" else f" (got {finding['input']!r})"  # it may hold a password
-            parts.append(f"{named([*place, key])}: {finding['msg'].replace('Input should be', 'must be')}{seen}")
+            parts.append(f"{named([*place, key])}: {_rule(finding['msg'])}{seen}")
     return "; ".join(parts)
+
+
+def _rule(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _holds_another(place: tuple[int | str, ...], findings: Sequence[Any]) -> bool:

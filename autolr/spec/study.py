@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from autolr.spec.budgets import CEILED, Budget, Floor
+from autolr.errors import UsageError
+from autolr.registry import Registry
+from autolr.scores import NLI, PROBE, SCORES, TASKS
+from autolr.spec.budgets import Budget, Floor
 from autolr.spec.options import Option, duration, names, whole_numbers
 from autolr.spec.plain import Named, Strict, flatten, parse_plain
 
@@ -20,6 +23,22 @@ def _checked_budget(text: str) -> str:
 
 def _checked_floor(text: str) -> str:
     return Floor.parse(text).text
+
+
+def _checked_task(name: str) -> str:
+    return _name_in(TASKS, name)
+
+
+def _checked_score(name: str) -> str:
+    return name and _name_in(SCORES, name)
+
+
+def _name_in(table: Registry[Any], name: str) -> str:
+    """Return a name of a table's, or raise what pydantic tells with the field's name."""
+    try:
+        return str(table.get(name).name)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def _without_secret(address: str) -> str:
@@ -91,7 +110,11 @@ class DataSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective."""
+    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective.
+
+    ``objective`` is a score of the study's task; empty: the task's own, which a specification of a study fills in.
+    ``recovery`` names what finalists get after truncation; without ``refit`` they get nothing.
+    """
 
     space: Annotated[
         str,
@@ -101,14 +124,15 @@ class SearchSpec(Strict):
     ] = "importance"
     sampler: Annotated[str, Option("botorch, gp, tpe, nsga2 or random.", "Search")] = "botorch"
     objective: Annotated[
-        Literal["divergence", "accuracy", "agreement", "loss"],
+        str,
+        AfterValidator(_checked_score),
         Option(
             "The search signal: divergence (default), accuracy or agreement with the dense model; lm: loss too. probes "
             "beside it: what probes find as a third axis.",
             "Search",
             repeats=True,
         ),
-    ] = "divergence"
+    ] = ""
     probe_axis: bool = False
     methods: Annotated[
         tuple[str, ...],
@@ -120,6 +144,9 @@ class SearchSpec(Strict):
         bool,
         Option("Refit the finalists' layers to the dense model by least squares on calibration pairs.", "Search"),
     ] = True
+    recovery: Annotated[
+        str, Option("What the finalists get after truncation; other packages may register more.", "Search")
+    ] = "refit"
     racing: Annotated[
         bool,
         Option(
@@ -223,9 +250,10 @@ class StudySpec(Strict):
 
     model: Annotated[str | None, Option("Model directory or hub id; none: the embedded example.", place=True)] = None
     task: Annotated[
-        Literal["nli", "lm"],
+        str,
+        AfterValidator(_checked_task),
         Option("nli: pairs of sentences, for a classifier or, by prompts, a decoder; lm: next tokens of text."),
-    ] = "nli"
+    ] = NLI.name
     data: DataSpec = DataSpec()
     budgets: Annotated[
         tuple[Annotated[str, AfterValidator(_checked_budget)], ...],
@@ -263,13 +291,25 @@ class StudySpec(Strict):
     crew: CrewSpec = CrewSpec()
 
     @model_validator(mode="after")
+    def _with_objective(self) -> "StudySpec":
+        """Fill in the task's own objective where none is named."""
+        if not self.search.objective:
+            named = self.search.model_copy(update={"objective": TASKS.get(self.task).objective})
+            object.__setattr__(self, "search", named)  # the record is frozen, and this is still its construction
+        return self
+
+    @model_validator(mode="after")
     def _objectives_measurable(self) -> "StudySpec":
-        if self.search.objective == "loss" and self.task != "lm":
-            raise ValueError(f"objective loss is of task lm; the task is {self.task}")
+        kinds = {kind.name: kind for kind in TASKS.get(self.task).given()}
+        objective = SCORES.get(self.search.objective)
+        if objective.exponential_of is not None:
+            raise ValueError(f"objective {objective.name} is never measured; name {objective.exponential_of}")
+        if objective.name not in kinds:
+            raise ValueError(f"objective {objective.name} is {_of_tasks(objective.name)}; the task is {self.task}")
         for floor in self.parsed_floors:
-            if floor.metric in CEILED and self.task != "lm":
-                raise ValueError(f"floor {floor.text} is of task lm; the task is {self.task}")
-        floored = any(floor.metric == "probe" for floor in self.parsed_floors)
+            if floor.metric not in (*kinds, PROBE.name):
+                raise ValueError(f"floor {floor.text} is {_of_tasks(floor.metric)}; the task is {self.task}")
+        floored = any(floor.metric == PROBE.name for floor in self.parsed_floors)
         if self.data.probes is None and (floored or self.search.probe_axis):
             what = "a floor of probe" if floored else "objective probes"
             raise ValueError(f"{what} needs probing tasks; name their file or folder with --probes")
@@ -290,6 +330,11 @@ class StudySpec(Strict):
         left_out = {"trials", "time_limit", "crew"} | ({"storage"} if self.storage is None else set())
         plain = self.model_dump(mode="json", exclude=left_out)
         return dict(flatten(plain))
+
+
+def _of_tasks(score: str) -> str:
+    tasks = [task.name for task in TASKS if score in {kind.name for kind in task.given()}]
+    return f"of task {' and '.join(tasks)}" if tasks else "of no task"
 
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
