@@ -89,6 +89,7 @@ class SearchSpec(Strict):
     """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective.
 
     ``objective`` is a score of the study's task; empty: the task's own, which a specification of a study fills in.
+    ``recovery`` names what finalists get after truncation; without ``refit`` they get nothing.
     """
 
     space: str = "importance"
@@ -98,6 +99,7 @@ class SearchSpec(Strict):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
+    recovery: str = "refit"
     racing: bool = True
     proposals: Annotated[int, Field(ge=1)] | None = None
     warm_start: str | None = None

@@ -38,9 +38,9 @@ from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, scored, write_front
 from autolr.search.study.heartbeats import Roster
 from autolr.search.study.known_costs import known_costs
-from autolr.search.study.summary import SURPLUS
 from autolr.search.study.transfer import warm_points
 from autolr.search.study.trial_file import trial_content
+from autolr.search.study.trial_record import DEATHS, OWNER, SURPLUS
 from autolr.spec.objectives import directions
 from autolr.spec.study import without_places
 from autolr.tasks.scorer import Answers
@@ -57,8 +57,6 @@ WARM = "warm start"
 """The study's attribute with the points it took from another."""
 FINGERPRINT = "fingerprint"
 """The study's attribute, in a database, with what its results depend on."""
-OWNER, DEATHS = "owner", "deaths"
-"""Attributes of a trial: who runs it; how often its owner died."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from autolr.progress import Progress
 from autolr.search.sampler.fixed_space import BATCH, PLACE
 from autolr.search.study.folder import STUDY_NAME, StudyFolder
 from autolr.search.study.journal import open_journal
-from autolr.search.study.summary import SURPLUS
 from autolr.search.study.trial_file import restored_trial
+from autolr.search.study.trial_record import SURPLUS
 from autolr.spec.objectives import directions
 
 
