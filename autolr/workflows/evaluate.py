@@ -73,7 +73,7 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
 
 def _exponentials(scores: Mapping[str, Score]) -> dict[str, float]:
     """Return what a loss is commonly stated as, its exponential, with the loss itself."""
-    found = {}
+    found: dict[str, float] = {}
     for kind in SCORES:
         if kind.exponential_of in scores:
             loss = scores[kind.measured]
