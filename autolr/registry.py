@@ -8,7 +8,7 @@ A package adds a row by naming its record in an entry point::
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from autolr.errors import AutolrError, UsageError, nearest
 
@@ -46,7 +46,7 @@ class Registry(Generic[R]):
         (('red', 'blue'), Colour(name='red'))
     """
 
-    def __init__(self, noun: str, kind: type[R], built_in: Callable[[], Iterable[R]]) -> None:
+    def __init__(self, noun: str, kind: type[Any], built_in: Callable[[], Iterable[R]]) -> None:
         self.noun = noun
         self.kind = kind
         self.group = f"autolr.{_plural(noun)}"

@@ -12,7 +12,7 @@ from autolr.methods import get_methods
 from autolr.problem import Inputs, open_inputs
 from autolr.progress import Progress
 from autolr.search.preparation import build_bank, prepare
-from autolr.search.sampler.registry import check_sampler
+from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.driver import Driver
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import front_trials, nearest_trials, write_front
@@ -67,7 +67,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     """
     get_methods(spec.search.methods)
     load_space_config(spec.search.space)
-    check_sampler(spec.search.sampler)
+    SAMPLERS.get(spec.search.sampler)
     _driver_class(spec)
     if spec.search.warm_start is not None and not folder.spec_file.is_file():
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
@@ -76,15 +76,15 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
         driver = _prepared_driver(spec, folder, progress, checkpoint)
         finished = _finished(driver)
         if finished is not None:
-            driver.ledger.close()
+            driver.queue.close()
             return finished
         if not shared:
             driver.run()
             return _conclude(driver, spec, folder, progress, checkpoint)
-    with closing(driver.ledger):
+    with closing(driver.queue):
         driver.run()
     with folder.locked(progress):  # other processes may work on the study: the first one here concludes it
-        write_front(folder, driver.ledger.study, spec)  # another's last one may be older than what it saw
+        write_front(folder, driver.queue.study, spec)  # another's last one may be older than what it saw
         return _finished(driver) or _conclude(driver, spec, folder, progress, checkpoint)
 
 
@@ -107,7 +107,7 @@ def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, c
     bank = build_bank(inputs, folder.bank, progress)
     inputs = tune(inputs, bank, folder.latency_file, progress)
     driver = _driver_class(spec)(inputs, prepare(inputs, bank, progress), folder, progress)
-    write_front(folder, driver.ledger.study, spec)  # the one before may have been killed between telling and writing
+    write_front(folder, driver.queue.study, spec)  # the one before may have been killed between telling and writing
     return driver
 
 
@@ -130,7 +130,7 @@ def _driver_class(spec: StudySpec) -> type[Driver]:
 
 def _finished(driver: Driver) -> SelectedResult | None:
     """Return the content of result.json, where it is of as many trials as there are, and no more are wanted."""
-    result, ledger = driver.folder.result(), driver.ledger
+    result, queue = driver.folder.result(), driver.queue
     done = ledger.completed()
     return result if result is not None and done >= ledger.wanted and result["trials"] == done else None
 
@@ -139,8 +139,8 @@ def _conclude(
     driver: Driver, spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool
 ) -> SelectedResult:
     inputs, bank = driver.inputs, driver.prepared.bank
-    trials = front_trials(driver.ledger.study)
-    trials = trials or nearest_trials(driver.ledger.study)
+    trials = front_trials(driver.queue.study)
+    trials = trials or nearest_trials(driver.queue.study)
     ranking = rank_members(inputs, bank, trials, progress)
     chosen, clock = ranking[0], None
     if latency_budgets(inputs):
@@ -158,8 +158,8 @@ def _conclude(
         export(inputs, bank, chosen, corrections, report, directory, "hf", progress)
     members = sorted(ranking, key=lambda one: one["costs"]["ratio"][spec.parsed_budgets[0].quantity])
     result = Result(chosen["trial"], reached, members, report)
-    store_account(folder, inputs, bank, driver.ledger.study, chosen["trial"])
-    store_result(folder, result, driver.ledger.completed(), f"front/{result.winner}" if checkpoint else None)
+    store_account(folder, inputs, bank, driver.queue.study, chosen["trial"])
+    store_result(folder, result, driver.queue.completed(), f"front/{result.winner}" if checkpoint else None)
     stored = folder.result()
     assert stored is not None
     return stored

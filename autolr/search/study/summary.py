@@ -8,9 +8,9 @@ from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError, command
 from autolr.records import Cost
-from autolr.search.study.dense_cost import stored_dense_cost
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished, member, scored
+from autolr.search.study.study_attributes import stored_dense_cost
 from autolr.search.study.trial_record import SURPLUS
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.objectives import rank_of
