@@ -24,9 +24,10 @@ from autolr.model.load import open_model
 from autolr.model.memory import check_memory
 from autolr.model.stack import Stack
 from autolr.model.units import Units, check_finite, find_units
+from autolr.probes.alone import check_sentences
+from autolr.probes.scorer import probe_sentences
 from autolr.progress import Progress
-from autolr.score.alone import check_sentences
-from autolr.score.probing import probe_sentences
+from autolr.scores import TASKS
 from autolr.spec.spaces import load_space_config
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import unmatched_units
@@ -163,7 +164,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         data: Data = getattr(parts, name)
         batches = task.batches(data, spec.run.scoring_batch_size, "cpu")
         check_tokens(model, tokenizer, ((name, batch) for batch in batches))
-        check_memory(model, batches, gradients and name == "calibration", spec.task == "lm")
+        check_memory(model, batches, gradients and name == "calibration", TASKS.get(spec.task).next_tokens)
         if max(batch["input_ids"].shape[1] for batch in batches) >= longest and (cut := task.cut(data)):
             progress.note(f"{cut} of {len(data)} {task.noun} of the {name} part have more than {longest} tokens: cut")
     check_tokens(model, tokenizer, (("probing", batch) for batch in _sentences(tokenizer, probes, longest)))

@@ -26,6 +26,7 @@ def bench(
         float, typer.Option(min=1e-4, max=1, help="Half-width of the ratio's 95 % interval to reach, as a share.")
     ] = 0.01,
     max_seconds: Annotated[float, typer.Option(min=1, help="Stop after so long all the same.")] = 60,
+    engine: Annotated[str, typer.Option(help="Software that runs them; other packages may register more.")] = "torch",
     offline: o.Offline = False,
     trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
@@ -47,7 +48,7 @@ def bench(
     }
     spec = o.from_options({"budgets": ["1x-latency"], "run": run})
     with progress() as listener:
-        found = measure(checkpoints, spec.run, precision, max_seconds, listener)
+        found = measure(checkpoints, spec.run, precision, max_seconds, listener, engine)
     if json:
         print_json(found)
     else:

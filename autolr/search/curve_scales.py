@@ -13,7 +13,7 @@ from autolr.bank import Bank
 from autolr.machine.atomic import write_atomically
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score import Scorer
+from autolr.tasks import Scorer
 
 SCALE_EXAMPLES = 64
 """Calibration examples on which each unit's divergence is measured, to scale its curves."""

@@ -10,7 +10,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from autolr.errors import UsageError, nearest
-from autolr.spec.budgets import CEILED, Budget, Floor
+from autolr.registry import Registry
+from autolr.scores import NLI, PROBE, SCORES, TASKS
+from autolr.spec.budgets import Budget, Floor
 
 
 def _checked_budget(text: str) -> str:
@@ -19,6 +21,22 @@ def _checked_budget(text: str) -> str:
 
 def _checked_floor(text: str) -> str:
     return Floor.parse(text).text
+
+
+def _checked_task(name: str) -> str:
+    return _name_in(TASKS, name)
+
+
+def _checked_score(name: str) -> str:
+    return name and _name_in(SCORES, name)
+
+
+def _name_in(table: Registry[Any], name: str) -> str:
+    """Return a name of a table's, or raise what pydantic tells with the field's name."""
+    try:
+        return str(table.get(name).name)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def _without_secret(address: str) -> str:
@@ -68,15 +86,20 @@ class DataSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective."""
+    """How candidates are proposed and compared; ``probe_axis`` makes the probes' score a third objective.
+
+    ``objective`` is a score of the study's task; empty: the task's own, which a specification of a study fills in.
+    ``recovery`` names what finalists get after truncation; without ``refit`` they get nothing.
+    """
 
     space: str = "importance"
     sampler: str = "botorch"
-    objective: Literal["divergence", "accuracy", "agreement", "loss"] = "divergence"
+    objective: Annotated[str, AfterValidator(_checked_score)] = ""
     probe_axis: bool = False
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
     multiple: Annotated[int, Field(ge=1)] = 8
     refit: bool = True
+    recovery: str = "refit"
     racing: bool = True
     proposals: Annotated[int, Field(ge=1)] | None = None
     warm_start: str | None = None
@@ -119,7 +142,7 @@ class StudySpec(Strict):
     """
 
     model: str | None = None
-    task: Literal["nli", "lm"] = "nli"
+    task: Annotated[str, AfterValidator(_checked_task)] = NLI.name
     data: DataSpec = DataSpec()
     budgets: Annotated[tuple[Annotated[str, AfterValidator(_checked_budget)], ...], Field(min_length=1)]
     floors: tuple[Annotated[str, AfterValidator(_checked_floor)], ...] = ()
@@ -132,13 +155,25 @@ class StudySpec(Strict):
     crew: CrewSpec = CrewSpec()
 
     @model_validator(mode="after")
+    def _with_objective(self) -> "StudySpec":
+        """Fill in the task's own objective where none is named."""
+        if not self.search.objective:
+            named = self.search.model_copy(update={"objective": TASKS.get(self.task).objective})
+            object.__setattr__(self, "search", named)  # the record is frozen, and this is still its construction
+        return self
+
+    @model_validator(mode="after")
     def _objectives_measurable(self) -> "StudySpec":
-        if self.search.objective == "loss" and self.task != "lm":
-            raise ValueError(f"objective loss is of task lm; the task is {self.task}")
+        kinds = {kind.name: kind for kind in TASKS.get(self.task).given()}
+        objective = SCORES.get(self.search.objective)
+        if objective.exponential_of is not None:
+            raise ValueError(f"objective {objective.name} is never measured; name {objective.exponential_of}")
+        if objective.name not in kinds:
+            raise ValueError(f"objective {objective.name} is {_of_tasks(objective.name)}; the task is {self.task}")
         for floor in self.parsed_floors:
-            if floor.metric in CEILED and self.task != "lm":
-                raise ValueError(f"floor {floor.text} is of task lm; the task is {self.task}")
-        floored = any(floor.metric == "probe" for floor in self.parsed_floors)
+            if floor.metric not in (*kinds, PROBE.name):
+                raise ValueError(f"floor {floor.text} is {_of_tasks(floor.metric)}; the task is {self.task}")
+        floored = any(floor.metric == PROBE.name for floor in self.parsed_floors)
         if self.data.probes is None and (floored or self.search.probe_axis):
             what = "a floor of probe" if floored else "objective probes"
             raise ValueError(f"{what} needs probing tasks; name their file or folder with --probes")
@@ -159,6 +194,11 @@ class StudySpec(Strict):
         left_out = {"trials", "time_limit", "crew"} | ({"storage"} if self.storage is None else set())
         plain = self.model_dump(mode="json", exclude=left_out)
         return dict(flatten(plain))
+
+
+def _of_tasks(score: str) -> str:
+    tasks = [task.name for task in TASKS if score in {kind.name for kind in task.given()}]
+    return f"of task {' and '.join(tasks)}" if tasks else "of no task"
 
 
 def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,8 +310,12 @@ def readable(error: ValidationError, record: type[BaseModel] | None = None, name
             parts.append(finding["msg"].removeprefix("Value error, "))
         else:
             seen = "" if key == "storage" else f" (got {finding['input']!r})"  # it may hold a password
-            parts.append(f"{named([*place, key])}: {finding['msg'].replace('Input should be', 'must be')}{seen}")
+            parts.append(f"{named([*place, key])}: {_rule(finding['msg'])}{seen}")
     return "; ".join(parts)
+
+
+def _rule(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _holds_another(place: tuple[int | str, ...], findings: Sequence[Any]) -> bool:

@@ -2,5 +2,6 @@
 
 from autolr.tasks.base import Task
 from autolr.tasks.choose import task_for
+from autolr.tasks.scorer import Scorer, mean_score
 
-__all__ = ["Task", "task_for"]
+__all__ = ["Scorer", "Task", "mean_score", "task_for"]

@@ -3,8 +3,8 @@
 from torch import nn
 
 from autolr.data.parts import Data
+from autolr.model.alone import LOOKED_AT, check_same, spread
 from autolr.model.inputs import input_device
-from autolr.score.alone import LOOKED_AT, check_same, spread
 from autolr.tasks.base import Task
 
 

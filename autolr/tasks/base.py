@@ -7,8 +7,8 @@ from torch import Tensor, device, nn
 
 from autolr.data.parts import Data, Parts
 from autolr.model.inputs import Batch
-from autolr.score import Scorer
 from autolr.spec.study import StudySpec
+from autolr.tasks.scorer import Scorer
 
 
 @runtime_checkable

@@ -10,9 +10,9 @@ from torch import Tensor, device, nn
 from autolr.data.parts import Data, Parts, load_text_parts
 from autolr.data.text import TextData, load_text
 from autolr.model.inputs import Batch, grouped
-from autolr.score import LanguageScorer
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import SampledCotangents
+from autolr.tasks.language_scorer import LanguageScorer
 
 BLOCK = 128
 """Tokens of a block where nothing else is asked for."""

@@ -17,14 +17,14 @@ from autolr.errors import BudgetError
 from autolr.model.inputs import Batch
 from autolr.problem import Inputs, open_inputs
 from autolr.progress import Progress
-from autolr.score.forward import run_batches
 from autolr.search.curve_scales import SCALE_EXAMPLES, stored_menus
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import pass_count
 from autolr.statistics.stream import workspace_bytes
+from autolr.tasks.forward import run_batches
 from autolr.types import Unit
-from autolr.workflows.finalists import REFIT_EXAMPLES
+from autolr.workflows.finalists import recovery_of
 from autolr.workflows.select import FINALISTS
 
 _STATS_BYTES = 8
@@ -106,7 +106,8 @@ def _times(inputs: Inputs) -> dict[str, float]:
     scored = min(SCALE_EXAMPLES, len(parts.calibration)) * len(units) * len(inputs.methods)
     probed = {part: sum(len(t.train) + len(t.test) for t in tasks) for part, tasks in inputs.probes.items()}
     # Heuristic: a member's refit takes some four passes, the dense and the compressed model's and their products.
-    refits = 4 * FINALISTS * min(REFIT_EXAMPLES, len(parts.calibration)) * spec.search.refit
+    recovery, examples = recovery_of(spec), len(parts.calibration)
+    refits = 0 if recovery is None else 4 * FINALISTS * min(recovery.examples or examples, examples)
     seconds = {
         "calibrate": calibrated * per_example,
         "decompose": _decompose_seconds(inputs.units.units) * len(inputs.methods),

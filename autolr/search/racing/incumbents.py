@@ -8,11 +8,11 @@ import numpy as np
 
 from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.problem import Inputs
-from autolr.score import Scorer
-from autolr.score.sampling import Array
-from autolr.score.scorer import Answers
+from autolr.scores import SCORES
 from autolr.search.racing.race import COST_TOLERANCE, REFERENCES, Incumbent, Race, example_sizes
-from autolr.spec.objectives import SIGN
+from autolr.search.racing.sampling import Array
+from autolr.tasks import Scorer
+from autolr.tasks.scorer import Answers
 from autolr.types import Candidate
 
 
@@ -64,7 +64,7 @@ class Incumbents:
         search = self.inputs.spec.search
         if not search.racing or search.probe_axis or not candidate.choices or len(self._scored) < REFERENCES:
             return None
-        sign = SIGN[search.objective]
+        sign = SCORES.get(search.objective).sign
         most = [amount * (1 + COST_TOLERANCE) for amount in self._amounts(candidate)]
         cheap = [
             trial

@@ -1,7 +1,7 @@
 """Racing: a candidate is scored on growing parts of the search data, until it is dominated or all are seen.
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
-:mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the
+:mod:`autolr.search.racing.sampling`; what separates is learned from the first, which see everything). It races the
 best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is
 estimated over the examples both have seen, and where it is above zero with the stated confidence the rest is spared.
 
@@ -20,17 +20,18 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from autolr.score import Scorer
-from autolr.score.forward import Batch
-from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
-from autolr.score.scorer import Answers
-from autolr.spec.objectives import SIGN
+from autolr.scores import SCORES
+from autolr.search.racing.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
+from autolr.tasks import Scorer
+from autolr.tasks.forward import Batch
+from autolr.tasks.scorer import Answers
 from autolr.types import Score
 
 CONFIDENCE = 0.95
 """A candidate that the incumbent does not beat on the search data is stopped, over all looks together, with a
-probability of at most 1 less this, as far as the t distribution holds for the differences of so many examples. Where rare examples
-with large losses set two candidates apart it holds badly: 0.3 instead of 0.05 was seen on differences made for that."""
+probability of at most 1 less this, as far as the t distribution holds for the differences of so many examples. Where
+rare examples with large losses set two candidates apart it holds badly: 0.3 instead of 0.05 was seen on differences
+made for that."""
 LOOKS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
 """Shares of the examples after which a candidate may be stopped."""
 LEAST_EXAMPLES = 50
@@ -157,14 +158,14 @@ class RacedScorer:
         looks, weights = len(self.parts) - 1, 1.0 / probabilities
         effective = weights.sum() ** 2 / (weights**2).sum()  # Kish's number of examples
         bound = float(student.ppf(1.0 - (1.0 - CONFIDENCE) / looks, effective - 1))
-        return SIGN[self.objective] * gap.value > bound * gap.stderr
+        return SCORES.get(self.objective).sign * gap.value > bound * gap.stderr
 
 
 def _estimate(name: str, theirs: Array, gap: Mean, n: int) -> Score:
     """Return the score that all examples would give: the incumbent's plus the gap."""
     value = float(theirs.mean()) + gap.value
     stderr = float(np.hypot(theirs.std(ddof=1) / len(theirs) ** 0.5, gap.wide_stderr))
-    return Score(max(value, 0.0) if SIGN[name] > 0 else min(max(value, 0.0), 1.0), stderr, n)
+    return Score(SCORES.get(name).clipped(value), stderr, n)
 
 
 def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers]) -> Array:
@@ -172,7 +173,7 @@ def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers])
 
     Of scores that are 0 or 1, what two candidates differ by need not be where the first ones differed: all count alike.
     """
-    if objective not in ("divergence", "loss"):
+    if SCORES.get(objective).binary:
         return np.ones(len(scorer.dense))
     return separation(np.stack([scorer.values(logits)[objective].numpy() for logits in references]))
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from autolr.errors import AutolrError, Stopped
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score.nli import Logits
 from autolr.search.preparation import Prepared
 from autolr.search.study.candidates import Claim
 from autolr.search.study.evaluator import Objective
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.queue import TrialQueue
+from autolr.tasks.class_scorer import Logits
 from autolr.types import Candidate
 
 IDLE_SECONDS = 0.2

@@ -11,11 +11,11 @@ from autolr.bank import Bank
 from autolr.forms.swap import compress_, restore_
 from autolr.machine import locks as slots
 from autolr.model.inputs import Batch
+from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
-from autolr.score import Scorer
-from autolr.score.probing import ProbeScorer, mean_accuracy
 from autolr.search.racing.race import Outcome, Race, RacedScorer
 from autolr.spec.budgets import Budget, Floor
+from autolr.tasks import Scorer
 from autolr.types import Candidate, Cost, Evaluation, Score
 
 

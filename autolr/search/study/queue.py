@@ -12,10 +12,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from autolr.errors import AutolrError, command
+from autolr.probes.scorer import mean_accuracy
 from autolr.problem import Inputs
 from autolr.records import Candidate
-from autolr.score.probing import mean_accuracy
-from autolr.score.scorer import Answers
 from autolr.search.optuna_access import storage_of
 from autolr.search.preparation import Prepared
 from autolr.search.racing.incumbents import Incumbents
@@ -31,6 +30,7 @@ from autolr.search.study.proposals import Proposals, proposals_at_once
 from autolr.search.study.record import Recorder
 from autolr.search.study.takeover import OwnTrials, SharedTrials, Trials
 from autolr.search.study.trial_record import DEATHS, SURPLUS, TrialRecord
+from autolr.tasks.scorer import Answers
 from autolr.types import Evaluation, Score
 
 MAX_FAILURES_IN_A_ROW = 5

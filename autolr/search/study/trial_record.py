@@ -4,16 +4,15 @@ Read without torch. The JSON is that of the trial's user attributes; number, val
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from autolr.records import Candidate, Conditions, Cost, Score
+from autolr.records import Candidate, Score
+from autolr.results.relative_cost import RelativeCost
 from autolr.search.sampler.history import ESTIMATE, STDERR
 
-RATIO_DIGITS = 6
-"""Digits after the point of a stored ratio."""
 ORIGIN = "origin"
 """Attribute of a trial that the sampler did not propose: where its candidate comes from."""
 OWNER, DEATHS = "owner", "deaths"
@@ -24,40 +23,6 @@ REASON = "reason"
 """Attribute of a failed trial: why."""
 REQUIRED = frozenset({"candidate", "digest", "costs", "scores"})
 """Attributes of every trial that was scored."""
-
-
-@dataclass(frozen=True)
-class RelativeCost:
-    """A candidate's cost, and what share of the dense model's it is.
-
-    Attributes:
-        amounts: quantity -> amount: FLOPs, parameters, bytes, milliseconds.
-        ratios: quantity -> amount / the dense model's, rounded to ``RATIO_DIGITS``.
-        conditions: that the amounts hold under.
-    """
-
-    amounts: Mapping[str, int | float]
-    ratios: Mapping[str, float]
-    conditions: Conditions
-
-    @classmethod
-    def of(cls, cost: Cost, dense: Cost) -> "RelativeCost":
-        """Return a cost relative to the dense model's."""
-        ratios = cost.ratios(dense)
-        return cls(
-            {quantity: cost.get(quantity) for quantity in ratios},
-            {quantity: round(ratio, RATIO_DIGITS) for quantity, ratio in ratios.items()},
-            cost.conditions,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the stored form: ``{"absolute": …, "ratio": …, "conditions": …}``."""
-        return {"absolute": dict(self.amounts), "ratio": dict(self.ratios), "conditions": asdict(self.conditions)}
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "RelativeCost":
-        """Rebuild it from :meth:`to_json`'s form."""
-        return cls(plain["absolute"], plain["ratio"], Conditions.from_plain(plain["conditions"]))
 
 
 @dataclass(frozen=True)

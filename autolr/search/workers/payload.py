@@ -22,7 +22,7 @@ from autolr.model.load import open_model
 from autolr.model.units import Units
 from autolr.problem import Inputs
 from autolr.search.preparation import Prepared
-from autolr.search.probe_scorers import stored_probes
+from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
 from autolr.search.workers.fetched_bank import BANK, sweep_banks
 from autolr.spec.study import StudySpec

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from autolr.errors import AutolrError
-from autolr.score.forward import Batch
+from autolr.tasks.forward import Batch
 from autolr.types import Score
 
 Answers = Float[Tensor, "examples columns"]

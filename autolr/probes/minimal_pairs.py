@@ -20,8 +20,8 @@ from autolr.data.minimal_pairs import MinimalPairs
 from autolr.errors import AutolrError, UsageError
 from autolr.model.inputs import grouped, input_device
 from autolr.model.kind import check_causal, is_causal_class
-from autolr.score.features import features, sentence_batches, text_inputs
-from autolr.score.probes import HANDS, logistic_regression
+from autolr.probes.classifiers import HANDS, logistic_regression
+from autolr.probes.features import features, sentence_batches, text_inputs
 
 LEAST_PAIRS = 4
 """With which a probe can be trained and asked."""

@@ -18,7 +18,7 @@ from autolr.checkpoint.runtime.rewrites.first_position import FirstPositionBlock
 from autolr.errors import AutolrError, UsageError
 from autolr.model.inputs import grouped
 from autolr.model.kind import is_causal_class
-from autolr.score.forward import Batch
+from autolr.model.record_calls import Batch
 
 Pooling = Literal["mean", "first", "last"]
 """Mean over the real tokens, the first of them ([CLS]), or the last (what a decoder has read everything at)."""

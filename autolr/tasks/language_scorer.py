@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from autolr.score.forward import Batch, run_batches
-from autolr.score.scorer import Answers, Rows, Scorer, finite
+from autolr.scores import ACCURACY, AGREEMENT, DIVERGENCE, LOSS
+from autolr.tasks.forward import Batch, run_batches
+from autolr.tasks.scorer import Answers, Rows, Scorer, finite
 
 MOST_LIKELY = 32
 """Tokens whose probabilities are kept of the dense model's, position by position: 16 kB for a block of 64 tokens."""
-COLUMNS = ("loss", "accuracy", "agreement", "divergence")
+COLUMNS = (LOSS.name, ACCURACY.name, AGREEMENT.name, DIVERGENCE.name)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor, device, nn
 
 from autolr.data.probing import ProbingTask, dealt
-from autolr.score.features import Features, Pooling, SentenceBatches, features, sentence_batches
-from autolr.score.probes import labels_of, probe, texts_of
+from autolr.probes.classifiers import labels_of, probe, texts_of
+from autolr.probes.features import Features, Pooling, SentenceBatches, features, sentence_batches
 from autolr.types import Score
 
 Correct = Mapping[str, Bool[Tensor, " asked"]]

@@ -1,9 +1,4 @@
-"""Scores of a classifier on natural language inference pairs.
-
-accuracy    share of pairs whose most probable class is the gold label
-agreement   share of pairs on which the compressed model and the dense one predict the same class
-divergence  E[KL(p_dense ‖ p_compressed)], nats per pair, ≥ 0
-"""
+"""Scores of a model whose answers are classes: every score of the table that is a function of their logits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from autolr.score.forward import Batch, run_batches
-from autolr.score.scorer import Answers, Rows, Scorer, finite
+from autolr.scores import SCORES
+from autolr.tasks.forward import Batch, run_batches
+from autolr.tasks.scorer import Answers, Rows, Scorer, finite
 
 Logits = Float[Tensor, "examples classes"]
 
@@ -89,7 +85,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class NliScorer(Scorer):
+class ClassScorer(Scorer):
     """Scores a model on fixed batches against the gold labels and the dense model's logits.
 
     Attributes:
@@ -109,7 +105,7 @@ class NliScorer(Scorer):
         batches: Sequence[Batch],
         tick: Callable[[], None] = lambda: None,
         readout: Readout = CLASSIFIER,
-    ) -> "NliScorer":
+    ) -> "ClassScorer":
         """Build a scorer whose reference is this dense model.
 
         Raises:
@@ -143,22 +139,7 @@ class NliScorer(Scorer):
         return predict(model, batches, tick, halved, self.readout)
 
     def values(self, answers: Answers, rows: Rows | None = None) -> dict[str, Float[Tensor, " n"]]:
-        """Return accuracy, agreement and divergence of each pair; see :meth:`Scorer.values`."""
-        predicted = finite(answers).argmax(-1)
+        """Return every registered score of classification, example by example; see :meth:`Scorer.values`."""
+        finite(answers)
         labels, dense = (self.labels, self.dense) if rows is None else (self.labels[rows], self.dense[rows])
-        return {
-            "accuracy": (predicted == labels).double(),
-            "agreement": (predicted == dense.argmax(-1)).double(),
-            "divergence": divergence(dense, answers),
-        }
-
-
-def divergence(dense: Logits, compressed: Logits) -> Float[Tensor, " examples"]:
-    """Return ``KL(softmax(dense) ‖ softmax(compressed))`` of each example, nats, float64.
-
-    Example:
-        >>> divergence(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]])).round(decimals=4).tolist()
-        [0.1201]
-    """
-    p, q = dense.double().log_softmax(-1), compressed.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).clamp(min=0.0)
+        return {kind.name: kind.values(answers, dense, labels) for kind in SCORES if kind.values is not None}
