@@ -20,8 +20,9 @@ from autolr.progress import Progress
 from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.budgets import Budget
+from autolr.spec.plain import Strict, parse_plain, read_yaml
 from autolr.spec.spaces import load_space_config, presets
-from autolr.spec.study import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
+from autolr.spec.study import DataSpec, RunSpec, SearchSpec, StudySpec, make_spec
 from autolr.workflows.comparison_rows import outcome, summarize_rows
 from autolr.workflows.search import run_search
 
