@@ -68,6 +68,11 @@ class Inputs:
     methods: tuple[Method, ...]
     probes: ProbeParts
 
+    def part(self, name: str) -> Data:
+        """Return a part of the data: ``calibration``, ``search``, ``selection`` or ``report``."""
+        data: Data = getattr(self.parts, name)
+        return data
+
     def batches(self, part: str, rows: Sequence[int] | None = None) -> list[Batch]:
         """Return a part's tokenized batches on the model's device.
 
@@ -75,7 +80,7 @@ class Inputs:
             part: ``calibration``, ``search``, ``selection`` or ``report``.
             rows: which of its examples, by their rank in the order of all its batches, ascending; None: all.
         """
-        data: Data = getattr(self.parts, part)
+        data = self.part(part)
         if rows is not None:
             order = self.task.order(data)
             data = data.select(order[row] for row in rows)

@@ -89,6 +89,10 @@ class Registry(Generic[R]):
             raise AutolrError(f"the {self.noun} name {record.name!r} is in use; choose another")
         self._added[record.name] = record
 
+    def added(self, name: str) -> R | None:
+        """Return the record of a name that was added in this process; None where there is none."""
+        return self._added.get(name)
+
     def remove(self, name: str) -> None:
         """Take away a record that was added in this process; nothing happens where there is none."""
         self._added.pop(name, None)

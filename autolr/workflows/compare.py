@@ -17,7 +17,7 @@ from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
 from autolr.methods import get_methods
 from autolr.progress import Progress
-from autolr.search.sampler.registry import check_sampler
+from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.budgets import Budget
 from autolr.spec.plain import Strict, parse_plain, read_yaml
@@ -128,7 +128,7 @@ def read_comparison(file: Path) -> Comparison:
     ]
     for entry in entries:
         load_space_config(entry.space)
-        check_sampler(entry.sampler)
+        SAMPLERS.get(entry.sampler)
         get_methods(entry.methods)
     changes = {
         "model": beside(comparison.model),

@@ -11,7 +11,7 @@ from autolr.problem import Inputs, open_inputs
 from autolr.progress import Progress
 from autolr.results import StudyResult
 from autolr.search.preparation import build_bank, prepare
-from autolr.search.sampler.registry import check_sampler
+from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.driver import Driver
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import read_result, write_front
@@ -57,7 +57,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     """
     get_methods(spec.search.methods)
     load_space_config(spec.search.space)
-    check_sampler(spec.search.sampler)
+    SAMPLERS.get(spec.search.sampler)
     recovery_of(spec)
     _driver_class(spec)
     if spec.search.warm_start is not None and not folder.spec_file.is_file():
@@ -67,15 +67,15 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
         driver = _prepared_driver(spec, folder, progress, checkpoint)
         finished = _finished(driver)
         if finished is not None:
-            driver.ledger.close()
+            driver.queue.close()
             return finished
         if not shared:
             driver.run()
             return _conclude(driver, progress, checkpoint)
-    with closing(driver.ledger):
+    with closing(driver.queue):
         driver.run()
     with folder.locked(progress):  # other processes may work on the study: the first one here concludes it
-        write_front(folder, driver.ledger.study, spec)  # another's last one may be older than what it saw
+        write_front(folder, driver.queue.study, spec)  # another's last one may be older than what it saw
         return _finished(driver) or _conclude(driver, progress, checkpoint)
 
 
@@ -99,7 +99,7 @@ def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, c
     bank = build_bank(inputs, folder.bank, progress)
     inputs = tune(inputs, bank, folder.latency_file, progress)
     driver = _driver_class(spec)(inputs, prepare(inputs, bank, progress), folder, progress)
-    write_front(folder, driver.ledger.study, spec)  # the one before may have been killed between telling and writing
+    write_front(folder, driver.queue.study, spec)  # the one before may have been killed between telling and writing
     return driver
 
 
@@ -122,15 +122,15 @@ def _driver_class(spec: StudySpec) -> type[Driver]:
 
 def _finished(driver: Driver) -> StudyResult | None:
     """Return the stored result, where it is of as many trials as there are, and no more are wanted."""
-    result, ledger = read_result(driver.folder), driver.ledger
-    done = ledger.completed()
-    return result if result is not None and done >= ledger.wanted and result.trials == done else None
+    result, queue = read_result(driver.folder), driver.queue
+    done = queue.completed()
+    return result if result is not None and done >= queue.wanted and result.trials == done else None
 
 
 def _conclude(driver: Driver, progress: Progress, checkpoint: bool) -> StudyResult:
-    ledger = driver.ledger
+    queue = driver.queue
     return conclude(
-        driver.inputs, driver.prepared.bank, ledger.study, driver.folder, ledger.completed(), progress, checkpoint
+        driver.inputs, driver.prepared.bank, queue.study, driver.folder, queue.completed(), progress, checkpoint
     )
 
 

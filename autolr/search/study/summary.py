@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 from autolr.errors import BudgetError, UsageError, command
 from autolr.records import Cost
 from autolr.results import Front, FrontMember
-from autolr.search.study.dense_cost import stored_dense_cost
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished, member_of, read_result, scored
+from autolr.search.study.study_attributes import stored_dense_cost
 from autolr.search.study.trial_record import REASON, SURPLUS, TrialRecord
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.objectives import rank_of

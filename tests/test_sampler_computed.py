@@ -8,8 +8,8 @@ from synthetic_allocation import Allocation, run
 from autolr.search.sampler.botorch_sampler import BoTorchSampler
 from autolr.search.sampler.encoding import Encoding
 from autolr.search.sampler.history import History
-from autolr.search.sampler.known import Exact, Known
 from autolr.search.sampler.maximize import sobol
+from autolr.search.sampler.outcome_models import DeterministicModel, DeterministicOutcomes
 
 SPACE = {
     "c": CategoricalDistribution(("a", "b", None)),
@@ -26,17 +26,18 @@ def test_points_are_what_their_features_say():
     assert encoding.decode_all(points) == [encoding.decode(point) for point in points]
 
 
-def test_known_outcomes_are_not_modelled():
-    """The objective and the constraint that are known have the values told, on the scale of the model, at any point."""
-    known = Known(lambda sets: np.array([[s["k"] + s["x"], s["k"] - 3.0] for s in sets]), (1, "size"))
-    study = optuna.create_study(directions=["minimize", "maximize"], sampler=BoTorchSampler(0, 4, known=known))
+def test_computed_outcomes_are_not_modelled():
+    """The objective and the constraint that are computed have the values told, on the scale of the model, at any point."""
+    compute = lambda sets: np.array([[s["k"] + s["x"], s["k"] - 3.0] for s in sets])  # noqa: E731
+    computed = DeterministicOutcomes(compute, (1, "size"))
+    study = optuna.create_study(directions=["minimize", "maximize"], sampler=BoTorchSampler(0, 4, computed=computed))
     for _ in range(9):
         trial = study.ask(SPACE)
         trial.set_constraint("size", trial.params["k"] - 3.0)
         study.tell(trial, [trial.params["x"] ** 2, trial.params["k"] + trial.params["x"]])
     history = History.of(study, study._storage.get_trial(study.ask()._trial_id), SPACE)
     outcomes = study.sampler._acquisition(history, history.observed(), 0)._surrogates
-    assert [isinstance(outcome, Exact) for outcome in outcomes] == [False, True, True]
+    assert [isinstance(outcome, DeterministicModel) for outcome in outcomes] == [False, True, True]
     X = history.encoding.features(history.observed())
     told = history.values()[:, 1]
     np.testing.assert_allclose(outcomes[1].marginal(X)[0], (told - told.mean()) / told.std(), atol=1e-9)
@@ -45,7 +46,7 @@ def test_known_outcomes_are_not_modelled():
     assert ((outcomes[2].joint(X)[0] <= 0) == (size <= 0)).all()
 
 
-def test_a_known_cost_serves_a_search():
+def test_a_computed_cost_serves_a_search():
     """12 layers, 30 evaluations: a good front from ten fewer evaluations than the modelled cost is given."""
     problem = Allocation.random(12, seed=0)
-    assert problem.fraction(run(problem, BoTorchSampler(0, 10, known=problem.known()), 30)) > 0.85
+    assert problem.fraction(run(problem, BoTorchSampler(0, 10, computed=problem.computed()), 30)) > 0.85

@@ -1,13 +1,13 @@
 """The prices that a sampler need not model: in the space ``per-layer`` they are a sum over the layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from autolr.problem import Inputs
-from autolr.search.sampler.encoding import Array
-from autolr.search.sampler.known import Known
+from autolr.search.sampler.encoding import Array, Params
+from autolr.search.sampler.outcome_models import DeterministicOutcomes
 from autolr.search.spaces import Space
 from autolr.search.spaces.per_layer import PerLayerSpace
 
@@ -15,7 +15,7 @@ RATIO = 1
 """The study's objective that is the ratio of the first budget's quantity."""
 
 
-def known_costs(space: Space, inputs: Inputs) -> Known | None:
+def computed_costs(space: Space, inputs: Inputs) -> DeterministicOutcomes | None:
     """Return the ratio and each budget's excess as functions of the parameters.
 
     None where a price is known only after a knapsack or a bisection: thousands of parameter sets are asked about for
@@ -32,18 +32,18 @@ def known_costs(space: Space, inputs: Inputs) -> Known | None:
     base = np.array([float(costs.base.get(quantity)) for quantity in quantities])
     dense = float(costs.dense.get(quantities[0]))
     limits = np.array([float(budget.limit(costs.dense)) for budget in budgets])
-    known: dict[tuple[str, Any, int], Array] = {}
+    savings: dict[tuple[str, Any, int], Array] = {}
 
-    def saved(name: str, params: Mapping[str, Any]) -> Array:
+    def saved(name: str, params: Params) -> Array:
         entry = (name, params.get(f"method/{name}"), params[f"rank/{name}"])
-        if entry not in known:
+        if entry not in savings:
             choice = space.choice(name, params)
             saving = costs.saving(name, choice) if choice else dict.fromkeys(quantities, 0)
-            known[entry] = np.array([float(saving[quantity]) for quantity in quantities])
-        return known[entry]
+            savings[entry] = np.array([float(saving[quantity]) for quantity in quantities])
+        return savings[entry]
 
-    def compute(sets: Sequence[Mapping[str, Any]]) -> Array:
+    def compute(sets: Sequence[Params]) -> Array:
         amounts = np.array([base - sum(saved(name, params) for name in space.units) for params in sets])
         return np.concatenate([amounts[:, :1] / dense, amounts / limits - 1.0], axis=1)
 
-    return Known(compute, (RATIO, *(budget.text for budget in budgets)))
+    return DeterministicOutcomes(compute, (RATIO, *(budget.text for budget in budgets)))
