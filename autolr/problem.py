@@ -26,9 +26,10 @@ from autolr.model.load import open_model
 from autolr.model.memory import check_memory
 from autolr.model.stack import Stack
 from autolr.model.units import Units, check_finite, find_units
+from autolr.probes.alone import check_sentences
+from autolr.probes.scorer import probe_sentences
 from autolr.progress import Progress
-from autolr.score.alone import check_sentences
-from autolr.score.probing import probe_sentences
+from autolr.scores import TASKS
 from autolr.spec.spaces import load_space_config
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import unmatched_units
@@ -71,6 +72,11 @@ class Inputs:
     forms: tuple[Form, ...]
     probes: ProbeParts
 
+    def part(self, name: str) -> Data:
+        """Return a part of the data: ``calibration``, ``search``, ``selection`` or ``report``."""
+        data: Data = getattr(self.parts, name)
+        return data
+
     def batches(self, part: str, rows: Sequence[int] | None = None) -> list[Batch]:
         """Return a part's tokenized batches on the model's device.
 
@@ -78,7 +84,7 @@ class Inputs:
             part: ``calibration``, ``search``, ``selection`` or ``report``.
             rows: which of its examples, by their rank in the order of all its batches, ascending; None: all.
         """
-        data: Data = getattr(self.parts, part)
+        data = self.part(part)
         if rows is not None:
             order = self.task.order(data)
             data = data.select(order[row] for row in rows)
@@ -167,7 +173,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         data: Data = getattr(parts, name)
         batches = task.batches(data, spec.run.scoring_batch_size, "cpu")
         check_tokens(model, tokenizer, ((name, batch) for batch in batches))
-        check_memory(model, batches, gradients and name == "calibration", spec.task == "lm")
+        check_memory(model, batches, gradients and name == "calibration", TASKS.get(spec.task).next_tokens)
         if max(batch["input_ids"].shape[1] for batch in batches) >= longest and (cut := task.cut(data)):
             progress.note(f"{cut} of {len(data)} {task.noun} of the {name} part have more than {longest} tokens: cut")
     check_tokens(model, tokenizer, (("probing", batch) for batch in _sentences(tokenizer, probes, longest)))

@@ -238,3 +238,12 @@ class Score:
     value: float
     stderr: float
     n: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form stored on disk: ``{"value": …, "stderr": …, "n": …}``."""
+        return {"value": self.value, "stderr": self.stderr, "n": self.n}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Score":
+        """Rebuild a score from :meth:`to_json`'s form."""
+        return cls(plain["value"], plain["stderr"], plain["n"])

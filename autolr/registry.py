@@ -52,6 +52,7 @@ class Registry(Generic[R]):
         self.group = f"autolr.{_plural(noun)}"
         self._built_in = built_in
         self._rows: dict[str, R] | None = None
+        self._added: dict[str, R] = {}
 
     def all(self) -> dict[str, R]:
         """Return every record by name, the built-in ones first.
@@ -74,7 +75,27 @@ class Registry(Generic[R]):
                     )
                 rows[record.name] = record
             self._rows = rows
-        return dict(self._rows)
+        return {**self._rows, **self._added}
+
+    def add(self, record: R) -> None:
+        """Add a record in this process alone, as a notebook does; one that was added so before is replaced.
+
+        Raises:
+            AutolrError: a built-in record or one of an installed package has the name.
+        """
+        if self._rows is None:
+            self.all()
+        if record.name in (self._rows or {}):
+            raise AutolrError(f"the {self.noun} name {record.name!r} is in use; choose another")
+        self._added[record.name] = record
+
+    def added(self, name: str) -> R | None:
+        """Return the record of a name that was added in this process; None where there is none."""
+        return self._added.get(name)
+
+    def remove(self, name: str) -> None:
+        """Take away a record that was added in this process; nothing happens where there is none."""
+        self._added.pop(name, None)
 
     def names(self) -> tuple[str, ...]:
         """Return the names, the built-in ones first."""

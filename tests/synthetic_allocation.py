@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 
 from autolr.pareto import hypervolume
-from autolr.search.sampler.known import Known
+from autolr.search.sampler.outcome_models import DeterministicOutcomes
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Allocation:
         trial.set_constraint("cost", cost - self.budget)
         return loss, cost
 
-    def known(self) -> Known:
+    def computed(self) -> DeterministicOutcomes:
         """The cost and its constraint, which need no evaluation."""
         share = self.prices / (self.prices.sum() * self.max_rank)
 
@@ -73,7 +73,7 @@ class Allocation:
             cost = np.array([[row[f"layer{i:02d}"] for i in range(len(share))] for row in sets]) @ share
             return np.stack([cost, cost - self.budget], axis=1)
 
-        return Known(compute, (1, "cost"))
+        return DeterministicOutcomes(compute, (1, "cost"))
 
     def fraction(self, study: optuna.Study) -> float:
         """Hypervolume of a study's trials over the attainable one."""

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from autolr.cli.main import app
 from autolr.data.nli import NliData
 from autolr.errors import UsageError
+from autolr.model.alone import check_same
 from autolr.model.inputs import FULL, count_cut, grouped
 from autolr.model.load import open_model
-from autolr.score.alone import check_same
 from autolr.spec.study import make_spec
 from autolr.tasks import task_for
 

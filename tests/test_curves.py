@@ -18,8 +18,8 @@ from autolr.forms.swap import build as build_layer
 from autolr.forms.swap import compressed
 from autolr.methods import METHODS, get_methods
 from autolr.model.units import find_units, unit_weight
-from autolr.score import NliScorer
 from autolr.statistics.calibrate import calibrate
+from autolr.tasks.class_scorer import ClassScorer
 from autolr.types import QUANTITIES, Candidate, Unit
 
 NAMES = sorted(METHODS.names())
@@ -40,7 +40,7 @@ def bert(tmp_path_factory):
 def scorer(bert):
     for batch in DATA:
         batch["labels"] = torch.zeros(len(batch["input_ids"]), dtype=torch.int64)
-    return NliScorer.of(bert[0], DATA)
+    return ClassScorer.of(bert[0], DATA)
 
 
 def curves_of(bank, names=NAMES, multiple=2):

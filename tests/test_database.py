@@ -32,7 +32,8 @@ from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import front_trials
 from autolr.search.study.heartbeats import Roster
 from autolr.search.study.queue import DEATHS, OWNER, Ledger
-from autolr.search.study.summary import SURPLUS, summarize
+from autolr.search.study.summary import summarize
+from autolr.search.study.trial_record import SURPLUS
 from autolr.spec.study import make_spec
 from autolr.workflows.search import _prepared_driver, run_search
 

@@ -18,12 +18,11 @@ from autolr.cli.main import app
 from autolr.data.text import TextData, load_text
 from autolr.errors import AutolrError, UsageError
 from autolr.model.kind import check_causal
-from autolr.score import LanguageScorer
-from autolr.score.language import MOST_LIKELY, coarse_divergence
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.summary import with_multipliers
 from autolr.statistics.calibrate import SampledCotangents
 from autolr.tasks.language import text_batches
+from autolr.tasks.language_scorer import MOST_LIKELY, LanguageScorer, coarse_divergence
 
 _SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CAUSAL = {

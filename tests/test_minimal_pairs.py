@@ -17,8 +17,8 @@ from autolr.cli.main import app
 from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.errors import AutolrError, UsageError
 from autolr.model.padding import ensure_padding
-from autolr.score.features import features, sentence_batches
-from autolr.score.minimal_pairs import check_askable, how_asked, likelihoods, preferred, pseudo_likelihoods
+from autolr.probes.features import features, sentence_batches
+from autolr.probes.minimal_pairs import check_askable, how_asked, likelihoods, preferred, pseudo_likelihoods
 
 GOOD = ("a dog runs", "the cat sleeps in the park", "a man", "the dog eats home")
 BAD = ("a runs dog", "the cat the sleeps in park", "man a", "home dog the eats")

@@ -21,9 +21,9 @@ from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, dealt, load_probing_tasks, notes_on
 from autolr.errors import AutolrError, UsageError
 from autolr.model.padding import ensure_padding
-from autolr.score.features import features, sentence_batches
-from autolr.score.probes import PENALTIES, control_labels, lengths, logistic_regression, probe, ridge_weights
-from autolr.score.probing import ProbeScorer, mean_accuracy, probe_sentences
+from autolr.probes.classifiers import PENALTIES, control_labels, lengths, logistic_regression, probe, ridge_weights
+from autolr.probes.features import features, sentence_batches
+from autolr.probes.scorer import ProbeScorer, mean_accuracy, probe_sentences
 from autolr.spec.study import DataSpec
 from autolr.workflows import select as selection
 

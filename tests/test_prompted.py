@@ -15,8 +15,8 @@ from autolr.cli.main import app
 from autolr.data.nli import NliData
 from autolr.errors import UsageError
 from autolr.model.padding import ensure_padding
-from autolr.score import predict
 from autolr.spec.study import make_spec
+from autolr.tasks.class_scorer import predict
 from autolr.tasks.prompted import NOTHING, Prompted, _continuations
 
 TEMPLATES = ["{premise} : {hypothesis} :", "the man eats {hypothesis} a {premise} in :"]

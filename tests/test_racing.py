@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from autolr.score import NliScorer
-from autolr.score.sampling import inclusion_probabilities, sampling_order, weighted_mean
 from autolr.search.racing.race import CONFIDENCE, LOOKS, Race, Rival, example_sizes, separation
+from autolr.search.racing.sampling import inclusion_probabilities, sampling_order, weighted_mean
+from autolr.tasks.class_scorer import ClassScorer
 
 N = 400
 
@@ -108,17 +108,17 @@ def worse(dense: torch.Tensor, by: float, seed: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def scorer() -> NliScorer:
+def scorer() -> ClassScorer:
     dense = torch.randn(N, 3, generator=torch.Generator().manual_seed(0)) * 2
-    return NliScorer(batches_of(range(N)), dense)
+    return ClassScorer(batches_of(range(N)), dense)
 
 
-def race_of(scorer: NliScorer, seed: int = 0) -> Race:
+def race_of(scorer: ClassScorer, seed: int = 0) -> Race:
     references = [worse(scorer.dense, by, 7) for by in (0.3, 0.4, 0.5)]
     return Race(scorer, "divergence", example_sizes(scorer, "divergence", references), batches_of, seed)
 
 
-def test_the_parts_are_the_looks_and_together_everything(scorer: NliScorer) -> None:
+def test_the_parts_are_the_looks_and_together_everything(scorer: ClassScorer) -> None:
     parts = race_of(scorer).parts
     assert [len(part.rows) for part in parts] == [50, 50, 50, 50, 100, 100]  # 25 would be too few for a look
     assert sorted(np.concatenate([part.rows for part in parts]).tolist()) == list(range(N))
@@ -126,7 +126,7 @@ def test_the_parts_are_the_looks_and_together_everything(scorer: NliScorer) -> N
     assert seen.tolist() == [*LOOKS[1:], 1.0]
 
 
-def test_a_much_worse_candidate_is_stopped_at_the_first_look_with_an_honest_estimate(scorer: NliScorer) -> None:
+def test_a_much_worse_candidate_is_stopped_at_the_first_look_with_an_honest_estimate(scorer: ClassScorer) -> None:
     rival, model = Rival(3, worse(scorer.dense, 0.3, 1)), Table(worse(scorer.dense, 1.0, 2))
     found = race_of(scorer).run(model, rival, lambda: None)
     assert found.logits is None
@@ -138,7 +138,7 @@ def test_a_much_worse_candidate_is_stopped_at_the_first_look_with_an_honest_esti
     assert found.stderr > 0
 
 
-def test_a_better_candidate_is_scored_on_everything_exactly(scorer: NliScorer) -> None:
+def test_a_better_candidate_is_scored_on_everything_exactly(scorer: ClassScorer) -> None:
     rival, model = Rival(3, worse(scorer.dense, 0.5, 1)), Table(worse(scorer.dense, 0.3, 2))
     found = race_of(scorer).run(model, rival, lambda: None)
     assert model.seen == N
@@ -147,12 +147,12 @@ def test_a_better_candidate_is_scored_on_everything_exactly(scorer: NliScorer) -
     assert found.scores == scorer.compare(model.logits)
 
 
-def test_the_same_candidate_is_never_stopped(scorer: NliScorer) -> None:
+def test_the_same_candidate_is_never_stopped(scorer: ClassScorer) -> None:
     logits = worse(scorer.dense, 0.3, 1)
     assert race_of(scorer).run(Table(logits), Rival(0, logits), lambda: None).logits is not None
 
 
-def test_stops_are_wrong_no_more_often_than_is_said_and_estimates_are_calibrated(scorer: NliScorer) -> None:
+def test_stops_are_wrong_no_more_often_than_is_said_and_estimates_are_calibrated(scorer: ClassScorer) -> None:
     dense = scorer.dense
     rival = Rival(0, worse(dense, 0.4, 1))
     best = scorer.compare(rival.logits)["divergence"].value
@@ -177,7 +177,7 @@ def test_stops_are_wrong_no_more_often_than_is_said_and_estimates_are_calibrated
     assert np.std(errors) < 1.2
 
 
-def test_accuracy_races_the_other_way_round(scorer: NliScorer) -> None:
+def test_accuracy_races_the_other_way_round(scorer: ClassScorer) -> None:
     labels = scorer.labels
     right = torch.nn.functional.one_hot(labels, 3).float() * 5
     wrong = torch.nn.functional.one_hot((labels + 1) % 3, 3).float() * 5

@@ -8,8 +8,9 @@ import pytest
 from synthetic_allocation import Allocation, run
 
 from autolr.errors import UsageError
+from autolr.search.sampler.base import SpaceInfo
 from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.registry import SAMPLERS, make_sampler
+from autolr.search.sampler.registry import SAMPLERS, build_sampler
 
 
 @pytest.fixture(autouse=True)
@@ -201,10 +202,10 @@ def test_standard_errors_are_read():
     assert abs(proposals(0.0) - 0.5) < 0.2 < abs(proposals(50.0) - 0.5)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(SAMPLERS.names()))
 def test_every_name_makes_a_sampler(name):
     """The table's samplers all run a study."""
-    study = optuna.create_study(sampler=make_sampler(name, seed=0, n_startup=3))
+    study = optuna.create_study(sampler=build_sampler(name, 0, SpaceInfo(n_startup=3)))
     study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=4)
     assert len(study.trials) == 4
 
@@ -212,14 +213,15 @@ def test_every_name_makes_a_sampler(name):
 def test_an_unknown_name_is_answered_with_the_nearest():
     """A mistyped sampler is a usage error that names the right one."""
     with pytest.raises(UsageError, match="did you mean botorch"):
-        make_sampler("botroch", seed=0)
+        build_sampler("botroch", seed=0)
 
 
 def test_allocation_small():
     """12 layers, 40 evaluations: the front that random search and TPE come nowhere near."""
     problem = Allocation.random(12, seed=0)
     fractions = {
-        name: problem.fraction(run(problem, make_sampler(name, 0, 12), 40)) for name in ("botorch", "tpe", "random")
+        name: problem.fraction(run(problem, build_sampler(name, 0, SpaceInfo(n_startup=12)), 40))
+        for name in ("botorch", "tpe", "random")
     }
     assert fractions["botorch"] > 0.85, fractions
     assert max(fractions["tpe"], fractions["random"]) < 0.75, fractions
@@ -231,5 +233,5 @@ def test_allocation_full():
     fractions = []
     for seed in range(5):
         problem = Allocation.random(24, seed)
-        fractions.append(problem.fraction(run(problem, make_sampler("botorch", seed, 12), 100)))
+        fractions.append(problem.fraction(run(problem, build_sampler("botorch", seed, SpaceInfo(n_startup=12)), 100)))
     assert np.mean(fractions) >= 0.95, fractions

@@ -12,7 +12,7 @@ from autolr.search.sampler.acquisition import Acquisition
 from autolr.search.sampler.botorch_sampler import BoTorchSampler
 from autolr.search.sampler.history import History
 from autolr.search.sampler.maximize import MOST_ROUNDS
-from autolr.search.sampler.registry import make_sampler
+from autolr.search.sampler.registry import build_sampler
 
 SPACE = {name: IntDistribution(0, 9) for name in "abc"}
 
@@ -98,7 +98,7 @@ def test_members_of_a_batch_cover_the_front():
 @pytest.mark.slow
 def test_later_members_are_cheap():
     """At 100 trials in 10 dimensions one costs at most 60 ms of processor time (measured 35 to 50) and half a first."""
-    study = run(Allocation.random(10, 0), make_sampler("random", 0), 100)
+    study = run(Allocation.random(10, 0), build_sampler("random", 0), 100)
     sampler, space = BoTorchSampler(0, 8), study.trials[0].distributions
     trial = study._storage.get_trial(study.ask()._trial_id)
     seconds = {}

@@ -17,8 +17,8 @@ from autolr.search.sampler.acquisition import Acquisition, reference_point
 from autolr.search.sampler.encoding import Encoding
 from autolr.search.sampler.kernel import CURVE_LENGTHSCALE, Hyperparameters, curve_features, unit_parts
 from autolr.search.sampler.maximize import mutate, sobol
-from autolr.search.sampler.outcome_models import bounded, slack, utilities
-from autolr.search.sampler.posterior import Joint
+from autolr.search.sampler.outcome_transforms import bounded, slack, utilities
+from autolr.search.sampler.posterior import ModelList
 
 SPACE = {
     "int": IntDistribution(2, 9),
@@ -153,7 +153,7 @@ def test_the_joint_posterior_is_gpytorchs():
     points[:, [0, 1, 4]] = points[:1, [0, 1, 4]]
     for at in (points, points[0], points[:, 2:4], points[:, 2:3]):
         with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
-            ours = Joint(parts).posterior(at)
+            ours = ModelList(parts).posterior(at)
             theirs = ModelListGP(*models).posterior(at)
             np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-6)
             np.testing.assert_allclose(

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from autolr.search.sampler.botorch_sampler import BoTorchSampler
 from autolr.search.sampler.history import ESTIMATE, STDERR, History
-from autolr.search.sampler.outcome_models import utilities
+from autolr.search.sampler.outcome_transforms import utilities
 
 SPACE = {"x": FloatDistribution(0, 1)}
 GRID = np.linspace(-0.5, 0.5, 41)[:, None]

@@ -9,7 +9,9 @@ from scipy.stats import entropy, sem
 from tiny import batches, build, sequences
 
 from autolr.errors import AutolrError
-from autolr.score import NliScorer, divergence, mean_score, predict
+from autolr.scores.built_in import divergence
+from autolr.tasks import mean_score
+from autolr.tasks.class_scorer import ClassScorer, predict
 from autolr.types import Score
 
 EXAMPLES = sequences(11)
@@ -67,7 +69,7 @@ def test_one_example_has_no_spread():
 def test_accuracy_and_agreement_are_shares_of_equal_classes():
     """Counted one by one; the standard error of a share is that of its zeros and ones."""
     dense, low = random_logits(0, 11), random_logits(1, 11)
-    scores = NliScorer(labelled(4), dense).compare(low)
+    scores = ClassScorer(labelled(4), dense).compare(low)
     right = [int(np.argmax(row)) == int(label) for row, label in zip(low.numpy(), LABELS, strict=True)]
     same = [int(np.argmax(a)) == int(np.argmax(b)) for a, b in zip(low.numpy(), dense.numpy(), strict=True)]
     for name, hits in (("accuracy", right), ("agreement", same)):
@@ -82,7 +84,7 @@ def test_accuracy_and_agreement_are_shares_of_equal_classes():
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_dense_model_agrees_with_itself(family):
     model = build(family)
-    scores = NliScorer.of(model, labelled(4)).score(model)
+    scores = ClassScorer.of(model, labelled(4)).score(model)
     assert scores["agreement"] == Score(1.0, 0.0, 11)
     assert scores["divergence"] == Score(0.0, 0.0, 11)
     predicted = predict(model, labelled(4)).argmax(-1)
@@ -94,9 +96,9 @@ def test_the_dense_model_agrees_with_itself(family):
 def test_neither_padding_nor_batch_size_changes_a_score(family, side, size):
     """Against every example alone and unpadded, for a compressed model (here: one with other weights)."""
     dense, low = build(family), build(family, seed=1)
-    alone = NliScorer.of(dense, labelled(1))
+    alone = ClassScorer.of(dense, labelled(1))
     expected = alone.score(low)
-    scorer = NliScorer.of(dense, labelled(size, side))
+    scorer = ClassScorer.of(dense, labelled(size, side))
     torch.testing.assert_close(scorer.dense, alone.dense, atol=1e-5, rtol=1e-4)
     for name, score in scorer.score(low).items():
         assert score.value == pytest.approx(expected[name].value, rel=1e-4)
@@ -122,13 +124,13 @@ def test_outputs_that_are_not_finite_are_an_error(value):
     dense, low = random_logits(0, 11), random_logits(1, 11)
     low[2, 1] = low[2, 2] = low[7, 0] = value
     with pytest.raises(AutolrError, match="output is NaN or infinite on 2 of 11 examples"):
-        NliScorer(labelled(4), dense).compare(low)
+        ClassScorer(labelled(4), dense).compare(low)
     model = build("bert")
     model.classifier.bias.data[0] = value
     with pytest.raises(AutolrError, match="output is NaN or infinite on 11 of 11 examples"):
-        NliScorer.of(model, labelled(4))
+        ClassScorer.of(model, labelled(4))
     with pytest.raises(AutolrError, match="output is NaN or infinite on 11 of 11 examples"):
-        NliScorer.of(build("bert"), labelled(4)).score(model)
+        ClassScorer.of(build("bert"), labelled(4)).score(model)
 
 
 def test_work_can_be_stopped_between_batches():

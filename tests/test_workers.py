@@ -20,7 +20,6 @@ from autolr.errors import AutolrError, Stopped, UsageError
 from autolr.forms.swap import compressed
 from autolr.machine import locks as slots
 from autolr.progress import Silent
-from autolr.score import predict
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import front_trials
 from autolr.search.workers.dispatcher import MAX_TRIES, Dispatcher
@@ -28,6 +27,7 @@ from autolr.search.workers.fetched_bank import BANK
 from autolr.search.workers.payload import Shipment
 from autolr.search.workers.ray_driver import RayDriver, cluster
 from autolr.search.workers.watchdog import Watchdog
+from autolr.tasks.class_scorer import predict
 from autolr.types import Candidate
 from autolr.workflows.search import _prepared_driver, open_study, run_search
 

@@ -1,15 +1,12 @@
-"""Load a checkpoint by what its config says it is, and check that it reloads to the same model."""
+"""Load a checkpoint by what its config says it is."""
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # torch raises it of a file that it refuses to unpickle
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
@@ -89,78 +86,6 @@ def _config(source: str | Path, trust_remote_code: bool, local: Mapping[str, boo
     except (StrictDataclassError, AttributeError, KeyError, TypeError) as error:  # values of a kind that is not meant
         raise UsageError(f"{source} does not load: its config.json holds what transformers refuses: {error}") from error
     return config
-
-
-def verify_roundtrip(
-    model: PreTrainedModel, directory: str | Path, batches: Iterable[Mapping[str, Tensor]], allowed: float = 0.0
-) -> float:
-    """Reload a saved model and compare it with the one in memory.
-
-    Where they differ by more than is allowed they are compared again with all weights in memory of their own: at an
-    address that a file was mapped to, a kernel may add up in another order.
-
-    Args:
-        model: the model that was saved to ``directory``, or what it should equal; its mode is put back afterwards.
-        directory: the checkpoint.
-        batches: tokenized batches, keyword arguments of ``model.forward`` on any device.
-        allowed: difference with which the first comparison is taken.
-
-    Returns:
-        The largest absolute difference of a logit (of a last hidden state, for a model without a head); 0.0 when
-        the outputs are bit-equal, nan when either model gives nan.
-
-    Raises:
-        UsageError: as :func:`load_checkpoint`; there is no batch; the outputs do not have the same shape.
-    """
-    reloaded = load_checkpoint(directory, attn_implementation=model.config._attn_implementation)
-    reloaded.to(device=model.device)  # type: ignore[call-arg]  # its wrapper loses self
-    given = [{key: value.to(model.device) for key, value in batch.items()} for batch in batches]
-    if not given:
-        raise UsageError("no batch was given to compare the models on")
-    was_training = model.training
-    model.train(False)
-    try:
-        worst = _worst_difference(model, reloaded, given)
-        if not worst <= allowed:
-            _leave_files(model)
-            _leave_files(reloaded)
-            worst = _worst_difference(model, reloaded, given)
-        return worst
-    finally:
-        model.train(was_training)
-
-
-def _worst_difference(
-    model: PreTrainedModel, reloaded: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]
-) -> float:
-    found = [max_difference(_logits(model, batch), _logits(reloaded, batch)) for batch in batches]
-    return float(torch.stack(found).max())
-
-
-def _leave_files(model: PreTrainedModel) -> None:
-    """Copy weights that are mapped from a file, or lie anywhere else, to memory of their own."""
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        tensor.data = tensor.data.clone()
-
-
-def max_difference(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``max |left − right|``, () float64; equal infinities differ by zero.
-
-    Raises:
-        UsageError: the shapes differ.
-    """
-    if left.shape != right.shape:
-        raise UsageError(f"the models' outputs differ in shape: {tuple(left.shape)} and {tuple(right.shape)}")
-    difference = (left.double() - right.double()).abs()
-    return torch.where(left == right, 0.0, difference).max().cpu()
-
-
-@torch.no_grad()
-def _logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return all logits of a batch in one row, those of a question's start and end one after the other."""
-    outputs = model(**batch)
-    names = [name for name in outputs if name.endswith("logits")] or ["last_hidden_state"]
-    return torch.cat([outputs[name].flatten() for name in names])
 
 
 def _auto_class(source: str | Path, config: PretrainedConfig) -> type[Any]:

@@ -13,7 +13,9 @@ from autolr.errors import UsageError, command
 
 
 @reported
+@o.takes(*places.NOW, says=places.NOW, given=False)
 def export(
+    given: o.Given,
     study: o.StudyArgument,
     to: Annotated[Path, typer.Option("--out", help="The checkpoint's directory.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Export this trial; none: the winner.")] = None,
@@ -23,12 +25,6 @@ def export(
     ] = False,
     form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
     force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint at --out.")] = False,
-    model: places.Model = None,
-    train: places.Train = None,
-    validation: places.Validation = None,
-    test: places.Test = None,
-    probes: places.Probes = None,
-    space: places.Space = None,
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
@@ -50,7 +46,7 @@ def export(
     if solve and not budget:
         raise UsageError("--solve needs the --budget to solve for")
     folder = StudyFolder.existing(study)
-    spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
+    spec = places.spec_at(study, given)
     check_not_dense(to, spec.model)
     check_vacant(to, force)
     chosen = with_multipliers(folder, trial) if solve else find_trial(folder, trial, budget)
@@ -96,49 +92,23 @@ def export(
 
 
 @reported
+@o.takes(
+    "task", "premise_column", "hypothesis_column", "label_column", "label_names", "text_column", "template", "words",
+    "seq_len", "device", "dtype", "scoring_batch_size", "offline", "trust_remote_code",
+)  # fmt: skip
 def evaluate(
+    given: o.Given,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
     data: Annotated[str, typer.Option(help="Labelled pairs or text, or a hub data set with --split.")],
-    task: o.Task = "nli",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    premise_column: o.PremiseColumn = "premise",
-    hypothesis_column: o.HypothesisColumn = "hypothesis",
-    label_column: o.LabelColumn = "label",
-    label_names: o.LabelNames = None,
-    text_column: o.TextColumn = "text",
-    template: o.Templates = None,
-    words: o.Words = None,
-    seq_len: o.SeqLen = None,
-    device: o.AnyDevice = "cpu",
-    dtype: o.Dtype = "float32",
-    scoring_batch_size: o.ScoringBatch = 64,
-    offline: o.Offline = False,
-    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
 ) -> None:
     """Measure a checkpoint's accuracy, with its standard error."""
     from autolr.report.tables import chance_warning, evaluation_line
     from autolr.workflows.evaluate import evaluate_checkpoint
+    from autolr.workflows.resolve import resolve
 
-    run = {
-        "device": device,
-        "dtype": dtype,
-        "scoring_batch_size": scoring_batch_size,
-        "seq_len": seq_len,
-        "offline": offline,
-        "trust_remote_code": trust_remote_code,
-    }
-    described = {
-        "premise_column": premise_column,
-        "hypothesis_column": hypothesis_column,
-        "label_column": label_column,
-        "label_names": o.names(label_names),
-        "text_column": text_column,
-        "templates": template or [],
-        "words": o.names(words) or [],
-    }
-    plain = {"model": directory, "task": task, "data": described, "budgets": ["1x-flops"], "run": run}
-    spec = o.from_options(plain)
+    spec = resolve({**given, "budget": "1x-flops"}, typed=True).model_copy(update={"model": directory})
     with progress() as listener:
         found = evaluate_checkpoint(spec, data, split, listener)
     if json:

@@ -154,3 +154,13 @@ def mean_length(batches: list[Batch]) -> float:
     """Return the mean number of real tokens in a sequence."""
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     return tokens / sum(len(batch["input_ids"]) for batch in batches)
+
+
+def rounded_length(mean: float, longest: int) -> int:
+    """Return a mean length rounded up to a multiple of 8, at most the longest.
+
+    Example:
+        >>> rounded_length(27.3, 512), rounded_length(27.3, 30)
+        (32, 30)
+    """
+    return min(longest, -(-int(mean + 0.5) // 8) * 8)

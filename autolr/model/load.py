@@ -11,6 +11,7 @@ from autolr.checkpoint.load import load_checkpoint
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import UsageError
 from autolr.model.padding import ensure_padding
+from autolr.scores import TASKS
 from autolr.spec.study import StudySpec
 
 SPREAD = "auto"
@@ -40,7 +41,7 @@ def open_model(spec: StudySpec, spread: bool = False) -> tuple[PreTrainedModel, 
         model.to(device)  # type: ignore[arg-type]
     model.train(False)
     tokenizer = load_tokenizer(source, spec)
-    if spec.task != "lm" or spec.data.probes is not None:  # blocks of text are all of one length
+    if TASKS.get(spec.task).pads or spec.data.probes is not None:
         ensure_padding(model, tokenizer)
     return model, tokenizer
 

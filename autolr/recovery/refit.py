@@ -17,8 +17,8 @@ Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378)
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from autolr.forms.gauge import balance_
 from autolr.forms.swap import DecompositionSource, compressed
 from autolr.model.blocks import BlockCall, Stop, stopping
 from autolr.model.record_calls import Batch, Reads, by_token, live_positions, token_mask
+from autolr.recovery.base import Recovery
 from autolr.statistics.calibrate import positions_read
 from autolr.types import Candidate, Unit
 
@@ -55,9 +56,6 @@ class Correction:
 
     left: Float[Tensor, "out rank"]
     bias: Float[Tensor, " out"]
-
-
-Corrections = Mapping[str, Correction]
 
 
 def refit(
@@ -128,18 +126,6 @@ def correct(layer: LowRankLinear, correction: Correction) -> None:
         layer.outer_weight.copy_(correction.left)
         layer.bias.copy_(correction.bias)
     balance_(layer)
-
-
-@contextmanager
-def refitted(
-    model: nn.Module, candidate: Candidate, source: DecompositionSource, corrections: Corrections
-) -> Iterator[nn.Module]:
-    """Run a block of code with the candidate in place, corrected; the dense modules are back afterwards."""
-    with compressed(model, candidate, source):
-        for name, correction in corrections.items():
-            layer: Any = model.get_submodule(name)
-            correct(layer, correction)
-        yield model
 
 
 def block_name(unit: Unit) -> str:
@@ -305,3 +291,32 @@ class _Sums:
         penalty = (RIDGE * torch.cat([energy / sizes, squares[-1:]])).clamp(min=least).diag()
         new = torch.linalg.solve(self.gram + penalty, (self.cross + old @ penalty).mT).mT
         return Correction(new[:, :-1].to(layer.outer_weight), new[:, -1].to(layer.bias))
+
+
+def _compute(
+    model: nn.Module,
+    candidate: Candidate,
+    source: DecompositionSource,
+    batches: Sequence[Batch],
+    tick: Callable[[float], None],
+) -> dict[str, Tensor]:
+    corrections = refit(model, candidate, source, batches, tick)
+    tensors = {f"{name}/left": correction.left for name, correction in corrections.items()}
+    return tensors | {f"{name}/bias": correction.bias for name, correction in corrections.items()}
+
+
+def _apply(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    for name in (key.removesuffix("/left") for key in tensors if key.endswith("/left")):
+        layer: Any = model.get_submodule(name)
+        correct(layer, Correction(tensors[f"{name}/left"], tensors[f"{name}/bias"]))
+
+
+REFIT = Recovery(
+    name="refit",
+    version=VERSION,
+    help="refit every compressed layer, in order, to what the dense model computes there",
+    did="refitted by least squares",
+    compute=_compute,
+    apply=_apply,
+    examples=512,  # 1,536 were measured to lower the divergence by 2 % more
+)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from autolr.errors import command
 from autolr.report.chance import at_chance
-from autolr.spec.budgets import CEILED
+from autolr.scores import SCORES
 from autolr.spec.study import StudySpec
 
 Plain = Mapping[str, Any]
@@ -230,7 +230,7 @@ def missed_limits(result: Plain, spec: StudySpec) -> Iterator[str]:
         if excess > 0 and name not in floors:
             yield f"{name} is missed by {100 * excess:.1f} %"
         elif excess > 0 and not winner["keeps_floors"]:
-            by = f"{excess:.3g} nats" if floors[name].metric in CEILED else f"{100 * excess:.1f} points"
+            by = SCORES.get(floors[name].score).difference(excess)
             refitted = ", before it was refitted" if "before_refit" in winner else ""
             yield f"{name} is missed by {by} on the search part{refitted}"
     if not winner["keeps_floors"] and not any(winner["constraints"].get(name, 0.0) > 0 for name in floors):

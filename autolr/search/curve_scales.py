@@ -13,7 +13,8 @@ from autolr.bank import Bank
 from autolr.machine.atomic import write_atomically
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score import Scorer
+from autolr.scores import DIVERGENCE
+from autolr.tasks import Scorer
 
 SCALE_EXAMPLES = 64
 """Calibration examples on which each unit's divergence is measured, to scale its curves."""
@@ -46,7 +47,7 @@ def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
 def sample_scorer(inputs: Inputs) -> Scorer:
     """Return a scorer on a small sample of the calibration part, for measurements of one layer at a time."""
     data = inputs.parts.calibration.take(SCALE_EXAMPLES, inputs.spec.seed)
-    return inputs.task.scorer(inputs.model, inputs.batches_of(data))
+    return inputs.task.comparer(inputs.model, data, inputs.batches_of(data))
 
 
 def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[Key, float]:
@@ -61,7 +62,7 @@ def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progr
 
     def divergence(model: nn.Module) -> float:
         progress.check()
-        return scorer.score(model)["divergence"].value
+        return scorer.score(model)[DIVERGENCE.name].value
 
     def step(done: int) -> None:
         progress.update(done / len(curves))

@@ -8,17 +8,16 @@ from pathlib import Path
 from autolr.bank import Bank
 from autolr.errors import BudgetError
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens
+from autolr.probes.scorer import ProbeScorer
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score import Scorer
-from autolr.score.probing import ProbeScorer
-from autolr.search.probe_scorers import probe_scorer
-from autolr.search.scorers import scorer_of
+from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.search.spaces import Space
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.grouped import uniform_candidate
 from autolr.statistics.calibrate import calibrate, pass_count
 from autolr.statistics.stream import stream_calibrate
+from autolr.tasks import Scorer
 from autolr.types import Candidate, LayerStats, Unit
 
 

@@ -1,13 +1,21 @@
-"""Scorers of a study's data parts; the dense model's logits on them are computed once and kept in the bank's folder."""
+"""Scorers of a study's data parts, of its task and of its probes.
+
+What the dense model says of a part is computed once and stored in the bank's folder.
+"""
 
 import hashlib
 import json
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from autolr.bank import Bank
 from autolr.machine.tensor_cache import read_kept, write_kept
+from autolr.probes.features import SentenceBatches
+from autolr.probes.scorer import ProbeScorer, probe_sentences
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score import Scorer
+from autolr.tasks import Scorer
 
 
 def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scorer:
@@ -19,7 +27,7 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
         part: ``search``, ``selection`` or ``report``.
         progress: told what is under way.
     """
-    batches = inputs.batches(part)
+    data, batches = inputs.part(part), inputs.batches(part)
     run = inputs.spec.run
     described = [*inputs.dense_key, inputs.fingerprint[f"data {part}"], run.device, run.scoring_batch_size]
     described += [dict(inputs.task.fingerprint())]
@@ -27,7 +35,7 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
     path = bank.directory / "dense" / f"{key[:16]}.safetensors"
     stored = read_kept(path, key)
     if stored is not None:
-        return inputs.task.stored_scorer(batches, stored)
+        return inputs.task.stored_scorer(data, batches, stored)
     progress.start(f"score the dense model on the {part} part")
     done = iter(range(1, len(batches) + 1))
 
@@ -35,6 +43,42 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
         progress.check()
         progress.update(next(done) / len(batches))
 
-    scorer = inputs.task.scorer(inputs.model, batches, tick)
+    scorer = inputs.task.scorer(inputs.model, data, batches, tick)
     write_kept(path, key, scorer.kept())
     return scorer
+
+
+def probe_scorer(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> ProbeScorer | None:
+    """Return the scorer of a part's probes, with what the dense model's get right; None where there are none.
+
+    Args:
+        inputs: the opened inputs.
+        bank: what was found of the dense model is kept in its folder.
+        part: ``search``, ``selection`` or ``report``.
+        progress: told what is under way.
+    """
+    if not inputs.probes:
+        return None
+    tasks, spec = inputs.probes[part], inputs.spec
+    described = [*inputs.dense_key, [task.digest for task in tasks]]
+    described += [spec.data.pooling, spec.run.device, spec.run.scoring_batch_size]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    path = bank.directory / "dense" / f"probes-{key[:16]}.safetensors"
+    stored = read_kept(path, key)
+    if stored is not None:
+        return stored_probes(inputs, part, stored)
+    sentences = _sentences(inputs, part)
+    progress.start(f"probe the dense model on {len(sentences.order)} sentences of the {part} part")
+    scorer = ProbeScorer.of(inputs.model, tasks, sentences, spec.data.pooling, progress.check)
+    write_kept(path, key, scorer.kept())
+    return scorer
+
+
+def stored_probes(inputs: Inputs, part: str, kept: Mapping[str, Tensor]) -> ProbeScorer:
+    """Return the scorer of a part's probes with what another one kept of the dense model."""
+    return ProbeScorer.stored(inputs.probes[part], _sentences(inputs, part), inputs.spec.data.pooling, kept)
+
+
+def _sentences(inputs: Inputs, part: str) -> SentenceBatches:
+    size, where = inputs.spec.run.scoring_batch_size, inputs.model.device
+    return probe_sentences(inputs.tokenizer, inputs.probes[part], size, inputs.max_length, where)

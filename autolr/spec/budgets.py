@@ -7,10 +7,11 @@ absolute (``12ms-latency``, ``400MB-memory``, ``2.5G-flops``). ``2x-throughput``
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from math import log
+from math import inf, log
 
 from autolr.errors import UsageError, nearest
 from autolr.records import QUANTITIES, Cost
+from autolr.scores import SCORES, ScoreKind
 
 _BUDGET = re.compile(
     r"(?P<sign>-?)(?P<number>\d+(?:\.\d+)?|\.\d+)(?P<unit>x|%|[mu]?s|[kKMGT]?B?)-(?P<quantity>[a-z-]+)"
@@ -104,18 +105,13 @@ class Budget:
         return cost.get(self.quantity) <= self.limit(dense)
 
 
-FLOORED = ("accuracy", "agreement", "probe")
-CEILED = ("loss", "perplexity")
-"""Scores of a language model of which less is better."""
-
-
 @dataclass(frozen=True)
 class Floor:
     """A score that is barely acceptable: ``accuracy>=0.98*dense``, ``accuracy>=0.8``, ``perplexity<=1.1*dense``.
 
     Attributes:
         text: as the user wrote it.
-        metric: accuracy, agreement or probe; loss or perplexity, of which it is the most that is acceptable.
+        metric: a score; where less is better, ``value`` is the most that is acceptable.
         value: the threshold, or the share of the dense model's score.
         relative: which of the two ``value`` is.
 
@@ -134,34 +130,44 @@ class Floor:
         """Read a floor.
 
         Raises:
-            UsageError: it is malformed, names an unknown metric or lies outside (0, 1] (that of a loss or a perplexity:
-                not above 0).
+            UsageError: it is malformed, names an unknown score or one without floors, or a value that the score cannot
+                have; of a share of the dense model's score one outside (0, 1], where more is better.
         """
-        match = re.fullmatch(r"\s*([a-z]+)\s*([<>]=)\s*(\d*\.?\d+)\s*(\*\s*dense)?\s*", text)
+        floored, ceiled = (
+            [kind.name for kind in SCORES if kind.limit and kind.better == better] for better in ("larger", "smaller")
+        )
+        match = re.fullmatch(r"\s*([a-z][a-z0-9_-]*?)\s*([<>]=)\s*(\d*\.?\d+)\s*(\*\s*dense)?\s*", text)
         if match is None:
             raise UsageError(
                 f"malformed floor {text!r}: must look like 'accuracy>=0.98*dense' or 'accuracy>=0.8' "
-                f"({', '.join(FLOORED)}), or 'perplexity<=1.1*dense' ({', '.join(CEILED)})"
+                f"({', '.join(floored)}), or 'perplexity<=1.1*dense' ({', '.join(ceiled)})"
             )
-        metric, value, ceiled = match[1], float(match[3]), match[1] in CEILED
-        if metric not in (*FLOORED, *CEILED):
-            raise UsageError(f"unknown metric {metric!r} in floor {text!r}; {nearest(metric, (*FLOORED, *CEILED))}")
-        if (match[2] == "<=") != ceiled:
-            raise UsageError(
-                f"floor {text!r}: of {metric} {'less' if ceiled else 'more'} is better; turn the sign round"
-            )
-        if value <= 0 or (value > 1 and not ceiled):
-            raise UsageError(f"floor {text!r} is {value:g}; it must {'be above 0' if ceiled else 'lie in (0, 1]'}")
-        return cls(text.strip(), metric, value, match[4] is not None)
+        metric, value, relative = match[1], float(match[3]), match[4] is not None
+        if metric not in (*floored, *ceiled):
+            raise UsageError(f"unknown metric {metric!r} in floor {text!r}; {nearest(metric, (*floored, *ceiled))}")
+        kind = SCORES.get(metric)
+        if (match[2] == ">=") != (kind.better == "larger"):
+            better = "less" if kind.better == "smaller" else "more"
+            raise UsageError(f"floor {text!r}: of {metric} {better} is better; turn the sign round")
+        least, most = (0.0, 1.0 if kind.better == "larger" else inf) if relative else kind.bounds
+        if not least < value <= most:
+            allowed = f"be above {least:g}" if most == inf else f"lie in ({least:g}, {most:g}]"
+            raise UsageError(f"floor {text!r} is {value:g}; it must {allowed}")
+        return cls(text.strip(), metric, value, relative)
+
+    @property
+    def kind(self) -> ScoreKind:
+        """The record of the score that it names."""
+        return SCORES.get(self.metric)
 
     @property
     def score(self) -> str:
         """Name of the score that is looked at: a perplexity is the exponential of a loss."""
-        return "loss" if self.metric == "perplexity" else self.metric
+        return self.kind.measured
 
     def threshold(self, dense_value: float) -> float:
-        """Return the score that is barely acceptable, given the dense model's; of a perplexity its logarithm."""
-        if self.metric == "perplexity":
+        """Return the score that is barely acceptable, given the dense model's; of an exponential its logarithm."""
+        if self.kind.exponential_of is not None:
             return log(self.value) + (dense_value if self.relative else 0.0)
         return self.value * dense_value if self.relative else self.value
 
@@ -173,7 +179,7 @@ class Floor:
             True
         """
         gap = self.threshold(dense_value) - value
-        return (-gap if self.metric in CEILED else gap) - 1e-9
+        return (-gap if self.kind.better == "smaller" else gap) - 1e-9
 
 
 def check_priced(budget: Budget, dense: Cost) -> None:

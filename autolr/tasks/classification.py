@@ -11,11 +11,10 @@ from autolr.data.labels import model_labels
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
-from autolr.model.inputs import Batch, Side, count_cut, length_order, mean_length, pair_batches
-from autolr.score import NliScorer
+from autolr.model.inputs import Batch, Side, count_cut, length_order, mean_length, pair_batches, rounded_length
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import class_cotangents
-from autolr.tasks.lengths import rounded_length
+from autolr.tasks.class_scorer import ClassScorer
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Classification:
     labels: Mapping[str, int]
     side: Side = "right"
     noun: str = "pairs"
+    batched: bool = True
 
     @property
     def backward_passes(self) -> int:
@@ -75,13 +75,19 @@ class Classification:
         assert isinstance(data, NliData)
         return count_cut(self.tokenizer, (data.premises, data.hypotheses), self.max_length)
 
-    def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> NliScorer:
+    def scorer(
+        self, model: nn.Module, data: Data, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+    ) -> ClassScorer:
         """Return a scorer whose reference is this dense model."""
-        return NliScorer.of(model, batches, tick)
+        return ClassScorer.of(model, batches, tick)
 
-    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> NliScorer:
+    def comparer(self, model: nn.Module, data: Data, batches: Sequence[Batch]) -> ClassScorer:
+        """Return the task's scorer, which gives divergence and agreement."""
+        return self.scorer(model, data, batches)
+
+    def stored_scorer(self, data: Data, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> ClassScorer:
         """Return the scorer with the dense model's logits."""
-        return NliScorer(batches, kept["logits"])
+        return ClassScorer(batches, kept["logits"])
 
 
 def check_classifier(model: PreTrainedModel, source: str) -> None:

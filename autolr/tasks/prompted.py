@@ -25,11 +25,10 @@ from transformers import PreTrainedModel
 from autolr.data.nli import NliData
 from autolr.data.parts import Data, Parts, load_nli_parts, load_pairs
 from autolr.errors import UsageError
-from autolr.model.inputs import Batch, grouped, input_device, mean_length
-from autolr.score import NliScorer
+from autolr.model.inputs import Batch, grouped, input_device, mean_length, rounded_length
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import class_cotangents
-from autolr.tasks.lengths import rounded_length
+from autolr.tasks.class_scorer import ClassScorer
 
 LABELS = ("entailment", "neutral", "contradiction")
 _IDS = {name: index for index, name in enumerate(LABELS)}
@@ -127,6 +126,7 @@ class Prompted:
     words: tuple[str, ...]
     readout: WordReadout
     noun: str = "pairs"
+    batched: bool = True
     backward_passes: int = len(LABELS) - 1
     _known: dict[tuple[str, str], list[Tokens]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -200,13 +200,19 @@ class Prompted:
         assert isinstance(data, NliData)
         return sum(any(len(row) > self.max_length for row in rows) for rows in self._whole(data))
 
-    def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> NliScorer:
+    def scorer(
+        self, model: nn.Module, data: Data, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+    ) -> ClassScorer:
         """Return a scorer whose reference is this dense model."""
-        return NliScorer.of(model, batches, tick, self.readout)
+        return ClassScorer.of(model, batches, tick, self.readout)
 
-    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> NliScorer:
+    def comparer(self, model: nn.Module, data: Data, batches: Sequence[Batch]) -> ClassScorer:
+        """Return the task's scorer, which gives divergence and agreement."""
+        return self.scorer(model, data, batches)
+
+    def stored_scorer(self, data: Data, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> ClassScorer:
         """Return the scorer with the dense model's logits."""
-        return NliScorer(batches, kept["logits"], self.readout)
+        return ClassScorer(batches, kept["logits"], self.readout)
 
     def _encoded(self, data: NliData) -> list[list[Tokens]]:
         """Return each pair's rows, cut at their beginning to what the model takes."""

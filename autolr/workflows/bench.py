@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import torch
-from torch import nn
 
-from autolr.checkpoint.load import load_checkpoint
-from autolr.cost.measure_latency import time_models
+from autolr.cost.clock import Run, compare
+from autolr.engines import ENGINES, Engine, EngineSettings, Session
 from autolr.errors import UsageError
 from autolr.model.inputs import LONGEST
-from autolr.model.load import checked_device
-from autolr.model.positions import longest_sequence
 from autolr.progress import Progress
+from autolr.results.bench import Bench, TimedModel
 from autolr.spec.study import RunSpec
 from autolr.types import Conditions
 
@@ -21,8 +19,13 @@ DEFAULT_SEQ_LEN = 128
 
 
 def bench(
-    sources: Sequence[str], run: RunSpec, precision: float, max_seconds: float, progress: Progress
-) -> dict[str, Any]:
+    sources: Sequence[str],
+    run: RunSpec,
+    precision: float,
+    max_seconds: float,
+    progress: Progress,
+    engine: str = "torch",
+) -> Bench:
     """Time models and return medians, spread and ratios with the conditions they hold under.
 
     Args:
@@ -31,41 +34,46 @@ def bench(
         precision: how narrow each ratio's confidence interval shall be, as a share of the ratio.
         max_seconds: when to stop all the same.
         progress: told what is under way.
+        engine: name of the software that runs them, of :data:`autolr.engines.ENGINES`.
 
     Raises:
-        UsageError: a checkpoint does not load, the device is absent, or the length is beyond a model's positions.
+        UsageError: there is no such engine, a checkpoint does not load, the device is absent, or the length is beyond a
+            model's positions.
     """
-    device = checked_device(run.device)
-    if run.threads:
-        torch.set_num_threads(run.threads)
     seq_len = run.seq_len or max(run.lengths, default=None)
     if seq_len is not None and max(run.lengths, default=0) > seq_len:
         raise UsageError(f"lengths {list(run.lengths)} go beyond --seq-len {seq_len}; raise it or shorten them")
-    models: dict[str, nn.Module] = {}
-    limits: dict[str, int] = {}
-    options = {"local_files_only": True} if run.offline else {}
-    for index, source in enumerate(sources):
-        progress.start(f"load {source}")
-        model = load_checkpoint(
-            source, trust_remote_code=run.trust_remote_code, dtype=getattr(torch, run.dtype), **options
-        )
-        limits[source] = longest_sequence(model) or LONGEST
-        if seq_len is not None and seq_len > limits[source]:
-            raise UsageError(
-                f"--seq-len {seq_len} is longer than the {limits[source]} positions of {source}; choose at most "
-                f"{limits[source]}"
-            )
-        model.to(device)  # type: ignore[arg-type]
-        model.train(False)
-        models[f"{index} {source}"] = model
-    seq_len = seq_len or min(DEFAULT_SEQ_LEN, *limits.values())
+    opened = [_opened(ENGINES.get(engine), source, run, seq_len, progress) for source in sources]
+    seq_len = seq_len or min(DEFAULT_SEQ_LEN, *(session.longest or LONGEST for session in opened))
     conditions = Conditions(
         run.batch_size, seq_len, run.dtype, run.device, run.threads or torch.get_num_threads(), run.lengths
     )
-    progress.start(f"time {len(models)} models in turn, until each ratio is known to ±{100 * precision:g} %")
-    timed = time_models(models, conditions, precision, max_seconds, progress)
-    return {
-        "conditions": asdict(conditions),
-        "models": [{"model": source, **asdict(timing)} for source, timing in zip(sources, timed.values(), strict=True)],
-        "settled": all(timing.settled for timing in timed.values()),
+    progress.start(f"time {len(opened)} models in turn, until each ratio is known to ±{100 * precision:g} %")
+    runs: dict[str, Run] = {
+        f"{index} {source}": partial(session.run, session.batch(conditions))
+        for index, (source, session) in enumerate(zip(sources, opened, strict=True))
     }
+    timed = compare(
+        runs,
+        device=torch.device(run.device),
+        threads=conditions.threads,
+        precision=precision,
+        max_seconds=max_seconds,
+        check=progress.check,
+    )
+    models = (TimedModel(source, **asdict(timing)) for source, timing in zip(sources, timed.values(), strict=True))
+    return Bench(conditions, engine, tuple(models))
+
+
+def _opened(engine: Engine, source: str, run: RunSpec, seq_len: int | None, progress: Progress) -> Session:
+    """Open a checkpoint and check that it takes sequences of this length."""
+    progress.start(f"load {source}")
+    session = engine.open(
+        source, EngineSettings(run.device, run.dtype, run.threads, run.offline, run.trust_remote_code)
+    )
+    longest = session.longest or LONGEST
+    if seq_len is not None and seq_len > longest:
+        raise UsageError(
+            f"--seq-len {seq_len} is longer than the {longest} positions of {source}; choose at most {longest}"
+        )
+    return session

@@ -17,11 +17,12 @@ from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
 from autolr.methods import get_methods
 from autolr.progress import Progress
-from autolr.search.sampler.registry import check_sampler
+from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.budgets import Budget
+from autolr.spec.plain import Strict, parse_plain, read_yaml
 from autolr.spec.spaces import load_space_config, presets
-from autolr.spec.study import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
+from autolr.spec.study import DataSpec, RunSpec, SearchSpec, StudySpec, make_spec
 from autolr.workflows.comparison_rows import outcome, summarize_rows
 from autolr.workflows.search import run_search
 
@@ -127,7 +128,7 @@ def read_comparison(file: Path) -> Comparison:
     ]
     for entry in entries:
         load_space_config(entry.space)
-        check_sampler(entry.sampler)
+        SAMPLERS.get(entry.sampler)
         get_methods(entry.methods)
     changes = {
         "model": beside(comparison.model),

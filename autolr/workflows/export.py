@@ -1,40 +1,36 @@
 """A trial -> a checkpoint on disk that is proved to give the same logits when it is loaded again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from autolr.bank import Bank
-from autolr.checkpoint.dense import homeless_biases, save_dense
 from autolr.checkpoint.fold import fold_biases, nearest_to_one
-from autolr.checkpoint.load import verify_roundtrip
-from autolr.checkpoint.runtime.rewrites import applied
-from autolr.checkpoint.save import save_checkpoint
+from autolr.checkpoint.formats import FORMATS, Format
+from autolr.checkpoint.verify import verify
 from autolr.errors import AutolrError, UsageError
 from autolr.model.inputs import Batch
 from autolr.model.kind import is_causal_class
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.recovery.refit import Corrections, refitted
+from autolr.recovery.base import Changes, recovered
 from autolr.report.card import model_card
-from autolr.score import Scorer
+from autolr.results import FrontMember, Report
 from autolr.search.scorers import scorer_of
-from autolr.types import Candidate
+from autolr.tasks import Scorer
 
-Form = Literal["hf", "dense"]
-DENSE_TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
-"""Largest difference of a logit allowed between the low-rank model and its factors multiplied out: rounding only."""
+EXPORT_FORMAT = "hf"
+"""Of the checkpoint that a study leaves of its winner, and of those that are timed."""
 _CHECK_BATCHES = 2
 
 
 def export(
     inputs: Inputs,
     bank: Bank,
-    member: Mapping[str, Any],
-    corrections: Corrections,
-    report: Mapping[str, Any] | None,
+    member: FrontMember,
+    changes: Changes | None,
+    report: Report | None,
     directory: Path,
-    form: Form,
+    format: str,
     progress: Progress,
 ) -> float:
     """Write a checkpoint and prove it.
@@ -42,40 +38,35 @@ def export(
     Args:
         inputs: the opened inputs.
         bank: decompositions.
-        member: the trial, in the form of front.json.
-        corrections: of its layers, by a refit; empty: they stay as they were truncated.
+        member: what to write.
+        changes: of its layers, by a recovery; None: they stay as they were truncated.
         report: its scores on the report part, for the model card.
         directory: to write.
-        form: ``hf`` keeps the low-rank layers, ``dense`` multiplies them out.
+        format: name of the format, of :data:`autolr.checkpoint.formats.FORMATS`.
         progress: told what is under way.
 
     Returns:
-        The largest absolute difference of a logit between the model in memory and the one loaded; 0 for ``hf``.
+        The largest absolute difference of a logit between the model in memory and the one loaded; 0 where the format
+        keeps every bit.
 
     Raises:
         AutolrError: the reloaded model's logits differ.
-        UsageError: the directory cannot be written.
+        UsageError: there is no such format, or the directory cannot be written.
     """
+    kind = FORMATS.get(format)
     check_not_dense(directory, inputs.spec.model)
-    what = f"trial {member['trial']}" if member["scores"] else member["origin"]
+    what = f"trial {member.trial}" if member.scores else member.origin
     progress.start(f"export {what} to {directory} and load it again")
-    candidate = Candidate.from_json(member["candidate"])
-    source = inputs.spec.model or "the embedded example"
-    auto = "AutoModelForCausalLM" if is_causal_class(inputs.model) else "AutoModelForSequenceClassification"
-    card = model_card(source, member, report, form, auto, inputs.spec.search.objective, len(corrections))
+    card = _card(inputs, member, changes, report, kind)
     batches = _checks(inputs.batches("selection"))
-    scorer = scorer_of(inputs, bank, "selection", progress) if form == "dense" else None  # before compressing
-    with refitted(inputs.model, candidate, bank, corrections):
-        changed = bool(candidate.choices or applied(inputs.model))
+    scorer = None if kind.homeless is None else scorer_of(inputs, bank, "selection", progress)  # before compressing
+    with recovered(inputs.model, member.candidate, bank, changes):
         if scorer is not None:
-            _fold(inputs, bank, scorer, progress)
-        if form == "dense" or not changed:
-            save_dense(inputs.model, directory, inputs.tokenizer, card)
-        else:
-            save_checkpoint(inputs.model, directory, inputs.tokenizer, card)
+            _fold(inputs, bank, kind, scorer, progress)
+        kind.write(inputs.model, inputs.tokenizer, card, directory)
         progress.update(0.5)
-        allowed = DENSE_TOLERANCE[inputs.spec.run.dtype] if form == "dense" and changed else 0.0
-        difference = verify_roundtrip(inputs.model, directory, batches, allowed)
+        allowed = kind.allowed(inputs.model)
+        difference = verify(inputs.model, kind.reload(directory, inputs.model), batches, allowed)
     if not difference <= allowed:
         raise AutolrError(
             f"the checkpoint at {directory} does not reproduce the model: logits differ by {difference:.3g}, "
@@ -85,14 +76,22 @@ def export(
     return difference
 
 
-def _fold(inputs: Inputs, bank: Bank, scorer: Scorer, progress: Progress) -> None:
-    """Fold biases that the dense architecture has no place for into the weights, and say what it costs."""
-    names = homeless_biases(inputs.model)
+def _card(inputs: Inputs, member: FrontMember, changes: Changes | None, report: Report | None, kind: Format) -> str:
+    source = inputs.spec.model or "the embedded example"
+    auto = "AutoModelForCausalLM" if is_causal_class(inputs.model) else "AutoModelForSequenceClassification"
+    note = None if changes is None else changes.note()
+    loading = kind.loading.format(auto=auto)
+    return model_card(source, member, report, note, inputs.spec.search.objective, loading, kind.keeps_layers)
+
+
+def _fold(inputs: Inputs, bank: Bank, kind: Format, scorer: Scorer, progress: Progress) -> None:
+    """Fold biases that the format has no place for into the weights, and say what it costs."""
+    names = [] if kind.homeless is None else kind.homeless(inputs.model)
     if not names:
         return
     before = scorer.score(inputs.model, progress.check)["divergence"]
     stats = {name: bank.stats(name) for name in names}
-    fold_biases(inputs.model, {name: nearest_to_one(one.mean, one.in_gram) for name, one in stats.items()})
+    fold_biases(inputs.model, {name: nearest_to_one(layer.mean, layer.in_gram) for name, layer in stats.items()})
     after = scorer.score(inputs.model, progress.check)["divergence"]
     progress.note(
         f"{type(inputs.model).__name__} has no biases in {len(names)} layers; they are folded into the weights: "
@@ -110,7 +109,7 @@ def check_not_dense(directory: Path, model: str | None) -> None:
         raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
 
 
-def _checks(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def _checks(batches: Sequence[Batch]) -> list[Batch]:
     """Return the shortest and the longest batch, without labels."""
     chosen = [batches[0], batches[-1]][: max(1, min(_CHECK_BATCHES, len(batches)))]
     return [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in chosen]

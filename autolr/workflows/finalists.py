@@ -1,66 +1,74 @@
-"""Refitting the few candidates that may become the winner, kept beside the bank so that nothing is computed twice."""
+"""Recovering the few candidates that may become the winner, kept beside the bank so that nothing is computed twice."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from autolr.bank import Bank
 from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.recovery.refit import VERSION, Correction, Corrections, refit
-from autolr.types import Candidate
+from autolr.records import Candidate
+from autolr.recovery.base import Changes, Recovery
+from autolr.recovery.registry import RECOVERIES
+from autolr.results import FrontMember
+from autolr.spec.study import StudySpec
 
-REFIT_EXAMPLES = 512
-"""Calibration examples that layers are refitted on (1,536 were measured to lower the divergence by 2 % more)."""
+
+def recovery_of(spec: StudySpec) -> Recovery | None:
+    """Return what a study does to its finalists after truncation; None: nothing.
+
+    Raises:
+        UsageError: there is no recovery of that name.
+    """
+    return RECOVERIES.get(spec.search.recovery) if spec.search.refit else None
 
 
-def corrections_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> Corrections:
-    """Return what a refit changes in a candidate's layers; nothing where the study does without.
+def changes_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> Changes | None:
+    """Return what the study's recovery changes in a candidate's layers; None where it does without, or changes nothing.
 
     Args:
         inputs: the opened inputs.
-        bank: decompositions; the corrections are kept in its folder.
+        bank: decompositions; what was computed is kept in its folder.
         candidate: what is compressed.
         progress: told what is under way.
+
+    Raises:
+        AutolrError: the recovery failed.
     """
-    if not inputs.spec.search.refit or not candidate.choices:
-        return {}
-    path, key = bank.directory / "refit" / f"{candidate.digest}.safetensors", _key(inputs, candidate)
-    stored = read_kept(path, key)
-    if stored is not None:
-        names = {name.removesuffix("/left") for name in stored if name.endswith("/left")}
-        return {name: Correction(stored[f"{name}/left"], stored[f"{name}/bias"]) for name in names}
-    data = inputs.parts.calibration.take(REFIT_EXAMPLES, inputs.spec.seed)
-    batches = inputs.batches_of(data)
-    progress.start(f"refit {len(candidate.choices)} layers on {len(data)} {inputs.task.noun}")
+    recovery = recovery_of(inputs.spec)
+    if recovery is None or not candidate.choices:
+        return None
+    path, key = bank.directory / recovery.name / f"{candidate.digest}.safetensors", _key(inputs, recovery, candidate)
+    tensors = read_kept(path, key)
+    if tensors is None:
+        calibration = inputs.parts.calibration
+        data = calibration if recovery.examples is None else calibration.take(recovery.examples, inputs.spec.seed)
+        progress.start(f"{recovery.name} {len(candidate.choices)} layers on {len(data)} {inputs.task.noun}")
 
-    def step(share: float) -> None:
-        progress.check()
-        progress.update(share)
+        def tick(share: float) -> None:
+            progress.check()
+            progress.update(share)
 
-    corrections = refit(inputs.model, candidate, bank, batches, step)
-    tensors = {f"{name}/left": one.left for name, one in corrections.items()}
-    write_kept(path, key, tensors | {f"{name}/bias": one.bias for name, one in corrections.items()})
-    return corrections
+        tensors = dict(recovery.compute(inputs.model, candidate, bank, inputs.batches_of(data), tick))
+        write_kept(path, key, tensors)
+    return Changes(recovery, tensors) if tensors else None
 
 
-def kept_corrections(inputs: Inputs, bank: Bank, member: Mapping[str, Any], progress: Progress) -> Corrections:
-    """Return the corrections of a member that was scored on the selection part; none where they were not better there.
+def changes_of_member(inputs: Inputs, bank: Bank, member: FrontMember, progress: Progress) -> Changes | None:
+    """Return the changes of a member that was scored on the selection part; None where they were not better there.
 
     Args:
         inputs: the opened inputs.
         bank: decompositions.
-        member: in the form of result.json.
+        member: of the study's result.
         progress: told what is under way.
     """
-    if "before_refit" not in member:
-        return {}
-    return corrections_of(inputs, bank, Candidate.from_json(member["candidate"]), progress)
+    if member.variant.recovery is None:
+        return None
+    return changes_of(inputs, bank, member.candidate, progress)
 
 
-def _key(inputs: Inputs, candidate: Candidate) -> str:
+def _key(inputs: Inputs, recovery: Recovery, candidate: Candidate) -> str:
     versions = {method.name: method.version for method in inputs.methods}
-    described = [inputs.calibration_key, candidate.to_json(), versions, REFIT_EXAMPLES, VERSION, inputs.spec.seed]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    described = [inputs.calibration_key, candidate.to_json(), versions, recovery.examples, recovery.version]
+    return hashlib.sha256(json.dumps([*described, inputs.spec.seed]).encode()).hexdigest()

@@ -18,13 +18,14 @@ from autolr.methods import get_methods
 from autolr.model.units import Units
 from autolr.problem import Inputs
 from autolr.progress import Progress, Silent
+from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.preparation import build_bank
 from autolr.search.scorers import scorer_of
-from autolr.search.study.evaluator import Objective, describe
+from autolr.search.study.evaluator import Objective
 from autolr.types import Candidate
-from autolr.workflows.export import Form, export
-from autolr.workflows.finalists import corrections_of
-from autolr.workflows.select import report_on
+from autolr.workflows.export import EXPORT_FORMAT, export
+from autolr.workflows.final_report import report_on
+from autolr.workflows.finalists import changes_of
 from autolr.workflows.verify_latency import latency_budgets, time_checkpoint
 
 EXAMPLES = 4
@@ -34,7 +35,7 @@ _SECONDS = 1.0
 _FAILED = "the end of the study was tried before its beginning, and failed"
 
 
-def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[Form] = ("hf",)) -> None:
+def rehearse(inputs: Inputs, folder: Path, progress: Progress, formats: Sequence[str] = (EXPORT_FORMAT,)) -> None:
     """Export one compressed layer to a temporary folder, by way of everything that a study does.
 
     Its rank is the highest that saves anything: what it computes is nearly what the dense model does, so that no model
@@ -44,7 +45,7 @@ def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[F
         inputs: the opened inputs.
         folder: of the study; the temporary folder is in it, since that is the disk that must have room.
         progress: told what is under way.
-        forms: in which checkpoints will be wanted.
+        formats: in which checkpoints will be wanted.
 
     Raises:
         AutolrError: something failed that would have failed at the end of the study.
@@ -52,7 +53,7 @@ def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[F
     progress.start(f"rehearse on {EXAMPLES} examples: one layer, its refit, its checkpoint loaded again")
     with passing_folder(folder, "rehearsal-") as temporary:
         try:
-            _rehearse(_small(inputs), temporary, forms)
+            _rehearse(_small(inputs), temporary, formats)
         except AutolrError as error:
             raise type(error)(f"{_FAILED}: {error}") from error
         except Exception as error:  # whatever a model's or tokenizer's own code raises, what was tried is to be told
@@ -60,20 +61,20 @@ def rehearse(inputs: Inputs, folder: Path, progress: Progress, forms: Sequence[F
     progress.update(1.0)
 
 
-def _rehearse(inputs: Inputs, folder: Path, forms: Sequence[Form]) -> None:
+def _rehearse(inputs: Inputs, folder: Path, formats: Sequence[str]) -> None:
     silent = Silent()
     bank = build_bank(inputs, folder / "bank", silent)
     unit = inputs.units.units[0]
     candidate = Candidate.of({unit.name: low_rank(_METHOD, max(1, unit.break_even - 1))})
     evaluation = Objective(inputs, bank, scorer_of(inputs, bank, "search", silent)).evaluate(candidate, silent.check)
-    trial = {"trial": 0, "origin": "rehearsal", "constraints": {}}
-    member = {**trial, **describe(evaluation, inputs.costs.dense)}
-    corrections = corrections_of(inputs, bank, candidate, silent)
-    report = report_on(inputs, bank, candidate, corrections, silent)
-    for form in forms:
-        export(inputs, bank, member, corrections, report, folder / form, form, silent)
+    cost = RelativeCost.of(evaluation.cost, inputs.costs.dense)
+    member = FrontMember(0, "rehearsal", Variant(candidate), cost, evaluation.scores, {})
+    changes = changes_of(inputs, bank, candidate, silent)
+    report = report_on(inputs, bank, candidate, changes, silent)
+    for name in formats:
+        export(inputs, bank, member, changes, report, folder / name, name, silent)
     if latency_budgets(inputs):
-        time_checkpoint(inputs, folder / forms[0], silent, processes=1, seconds=_SECONDS)
+        time_checkpoint(inputs, folder / formats[0], silent, processes=1, seconds=_SECONDS)
 
 
 def _small(inputs: Inputs) -> Inputs:

@@ -2,11 +2,11 @@
 
 The table is right on average over models of all sizes. The candidates of a search are all alike, of one size and with
 the ranks that the knapsack chooses, and what the table gets wrong of one it gets wrong of all. So the knapsack's own
-solution is exported and timed as the winner will be, and the predictions are multiplied by what was found.
+solution is exported and timed as the winner will be, and the predictions are multiplied by how far off they were.
 """
 
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from autolr.allocation.knapsack import allocate
@@ -14,9 +14,10 @@ from autolr.bank import Bank
 from autolr.cost.price import check_reachable, read_times, store_times
 from autolr.problem import Inputs
 from autolr.progress import Progress
+from autolr.records import Candidate
+from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.curve_scales import make_menus
-from autolr.types import Candidate
-from autolr.workflows.export import export
+from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.verify_latency import time_checkpoint
 
 CLOSE = 0.01
@@ -52,10 +53,9 @@ def tune(inputs: Inputs, bank: Bank, file: Path, progress: Progress) -> Inputs:
 
 
 def _measured_share(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> float:
-    costs = {"ratio": {}, "absolute": {}, "conditions": asdict(inputs.costs.dense.conditions)}
-    member = {"trial": 0, "origin": "knapsack", "candidate": candidate.to_json(), "costs": costs, "scores": {}}
+    cost = RelativeCost.of(inputs.costs.cost(candidate), inputs.costs.dense)
+    member = FrontMember(0, "the knapsack's solution", Variant(candidate), cost, {}, {})
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "solution"
-        export(inputs, bank, member, {}, None, directory, "hf", progress)
-        ratio: float = time_checkpoint(inputs, directory, progress)["ratio"]
-    return ratio
+        export(inputs, bank, member, None, None, directory, EXPORT_FORMAT, progress)
+        return time_checkpoint(inputs, directory, progress).ratio

@@ -4,19 +4,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from autolr.cost.clock import Timing
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
 from autolr.problem import Inputs
 from autolr.progress import Progress
+from autolr.results import LatencyCheck
 from autolr.spec.budgets import Budget
 
 PRECISION = 0.01
+"""Half-width of the ratio's interval that each process stops at, as a share of the ratio."""
 PROCESSES = 5
 SECONDS = 8.0
+"""That each process times, at most."""
 
 
 def latency_budgets(inputs: Inputs) -> list[Budget]:
@@ -33,7 +37,7 @@ def meets_latency(inputs: Inputs, ratio: float, milliseconds: float) -> bool:
 
 def time_checkpoint(
     inputs: Inputs, checkpoint: Path, progress: Progress, processes: int = PROCESSES, seconds: float = SECONDS
-) -> dict[str, Any]:
+) -> LatencyCheck:
     """Time an exported checkpoint against the dense model in new processes, as ``autolr bench`` does.
 
     One process knows its ratio to a per cent and still differs from the next by several: what else the machine does
@@ -45,10 +49,6 @@ def time_checkpoint(
         progress: told what is under way.
         processes: how many.
         seconds: that each takes at most, beside loading.
-
-    Returns:
-        ``ratio`` and ``ms``, medians over the processes; ``ratio_range``, the lowest and the highest ratio;
-        ``processes``, the ratio of each with its 95 % interval; ``within``, whether the medians meet the budgets.
 
     Raises:
         AutolrError: a process failed.
@@ -69,27 +69,26 @@ def time_checkpoint(
     flags = [text for name, value in options.items() if value is not None for text in (name, str(value))]
     flags += ["--trust-remote-code"] if spec.run.trust_remote_code else []
     flags += ["--offline"] if spec.run.offline else []
-    program = "from autolr.cli import app; app()"
-    command = [sys.executable, "-c", program, "bench", dense, str(checkpoint), "--json", *flags]
+    command = [sys.executable, "-m", "autolr", "bench", dense, str(checkpoint), "--json", *flags]
     timed = []
     for done in range(processes):
         progress.check()
         timed.append(_run(command, checkpoint))
         progress.update((done + 1) / processes)
-    ratios = [one["ratio"] for one in timed]
-    ratio, milliseconds = median(ratios), 1e3 * median(one["median"] for one in timed)
-    return {
-        "ms": milliseconds,
-        "ratio": ratio,
-        "ratio_range": [min(ratios), max(ratios)],
-        "processes": [[one["ratio"], one["ratio_low"], one["ratio_high"]] for one in timed],
-        "within": meets_latency(inputs, ratio, milliseconds),
-    }
+    ratios = [timing.ratio for timing in timed]
+    ratio, milliseconds = median(ratios), 1e3 * median(timing.median for timing in timed)
+    return LatencyCheck(
+        ms=milliseconds,
+        ratio=ratio,
+        ratio_range=(min(ratios), max(ratios)),
+        processes=tuple((timing.ratio, timing.ratio_low, timing.ratio_high) for timing in timed),
+        within=meets_latency(inputs, ratio, milliseconds),
+    )
 
 
-def _run(command: Sequence[str], checkpoint: Path) -> dict[str, Any]:
+def _run(command: Sequence[str], checkpoint: Path) -> Timing:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own program
     if done.returncode != 0:
         raise AutolrError(f"timing {checkpoint} failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
-    small: dict[str, Any] = json.loads(done.stdout)["models"][1]
-    return small
+    small = json.loads(done.stdout)["models"][1]
+    return Timing(**{field.name: small[field.name] for field in fields(Timing)})

@@ -16,8 +16,10 @@ from common import Lines, spec
 from autolr.data.nli import Columns, load_nli
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
-from autolr.score import NliScorer, divergence, mean_score, predict
+from autolr.scores.built_in import divergence
 from autolr.search.study.folder import StudyFolder
+from autolr.tasks import mean_score
+from autolr.tasks.class_scorer import ClassScorer, predict
 from autolr.types import Candidate
 from autolr.workflows.search import open_study, run_search
 
@@ -36,7 +38,7 @@ def unseen_pairs(inputs):
 def compare(opened, seed_candidate, winner, data):
     """Return accuracy and divergence of both candidates, and their paired differences."""
     inputs = opened.inputs
-    scorer = NliScorer.of(inputs.model, pair_batches(inputs.tokenizer, data, 64, inputs.max_length))
+    scorer = ClassScorer.of(inputs.model, pair_batches(inputs.tokenizer, data, 64, inputs.max_length))
     logits = []
     for candidate in (seed_candidate, winner):
         with compressed(inputs.model, candidate, opened.bank):

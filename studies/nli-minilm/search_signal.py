@@ -15,9 +15,9 @@ from search import unseen_pairs
 
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
-from autolr.score import NliScorer
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished
+from autolr.tasks.class_scorer import ClassScorer
 from autolr.types import Candidate
 from autolr.workflows.search import open_study
 
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     trials = {t.user_attrs["digest"]: t for t in finished(study.load_study()) if feasible(t)}
     chosen = list(trials.values())[:: max(1, -(-len(trials) // MOST))]
     data = unseen_pairs(inputs)
-    scorer = NliScorer.of(inputs.model, pair_batches(inputs.tokenizer, data, 64, inputs.max_length))
+    scorer = ClassScorer.of(inputs.model, pair_batches(inputs.tokenizer, data, 64, inputs.max_length))
     rows = []
     for trial in chosen:
         with compressed(inputs.model, Candidate.from_json(trial.user_attrs["candidate"]), opened.bank):

@@ -20,9 +20,9 @@ import autolr  # noqa: F401  registers the layers
 from autolr.checkpoint.load import load_checkpoint
 from autolr.model.load import load_tokenizer
 from autolr.model.padding import ensure_padding
-from autolr.score.nli import NliScorer
 from autolr.spec.study import make_spec
 from autolr.tasks import task_for
+from autolr.tasks.class_scorer import ClassScorer
 
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[3] / "shared"))
 DATA = ASSETS / "data/nli/snli_test.jsonl.gz"
@@ -50,11 +50,11 @@ def main(checkpoints: dict[str, str]) -> None:
         task = task_for(spec, model, tokenizer, path)
         data = task.load(spec, str(DATA), None)
         batches = task.batches(data, 64, "cpu")
-        own = NliScorer.of(model, batches)
+        own = ClassScorer.of(model, batches)
         dense = dense or own
         for step, change in STEPS.items():
             answers = own.answers(change(model), batches)
-            scores, alone = NliScorer(batches, dense.dense).compare(answers), own.compare(answers)
+            scores, alone = ClassScorer(batches, dense.dense).compare(answers), own.compare(answers)
             row = {"model": name, "step": step, "n": len(data)}
             row |= {key: [score.value, score.stderr] for key, score in scores.items()}
             row["against its own float32"] = {key: alone[key].value for key in ("agreement", "divergence")}

@@ -21,8 +21,8 @@ from autolr.checkpoint.load import load_checkpoint
 from autolr.data.probing import ProbingTask, load_probing_tasks
 from autolr.model.inputs import longest_input
 from autolr.model.padding import ensure_padding
-from autolr.score.features import features
-from autolr.score.probing import ProbeScorer, probe_sentences
+from autolr.probes.features import features
+from autolr.probes.scorer import ProbeScorer, probe_sentences
 from autolr.workflows.probe import probed
 
 KINDS = ("ridge", "logistic")

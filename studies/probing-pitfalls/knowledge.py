@@ -30,12 +30,11 @@ from autolr.allocation.knapsack import allocate
 from autolr.data.minimal_pairs import load_minimal_pairs
 from autolr.data.probing import load_probing_tasks
 from autolr.forms.swap import compressed
+from autolr.probes.features import features
+from autolr.probes.minimal_pairs import preferred
+from autolr.probes.scorer import probe_sentences
 from autolr.problem import Inputs, open_inputs
 from autolr.progress import Silent
-from autolr.score import mean_score
-from autolr.score.features import features
-from autolr.score.minimal_pairs import preferred
-from autolr.score.probing import probe_sentences
 from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import build_bank
 from autolr.search.scorers import scorer_of
@@ -43,6 +42,7 @@ from autolr.search.spaces.grouped import uniform_candidate
 from autolr.search.study.evaluator import describe_score
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec, make_spec
+from autolr.tasks import mean_score
 from autolr.types import Candidate
 from autolr.workflows.probe import probed
 from autolr.workflows.search import run_search

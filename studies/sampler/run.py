@@ -19,7 +19,9 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from synthetic_allocation import Allocation, run
 
-from autolr.search.sampler.registry import SAMPLERS, BoTorchSampler, make_sampler
+from autolr.search.sampler.base import SpaceInfo
+from autolr.search.sampler.botorch_sampler import BoTorchSampler
+from autolr.search.sampler.registry import SAMPLERS, build_sampler
 
 
 def quality(options: argparse.Namespace) -> None:
@@ -28,9 +30,9 @@ def quality(options: argparse.Namespace) -> None:
             fractions, began = [], time.process_time()
             for seed in range(options.seeds):
                 problem = Allocation.random(layers, seed)
-                sampler = make_sampler(name, seed, options.startup)
-                if options.known:
-                    sampler = BoTorchSampler(seed, options.startup, known=problem.known())
+                sampler = build_sampler(name, seed, SpaceInfo(n_startup=options.startup))
+                if options.computed:
+                    sampler = BoTorchSampler(seed, options.startup, computed=problem.computed())
                 study = run(problem, sampler, options.trials)
                 fractions.append(round(problem.fraction(study), 4))
             seconds = (time.process_time() - began) / (options.seeds * (options.trials - options.startup))
@@ -43,8 +45,8 @@ def speed(options: argparse.Namespace) -> None:
         for layers in options.layers:
             for n_trials in options.at:
                 problem = Allocation.random(layers, 0)
-                study = run(problem, make_sampler("random", 0), n_trials)
-                study.sampler = make_sampler(name, 0, 8)
+                study = run(problem, build_sampler("random", 0), n_trials)
+                study.sampler = build_sampler(name, 0, SpaceInfo(n_startup=8))
                 show(sampler=name, layers=layers, trials=n_trials, seconds=min(ask(study) for _ in range(3)))
 
 
@@ -65,13 +67,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["quality", "speed"])
     parser.add_argument(
-        "--samplers", nargs="+", default=["botorch", "tpe", "nsga2", "random"], choices=sorted(SAMPLERS)
+        "--samplers", nargs="+", default=["botorch", "tpe", "nsga2", "random"], choices=sorted(SAMPLERS.names())
     )
     parser.add_argument("--layers", nargs="+", type=int, default=[24])
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--startup", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--known", action="store_true", help="botorch: the cost is computed, not modelled")
+    parser.add_argument("--computed", action="store_true", help="botorch: the cost is computed, not modelled")
     parser.add_argument("--at", nargs="+", type=int, default=[50, 100, 200])
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

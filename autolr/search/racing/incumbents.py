@@ -8,11 +8,11 @@ import numpy as np
 
 from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.problem import Inputs
-from autolr.score import Scorer
-from autolr.score.sampling import Array
-from autolr.score.scorer import Answers
-from autolr.search.racing.race import COST_TOLERANCE, REFERENCES, Heat, Rival, example_sizes
-from autolr.spec.objectives import SIGN
+from autolr.scores import SCORES
+from autolr.search.racing.race import COST_TOLERANCE, REFERENCES, Incumbent, Race, example_sizes
+from autolr.search.racing.sampling import Array
+from autolr.tasks import Scorer
+from autolr.tasks.scorer import Answers
 from autolr.types import Candidate
 
 
@@ -27,7 +27,7 @@ class _Scored:
 
 
 @dataclass
-class Rivals:
+class Incumbents:
     """The fully scored, compressed trials of a study, and their logits, which are kept in its folder.
 
     Attributes:
@@ -51,11 +51,11 @@ class Rivals:
         write_kept(self._file(trial), self._key(candidate), {"logits": logits})
 
     def add(self, trial: int, candidate: Candidate, value: float, feasible: bool) -> None:
-        """Take up a trial that was scored on everything, in the order of their numbers; the dense model is no rival."""
+        """Take up a trial that was scored on everything, in the order of the numbers; not the dense model."""
         if candidate.choices:
             self._scored.append(_Scored(trial, candidate, value, feasible))
 
-    def heat(self, candidate: Candidate) -> Heat | None:
+    def race(self, candidate: Candidate) -> Race | None:
         """Return the race that a candidate has to run, against the best that costs no more in any budget's quantity.
 
         None where racing is off (with the probes as an objective it is: nothing is known of those of a stopped
@@ -64,20 +64,22 @@ class Rivals:
         search = self.inputs.spec.search
         if not search.racing or search.probe_axis or not candidate.choices or len(self._scored) < REFERENCES:
             return None
-        sign = SIGN[search.objective]
+        if len(self.scorer.dense) != len(self.inputs.parts.search):  # one number for all examples
+            return None
+        sign = SCORES.get(search.objective).sign
         most = [amount * (1 + COST_TOLERANCE) for amount in self._amounts(candidate)]
         cheap = [
-            one
-            for one in self._scored
-            if one.feasible and all(a <= b for a, b in zip(self._amounts(one.candidate), most, strict=True))
+            trial
+            for trial in self._scored
+            if trial.feasible and all(a <= b for a, b in zip(self._amounts(trial.candidate), most, strict=True))
         ]
         if not cheap:
             return None
-        best = min(cheap, key=lambda one: (sign * one.value, one.trial))
+        best = min(cheap, key=lambda trial: (sign * trial.value, trial.trial))
         if self._sizes is None:
-            references = [self._answers(one) for one in self._scored[:REFERENCES]]
+            references = [self._answers(trial) for trial in self._scored[:REFERENCES]]
             self._sizes = example_sizes(self.scorer, search.objective, references)
-        return Heat(self._sizes, Rival(best.trial, self._answers(best)))
+        return Race(self._sizes, Incumbent(best.trial, self._answers(best)))
 
     def stderr(self, logits: Answers) -> float:
         """Return the standard error of the objective as far as it differs from the study's first compressed candidate.
@@ -93,20 +95,20 @@ class Rivals:
 
     def stderr_of(self, trial: int) -> float:
         """Return the same of a trial that was scored on everything."""
-        return self.stderr(self._answers(next(one for one in self._scored if one.trial == trial)))
+        return self.stderr(self._answers(next(scored for scored in self._scored if scored.trial == trial)))
 
     def _amounts(self, candidate: Candidate) -> list[float]:
         cost = self.inputs.costs.cost(candidate)
         return [float(cost.get(quantity)) for quantity in self.inputs.limits]
 
-    def _answers(self, one: _Scored) -> Answers:
-        if one.trial not in self._logits:
-            stored = read_kept(self._file(one.trial), self._key(one.candidate))
+    def _answers(self, scored: _Scored) -> Answers:
+        if scored.trial not in self._logits:
+            stored = read_kept(self._file(scored.trial), self._key(scored.candidate))
             if stored is None:
-                self.keep(one.trial, one.candidate, self.rescore(one.candidate))
+                self.keep(scored.trial, scored.candidate, self.rescore(scored.candidate))
             else:
-                self._logits[one.trial] = stored["logits"]
-        return self._logits[one.trial]
+                self._logits[scored.trial] = stored["logits"]
+        return self._logits[scored.trial]
 
     def _file(self, trial: int) -> Path:
         return self.folder / f"{trial}.safetensors"

@@ -1,14 +1,14 @@
 """Racing: a candidate is scored on growing parts of the search data, until it is dominated or all are seen.
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
-:mod:`autolr.score.sampling`; what separates is learned from the first candidates, which see everything). It races the
+:mod:`autolr.search.racing.sampling`; what separates is learned from the first, which see everything). It races the
 best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is
 estimated over the examples both have seen, and where it is above zero with the stated confidence the rest is spared.
 
-What a stopped candidate leaves is the rival's score plus the estimated difference, with its standard error. Whether to
-stop depends on nothing but what the estimate itself is made of, so to a model that takes estimate and standard error as
-a likelihood, as the sampler's Gaussian process does, the stopping rule adds nothing (Berger and Wolpert 1988, The
-Likelihood Principle, section 4.2). That all candidates see the same examples is not modelled.
+What a stopped candidate leaves is the incumbent's score plus the estimated difference, with its standard error.
+Whether to stop depends on nothing but what the estimate itself is made of, so to a model that takes estimate and
+standard error as a likelihood, as the sampler's Gaussian process does, the stopping rule adds nothing (Berger and
+Wolpert 1988, The Likelihood Principle, section 4.2). That all candidates see the same examples is not modelled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,18 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from autolr.score import Scorer
-from autolr.score.forward import Batch
-from autolr.score.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
-from autolr.score.scorer import Answers
-from autolr.spec.objectives import SIGN
+from autolr.scores import SCORES
+from autolr.search.racing.sampling import Array, Mean, Rows, inclusion_probabilities, sampling_order, weighted_mean
+from autolr.tasks import Scorer
+from autolr.tasks.forward import Batch
+from autolr.tasks.scorer import Answers
 from autolr.types import Score
 
 CONFIDENCE = 0.95
-"""A candidate that the rival does not beat on the search data is stopped, over all looks together, with a probability
-of at most 1 less this, as far as the t distribution holds for the differences of so many examples. Where rare examples
-with large losses set two candidates apart it holds badly: 0.3 instead of 0.05 was seen on differences made for that."""
+"""A candidate that the incumbent does not beat on the search data is stopped, over all looks together, with a
+probability of at most 1 less this, as far as the t distribution holds for the differences of so many examples. Where
+rare examples with large losses set two candidates apart it holds badly: 0.3 instead of 0.05 was seen on differences
+made for that."""
 LOOKS = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
 """Shares of the examples after which a candidate may be stopped."""
 LEAST_EXAMPLES = 50
@@ -38,13 +39,13 @@ LEAST_EXAMPLES = 50
 REFERENCES = 4
 """Compressed candidates that see everything first; from them it is learned which examples separate candidates."""
 COST_TOLERANCE = 0.005
-"""A rival may cost this share more: so much the knapsack leaves unspent or not by accidents of rounding."""
+"""An incumbent may cost this share more: so much the knapsack leaves unspent or not by accidents of rounding."""
 EVEN_SHARE = 0.5
 """Share of the samples that is spread evenly, for examples on which the first candidates happened to agree."""
 
 
 @dataclass(frozen=True)
-class Rival:
+class Incumbent:
     """The candidate that another one races: its trial and its logits on all examples."""
 
     trial: int
@@ -52,16 +53,16 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Heat:
+class Race:
     """The race that one candidate has to run.
 
     Attributes:
         sizes: (N,) how much each example separates candidates; see :func:`example_sizes`.
-        rival: whom it races.
+        incumbent: whom it races.
     """
 
     sizes: Array
-    rival: Rival
+    incumbent: Incumbent
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Outcome:
     Attributes:
         scores: by name; for a stopped candidate estimates of what all examples would give, n those seen.
         logits: on all examples; None for a stopped candidate.
-        stderr: of the objective's difference to the rival as a population's mean; 0 without a rival.
+        stderr: of the objective's difference to the incumbent as a population's mean; 0 without a race.
     """
 
     scores: Mapping[str, Score]
@@ -94,8 +95,8 @@ class Part:
     probabilities: Array
 
 
-class Race:
-    """The parts of one study's search data.
+class RacedScorer:
+    """Scores models on growing parts of one study's search data.
 
     Args:
         scorer: of the whole search part.
@@ -122,20 +123,20 @@ class Race:
             rows = np.sort(order[start:end])
             self.parts.append(Part(rows, batches(rows.tolist()), inclusion_probabilities(sizes, end)))
 
-    def run(self, model: nn.Module, rival: Rival, tick: Callable[[], None], halved: bool = False) -> Outcome:
-        """Score a model until it is dominated by the rival with confidence, or on everything.
+    def score(self, model: nn.Module, incumbent: Incumbent, tick: Callable[[], None], halved: bool = False) -> Outcome:
+        """Score a model until it is dominated by the incumbent with confidence, or on everything.
 
         Args:
             model: the compressed model.
-            rival: whom it races.
+            incumbent: whom it races.
             tick: called between batches; may raise to stop.
             halved: run each batch in two halves.
 
         Raises:
             AutolrError: the model's outputs are not finite.
         """
-        theirs = {name: values.numpy() for name, values in self.scorer.values(rival.logits).items()}
-        rows, logits = np.empty(0, dtype=np.int64), torch.empty(0, rival.logits.shape[1])
+        theirs = {name: values.numpy() for name, values in self.scorer.values(incumbent.logits).items()}
+        rows, logits = np.empty(0, dtype=np.int64), torch.empty(0, incumbent.logits.shape[1])
         for part in self.parts:
             rows = np.concatenate([rows, part.rows])
             new = self.scorer.answers(model, part.batches, torch.from_numpy(part.rows), tick, halved)
@@ -157,14 +158,14 @@ class Race:
         looks, weights = len(self.parts) - 1, 1.0 / probabilities
         effective = weights.sum() ** 2 / (weights**2).sum()  # Kish's number of examples
         bound = float(student.ppf(1.0 - (1.0 - CONFIDENCE) / looks, effective - 1))
-        return SIGN[self.objective] * gap.value > bound * gap.stderr
+        return SCORES.get(self.objective).sign * gap.value > bound * gap.stderr
 
 
 def _estimate(name: str, theirs: Array, gap: Mean, n: int) -> Score:
-    """Return the score that all examples would give: the rival's plus the gap."""
+    """Return the score that all examples would give: the incumbent's plus the gap."""
     value = float(theirs.mean()) + gap.value
     stderr = float(np.hypot(theirs.std(ddof=1) / len(theirs) ** 0.5, gap.wide_stderr))
-    return Score(max(value, 0.0) if SIGN[name] > 0 else min(max(value, 0.0), 1.0), stderr, n)
+    return Score(SCORES.get(name).clipped(value), stderr, n)
 
 
 def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers]) -> Array:
@@ -172,18 +173,18 @@ def example_sizes(scorer: Scorer, objective: str, references: Sequence[Answers])
 
     Of scores that are 0 or 1, what two candidates differ by need not be where the first ones differed: all count alike.
     """
-    if objective not in ("divergence", "loss"):
+    if SCORES.get(objective).binary:
         return np.ones(len(scorer.dense))
     return separation(np.stack([scorer.values(logits)[objective].numpy() for logits in references]))
 
 
-def separation(known: Array) -> Array:
+def separation(values: Array) -> Array:
     """Return how much each example tells candidates apart, (candidates, N) -> (N,), positive with mean 1.
 
     The standard deviation over the candidates, which gives the estimated mean its least variance (Neyman), mixed with
     an even share.
     """
-    spread = known.std(axis=0)
+    spread = values.std(axis=0)
     if not spread.any():
-        return np.ones(known.shape[1])
+        return np.ones(values.shape[1])
     return np.asarray(EVEN_SHARE + (1.0 - EVEN_SHARE) * spread / spread.mean())

@@ -2,7 +2,7 @@
 
 Symbols:
     m: objectives, 1 to 3, maximised; g: constraints, feasible at 0 and below.
-    outcomes: the m objectives, then the g constraints, each a Gaussian process of its own in one ``Joint`` model.
+    outcomes: the m objectives, then the g constraints, each a Gaussian process of its own in one ``ModelList`` model.
     n: observed points; b: baseline, those of them that may be on the front; q: pending points; c: candidates.
     d: features.
     S: Monte Carlo samples; k: cells of the undominated part of the objective space.
@@ -32,7 +32,7 @@ from torch import Tensor
 from autolr.pareto import non_dominated
 from autolr.search.sampler.encoding import Array, Mask
 from autolr.search.sampler.gaussian_process import Process
-from autolr.search.sampler.posterior import Joint
+from autolr.search.sampler.posterior import ModelList
 
 N_SAMPLES = (64, 64, 16)  # by the number of objectives: with three, the boxes of one draw take 30 ms
 _SCREEN_SAMPLES = 16
@@ -68,7 +68,7 @@ class Acquisition:
     ) -> None:
         self._m, self._g = len(objectives), len(constraints)
         self._surrogates = [*objectives, *constraints]
-        self._model = Joint(self._surrogates)
+        self._model = ModelList(self._surrogates)
         X, self._reference, self._seed = torch.from_numpy(observed), torch.from_numpy(reference), seed
         with torch.no_grad():
             mean, deviation = self._marginal(X)

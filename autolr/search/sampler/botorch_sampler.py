@@ -11,7 +11,7 @@ processes propose alike, and a study that was killed and resumed goes on exactly
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,15 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from autolr.search.sampler.encoding import Array, Encoding, Mask
+from autolr.search.sampler.base import IsNew, Sampler
+from autolr.search.sampler.encoding import Array, Encoding, Mask, Params
 from autolr.search.sampler.history import STDERR, History, shared_space
-from autolr.search.sampler.known import Known
 from autolr.search.sampler.maximize import Admits, SearchSettings, search, sobol
+from autolr.search.sampler.outcome_models import DeterministicOutcomes, constraint_models, objective_models
 
 if TYPE_CHECKING:
     from autolr.search.sampler.acquisition import Acquisition
 
-IsNew = Callable[[dict[str, Any], Sequence[dict[str, Any]]], bool]
 MOST_TAUGHT = 300
 """Trials that the processes are fitted to: their cost grows with the third power of it, what they learn hardly."""
 _EXACT = 0.1  # deviations of the utilities: vaguer estimates of stopped trials do not place the hypervolume's corner
@@ -63,7 +63,7 @@ class BoTorchSampler(BaseSampler):
         focus: the objective whose best value is worth most, or None where the whole front is; see
             :func:`~autolr.search.sampler.acquisition.reference_point`.
         margin: how far below the worst feasible value the hypervolume's corner lies, as a share of the feasible range.
-        known: objectives and constraints that can be computed for any parameters: they enter as they are and are not
+        computed: objectives and constraints that can be computed for any parameters: they enter as they are and are not
             modelled, which saves evaluations where there are few.
 
     Raises:
@@ -80,7 +80,7 @@ class BoTorchSampler(BaseSampler):
         settings: SearchSettings | None = None,
         focus: int | None = None,
         margin: float = 0.1,
-        known: Known | None = None,
+        computed: DeterministicOutcomes | None = None,
     ) -> None:
         if n_startup < 1:
             raise ValueError(f"n_startup must be at least 1, got {n_startup}")
@@ -90,7 +90,7 @@ class BoTorchSampler(BaseSampler):
         self._noise_attr = noise_attr
         self._settings = settings or SearchSettings()
         self._margin, self._focus = margin, focus
-        self._known = known
+        self._computed = computed
 
     def reseed_rng(self) -> None:
         """Do nothing: there is no state to reseed, and trials of parallel workers differ by their numbers."""
@@ -99,15 +99,13 @@ class BoTorchSampler(BaseSampler):
         """Return what all completed trials share."""
         return shared_space(study, trial)
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
         """Propose values for the shared parameters; see :meth:`propose`."""
         return self.propose(study, trial, search_space, 1)[0]
 
     def propose(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution], count: int
-    ) -> list[dict[str, Any]]:
+    ) -> list[Params]:
         """Propose values for the shared parameters, several at once.
 
         The first proposal is the one :meth:`sample_relative` gives; each later one is chosen with those before it
@@ -180,16 +178,15 @@ class BoTorchSampler(BaseSampler):
     def _acquisition(self, history: History, observed: Array, seed: int) -> "Acquisition":
         """Fit the processes to the completed trials, observed (n, p), and return the acquisition."""
         from autolr.search.sampler.acquisition import Acquisition, reference_point
-        from autolr.search.sampler.processes import constraint_processes, objective_processes
 
         encoding = history.encoding
         X = encoding.features(observed)
         stderr = history.standard_errors(self._noise_attr)
-        objectives, y, noise = objective_processes(history, X, stderr, self._known)
+        objectives, y, noise = objective_models(history, X, stderr, self._computed)
         feasible, exact = history.feasible(), history.complete() | (noise <= _EXACT**2).all(axis=1)
         return Acquisition(
             objectives=objectives,
-            constraints=constraint_processes(history, X, self._known),
+            constraints=constraint_models(history, X, self._computed),
             observed=X,
             pending=encoding.features(history.pending),
             reference=reference_point(y, _first_not_empty(feasible & exact, feasible), self._margin, self._focus),
@@ -245,3 +242,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+SAMPLER = Sampler(
+    "botorch",
+    lambda seed, info: BoTorchSampler(seed, info.n_startup, info.is_new, focus=info.focus, computed=info.computed),
+    batches=True,
+    stateless=True,
+)

@@ -19,6 +19,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
+Params = dict[str, Any]
+"""Name -> value of each parameter of a space, as Optuna has it: a number, a string, a bool or None."""
 _ONE_HOT = 1.0 / math.sqrt(2.0)  # two different choices are then at distance 1, as far apart as a numeric range's ends
 
 
@@ -106,9 +108,9 @@ class Encoding:
                 points[:, j] = [part.to_internal_repr(row[name]) for row in rows]
         return points
 
-    def decode(self, point: Array) -> dict[str, Any]:
+    def decode(self, point: Array) -> Params:
         """Return the parameters at a point (p,), as plain Python values."""
-        params: dict[str, Any] = {}
+        params: Params = {}
         for j, (name, part) in enumerate(zip(self.names, self._parts, strict=True)):
             if isinstance(part, _Numeric):
                 value = float(part.value(point[j : j + 1])[0])
@@ -117,7 +119,7 @@ class Encoding:
                 params[name] = part.choices[int(point[j])]
         return params
 
-    def decode_all(self, points: Array) -> list[dict[str, Any]]:
+    def decode_all(self, points: Array) -> list[Params]:
         """Return the parameters at many points, (n, p) -> n; faster than one by one."""
         columns: list[list[Any]] = []
         for j, part in enumerate(self._parts):

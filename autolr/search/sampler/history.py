@@ -18,7 +18,8 @@ from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autolr.search.sampler.encoding import Array, Encoding, Mask
+from autolr.search.optuna_access import enqueued_params, takes
+from autolr.search.sampler.encoding import Array, Encoding, Mask, Params
 
 Space = Mapping[str, BaseDistribution]
 ESTIMATE = "estimate"  # user attribute of a stopped trial: what its values would have been, with standard errors
@@ -132,20 +133,13 @@ def shared_space(study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution
     return {name: distribution for name, distribution in space.items() if not distribution.single()}
 
 
-def _params(trial: FrozenTrial) -> dict[str, Any]:
+def _params(trial: FrozenTrial) -> Params:
     """Return a trial's parameters; those an enqueued one is to have are among its system attributes."""
     if trial.state in _PENDING:
-        return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        return {**enqueued_params(trial), **trial.params}
     return trial.params
 
 
 def _holds(params: Mapping[str, Any], space: Space) -> bool:
     """Return whether the parameters give every one of the space a value that it can take."""
-    return all(name in params and _contains(distribution, params[name]) for name, distribution in space.items())
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except ValueError:  # an enqueued value of another type, or a choice that is no longer there
-        return False
+    return all(name in params and takes(distribution, params[name]) for name, distribution in space.items())

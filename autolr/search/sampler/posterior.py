@@ -23,7 +23,7 @@ from autolr.search.sampler.encoding import Array, Whole
 from autolr.search.sampler.gaussian_process import Process
 
 
-class Joint(Model):
+class ModelList(Model):
     """Independent processes, one for each outcome."""
 
     def __init__(self, surrogates: Sequence[Process]) -> None:

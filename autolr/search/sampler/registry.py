@@ -1,52 +1,44 @@
-"""The samplers a study can be run with, by name."""
+"""The samplers that a study can be run with, by name.
 
-from collections.abc import Callable
-from typing import Any, Literal
+A package adds one with an entry point that names a :class:`~autolr.search.sampler.base.Sampler`::
 
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+    [project.entry-points."autolr.samplers"]
+    sobol = "mypackage.sobol:SAMPLER"
 
-from autolr.errors import UsageError, nearest
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
+:func:`autolr.search.sampler.conformance.check` tests it.
+"""
 
-__all__ = ["SAMPLERS", "BoTorchSampler", "SamplerName", "check_sampler", "make_sampler"]
+from collections.abc import Iterator
 
-SamplerName = Literal["botorch", "gp", "tpe", "nsga2", "random"]
+from optuna.samplers import BaseSampler
 
-#: Name -> ``(seed, n_startup) -> sampler``; NSGA-II's population has ``n_startup``.
-SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "botorch": BoTorchSampler,
-    "gp": lambda seed, n_startup: GPSampler(seed=seed, n_startup_trials=n_startup),
-    "tpe": lambda seed, n_startup: TPESampler(seed=seed, n_startup_trials=n_startup, multivariate=True),
-    "nsga2": lambda seed, n_startup: NSGAIISampler(seed=seed, population_size=max(n_startup, 2)),
-    "random": lambda seed, _startup: RandomSampler(seed=seed),
-}
+from autolr.registry import Registry
+from autolr.search.sampler.base import Sampler, SpaceInfo
 
 
-def make_sampler(name: SamplerName | str, seed: int, n_startup: int = 16, **own: Any) -> BaseSampler:
-    """Make a sampler by its name.
+def _built_in() -> Iterator[Sampler]:
+    from autolr.search.sampler import botorch_sampler, optuna_samplers
+
+    yield botorch_sampler.SAMPLER
+    yield from optuna_samplers.SAMPLERS
+
+
+SAMPLERS = Registry("sampler", Sampler, _built_in)
+
+
+def build_sampler(name: str, seed: int, info: SpaceInfo | None = None) -> BaseSampler:
+    """Build a sampler by its name, for a study without a space that is known beforehand.
 
     Args:
-        name: a key of :data:`SAMPLERS`.
-        seed: of everything random; only ``botorch`` also continues a resumed study exactly.
-        n_startup: finished trials before a model is used.
-        own: further arguments of :class:`~autolr.search.sampler.botorch_sampler.BoTorchSampler`; the others do without.
+        name: of :data:`SAMPLERS`.
+        seed: of everything random.
+        info: what it is told of the search.
 
     Raises:
         UsageError: there is no sampler of that name.
 
     Example:
-        >>> str(make_sampler("random", seed=0))
+        >>> str(build_sampler("random", seed=0))
         'RandomSampler'
     """
-    check_sampler(name)
-    return BoTorchSampler(seed, n_startup, **own) if name == "botorch" else SAMPLERS[name](seed, n_startup)
-
-
-def check_sampler(name: str) -> None:
-    """Raise unless there is a sampler of this name.
-
-    Raises:
-        UsageError: with the nearest name.
-    """
-    if name not in SAMPLERS:
-        raise UsageError(f"there is no sampler {name!r}; {nearest(name, SAMPLERS)}")
+    return SAMPLERS.get(name).build(seed, info or SpaceInfo())

@@ -10,7 +10,6 @@ from autolr.forms.swap import compressed
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score import Scorer
 from autolr.search.curve_scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
 from autolr.search.spaces.grouped import GroupedSpace
@@ -18,6 +17,7 @@ from autolr.search.spaces.importance import ImportanceSpace
 from autolr.search.spaces.per_layer import PerLayerSpace
 from autolr.search.spaces.rules import RULES, Layers, RuleSpace
 from autolr.spec.spaces import GroupedConfig, ImportanceConfig, RuleConfig, load_space_config
+from autolr.tasks import Scorer
 from autolr.types import Candidate, Choice
 
 

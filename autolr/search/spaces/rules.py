@@ -15,6 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from autolr.errors import BudgetError
 from autolr.forms.low_rank import low_rank
+from autolr.scores import AGREEMENT, DIVERGENCE
 from autolr.search.spaces.grouped import Fits, from_shares, largest_that_fits
 from autolr.types import Candidate, Choice, Unit
 
@@ -26,6 +27,8 @@ Loss = Callable[[str, int], float]
 STRS_SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 AIMET_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _MOST_REMOVED = 64.0  # mean share, before it is cut off at 1: then no layer keeps anything
+_OF_DENSE = {DIVERGENCE.name: 0.0, AGREEMENT.name: 1.0}
+"""What the dense model scores: compared with itself."""
 LASER_SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -59,7 +62,7 @@ class Layers:
         found = {}
         for name in self.units:
             choices = [self.candidate({name: share}).as_dict().get(name) for share in shares]
-            dense = {"divergence": 0.0, "agreement": 1.0}[score]
+            dense = _OF_DENSE[score]
             found[name] = np.array([dense if c is None else self.alone(name, c)[score] for c in choices])
         return found
 
@@ -70,7 +73,7 @@ def asvd_strs(layers: Layers) -> Candidate:
     Each layer alone is scored at six shares; one threshold for all: a layer takes the smallest share whose divergence
     is below it; the threshold is the lowest that meets the budget. (The publication scores by perplexity.)
     """
-    return _threshold(layers, STRS_SHARES, layers.scores(STRS_SHARES, "divergence"))
+    return _threshold(layers, STRS_SHARES, layers.scores(STRS_SHARES, DIVERGENCE.name))
 
 
 def aimet_greedy(layers: Layers) -> Candidate:
@@ -81,7 +84,7 @@ def aimet_greedy(layers: Layers) -> Candidate:
     """
     scores = {
         name: 1.0 - np.asarray(isotonic_regression(values).x)
-        for name, values in layers.scores(AIMET_SHARES, "agreement").items()
+        for name, values in layers.scores(AIMET_SHARES, AGREEMENT.name).items()
     }
     return _threshold(layers, AIMET_SHARES, scores)
 
@@ -99,7 +102,7 @@ def laser(layers: Layers) -> Candidate:
             rank -= rank % layers.multiple
             if rank < unit.break_even:
                 choice = low_rank(layers.method, rank)
-                steps.append((layers.alone(name, choice)["divergence"], name, choice))
+                steps.append((layers.alone(name, choice)[DIVERGENCE.name], name, choice))
     chosen: dict[str, Choice] = {}
     for _, name, choice in sorted(steps, key=lambda step: (step[0], step[1], -step[2]["rank"])):
         if layers.fits(Candidate.of(chosen)):

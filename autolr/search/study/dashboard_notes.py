@@ -1,17 +1,13 @@
-"""What is written into the Optuna study beside its trials: notes for optuna-dashboard, the dense model's cost."""
+"""What optuna-dashboard shows of a study and of each trial: notes in Markdown."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 import optuna
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 
 from autolr.problem import Inputs
-from autolr.search.study.dense_cost import DENSE_COST
-from autolr.types import Cost
+from autolr.search.study.trial_record import TrialRecord
 
 
 def note_study(study: optuna.Study, inputs: Inputs) -> None:
@@ -34,30 +30,23 @@ def note_study(study: optuna.Study, inputs: Inputs) -> None:
     save_note(study, "\n".join(lines))
 
 
-def store_dense_cost(study: optuna.Study, dense: Cost) -> None:
-    """Keep what ratios refer to, once; see :mod:`autolr.search.study.dense_cost`."""
-    if DENSE_COST not in study.user_attrs:
-        amounts = {quantity: dense.get(quantity) for quantity in dense.quantities}
-        study.set_user_attr(DENSE_COST, {"amounts": amounts, "conditions": asdict(dense.conditions)})
-
-
-def note_trial(trial: Trial, plain: Mapping[str, Any], limits: Mapping[str, float]) -> None:
+def note_trial(trial: Trial, record: TrialRecord) -> None:
     """Describe a trial: its measurements, its constraints, its candidate layer by layer."""
     scores = "\n".join(
-        f"| {name} | {score['value']:.4f} | {score['stderr']:.4f} | {score['n']} |"
-        for name, score in plain["scores"].items()
+        f"| {name} | {score.value:.4f} | {score.stderr:.4f} | {score.n} |" for name, score in record.scores.items()
     )
     costs = "\n".join(
-        f"| {name} | {plain['costs']['absolute'][name]:,} | {ratio:.4f} |"
-        for name, ratio in plain["costs"]["ratio"].items()
+        f"| {name} | {record.cost.amounts[name]:,} | {ratio:.4f} |" for name, ratio in record.cost.ratios.items()
     )
     layers = "\n".join(
-        f"| {unit} | {choice['method']} | {choice['rank']} | {choice['rows'] or ''} |"
-        for unit, choice in plain["candidate"].items()
+        f"| {unit} | {choice.method} | {choice.rank} | {choice.rows or ''} |"
+        for unit, choice in record.candidate.choices
     )
-    methods = Counter(choice["method"] for choice in plain["candidate"].values())
+    methods = Counter(choice.method for _, choice in record.candidate.choices)
     summary = ", ".join(f"{count} x {method}" for method, count in sorted(methods.items())) or "dense"
-    met = ", ".join(f"{name}: {'met' if value <= 0 else f'missed by {value:.4f}'}" for name, value in limits.items())
+    met = ", ".join(
+        f"{name}: {'met' if value <= 0 else f'missed by {value:.4f}'}" for name, value in record.constraints.items()
+    )
     save_note(
         trial,
         f"{summary}; {met}\n\n| score | value | standard error | n |\n|---|---|---|---|\n{scores}\n\n"

@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from autolr.errors import AutolrError, UsageError
+from autolr.search.optuna_access import database_engine, database_storage
 
 PATIENCE = 300.0
 """Seconds that a database may be away before the work ends."""
@@ -98,9 +99,12 @@ def open_database(address: str) -> BaseStorage:
         "pool_size": 4,
         "connect_args": {"connect_timeout": _CONNECT_SECONDS, **secret},
     }
+    storage = database_storage(_patient)
     for pause in (*_PAUSES[:3], None):  # several processes may be making the tables at once
         try:
-            return _patient_storage(url.render_as_string(hide_password=False), arguments)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return storage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             if pause is None:
                 raise
@@ -113,21 +117,6 @@ def open_database(address: str) -> BaseStorage:
 def _first_line(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     return str(cause).strip().splitlines()[-1]
-
-
-def _patient_storage(url: str, arguments: dict[str, Any]) -> BaseStorage:
-    import optuna.storages._rdb.storage as rdb
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        storage = rdb.RDBStorage(url, engine_kwargs=arguments)
-    for name in _CALLS:
-        setattr(storage, name, _patient(getattr(storage, name)))
-    return storage
-
-
-_CALLS = sorted({*BaseStorage.__abstractmethods__, "get_trial", "_get_trials", "_create_new_trial", "_set_trial_param"})
-"""What Optuna calls; its cache reads the trials by a method of its own."""
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,7 +171,7 @@ def alone(storage: BaseStorage, name: str) -> Iterator[None]:
     Raises:
         AutolrError: another process has held it, or the database was away, for ``PATIENCE`` seconds.
     """
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    engine = database_engine(storage)
     if engine is None:
         yield
         return

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from autolr.errors import AutolrError, Stopped
 from autolr.problem import Inputs
 from autolr.progress import Progress
-from autolr.score.nli import Logits
 from autolr.search.preparation import Prepared
+from autolr.search.study.candidates import Claim
 from autolr.search.study.evaluator import Objective
 from autolr.search.study.folder import StudyFolder
-from autolr.search.study.queue import Claim, Ledger
+from autolr.search.study.queue import TrialQueue
+from autolr.tasks.class_scorer import Logits
 from autolr.types import Candidate
 
 IDLE_SECONDS = 0.2
@@ -34,11 +35,11 @@ class Driver:
     prepared: Prepared
     folder: StudyFolder
     progress: Progress
-    ledger: Ledger = field(init=False)
+    queue: TrialQueue = field(init=False)
 
     def __post_init__(self) -> None:
         self.objective = Objective(self.inputs, self.prepared.bank, self.prepared.scorer, self.prepared.probe)
-        self.ledger = Ledger(self.inputs, self.prepared, self.folder, self._rescore)
+        self.queue = TrialQueue(self.inputs, self.prepared, self.folder, self._rescore)
 
     def run(self) -> None:
         """Run trials until as many as the specification asks for are complete.
@@ -47,9 +48,9 @@ class Driver:
             Stopped: the time limit passed or the user interrupted.
             AutolrError: several trials in a row failed.
         """
-        pace = Pace(self.ledger, self.progress)
+        pace = Pace(self.queue, self.progress)
         while not pace.finished():
-            claim = self.ledger.claim()
+            claim = self.queue.claim()
             if claim is not None:
                 self._step(claim)
             elif not pace.finished():
@@ -58,14 +59,14 @@ class Driver:
     def _step(self, claim: Claim) -> None:
         """Evaluate one trial and tell the study."""
         try:
-            evaluation = self.objective.evaluate(claim.candidate, self.progress.check, self.ledger.heat(claim))
+            evaluation = self.objective.evaluate(claim.candidate, self.progress.check, self.queue.race(claim))
         except Stopped:
             raise
         except (AutolrError, RuntimeError) as error:
             # RuntimeError: what torch raises when a model does not run, out of memory included.
-            self.ledger.fail(claim, f"{type(error).__name__}: {error}")
+            self.queue.fail(claim, f"{type(error).__name__}: {error}")
         else:
-            self.ledger.record(claim, evaluation)
+            self.queue.record(claim, evaluation)
 
     def _rescore(self, candidate: Candidate) -> Logits:
         logits = self.objective.evaluate(candidate, self.progress.check).logits
@@ -77,14 +78,14 @@ class Driver:
 class Pace:
     """How far a search is, and whether it may go on."""
 
-    ledger: Ledger
+    queue: TrialQueue
     progress: Progress
     _began: float = field(default_factory=time.monotonic)
     _done: int = 0
     _looked: float = float("-inf")
 
     def __post_init__(self) -> None:
-        self.progress.start(f"search: {self.ledger.wanted} trials")
+        self.progress.start(f"search: {self.queue.wanted} trials")
 
     def finished(self) -> bool:
         """Report the share done and tell whether it is everything.
@@ -93,8 +94,8 @@ class Pace:
             Stopped: the time limit passed or the user interrupted.
         """
         if time.monotonic() - self._looked > LOOK_SECONDS:  # counting may ask a database
-            self._done, self._looked = self.ledger.completed(), time.monotonic()
-        wanted = self.ledger.wanted
+            self._done, self._looked = self.queue.completed(), time.monotonic()
+        wanted = self.queue.wanted
         self.progress.update(min(self._done / wanted, 1.0))
         if self._done < wanted:
             self.check()
@@ -106,8 +107,8 @@ class Pace:
         Raises:
             Stopped: the time limit passed or the user interrupted.
         """
-        limit = self.ledger.inputs.spec.time_limit
+        limit = self.queue.inputs.spec.time_limit
         if limit is not None and time.monotonic() - self._began > limit:
-            done = self.ledger.completed()
-            raise Stopped(f"the time limit of {limit:g} s has passed after {done} of {self.ledger.wanted} trials")
+            done = self.queue.completed()
+            raise Stopped(f"the time limit of {limit:g} s has passed after {done} of {self.queue.wanted} trials")
         self.progress.check()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,12 @@ from autolr.bank import Bank
 from autolr.forms.swap import compress_, restore_
 from autolr.machine import locks as slots
 from autolr.model.inputs import Batch
+from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
-from autolr.score import Scorer
-from autolr.score.probing import ProbeScorer, mean_accuracy
-from autolr.search.racing.race import Heat, Outcome, Race
+from autolr.search.racing.race import Outcome, Race, RacedScorer
 from autolr.spec.budgets import Budget, Floor
+from autolr.tasks import Scorer
 from autolr.types import Candidate, Cost, Evaluation, Score
-
-RATIO_DIGITS = 6
-"""Digits after the point of a stored ratio."""
 
 
 @dataclass
@@ -37,17 +34,17 @@ class Objective:
     bank: Bank
     scorer: Scorer
     probe: ProbeScorer | None = None
-    _race: tuple[np.ndarray, Race] | None = None
+    _raced: tuple[np.ndarray, RacedScorer] | None = None
 
     def evaluate(
-        self, candidate: Candidate, tick: Callable[[], None], heat: Heat | None = None, halved: bool = False
+        self, candidate: Candidate, tick: Callable[[], None], race: Race | None = None, halved: bool = False
     ) -> Evaluation:
         """Compress in place, score, restore; waits while somebody measures times on this machine.
 
         Args:
             candidate: what to evaluate.
             tick: called between batches; may raise to stop the work.
-            heat: the race that it runs; None: it is scored on everything.
+            race: that it runs; None: it is scored on everything.
             halved: run each batch in two halves, where a whole one was too large.
 
         Returns:
@@ -65,21 +62,21 @@ class Objective:
                 scores["probe"] = mean_accuracy(self.probe.dense)
             return Evaluation(candidate, cost, scores, seconds, dense_logits)
         with slots.evaluating(tick):
-            return self._score(candidate, cost, tick, heat, halved)
+            return self._score(candidate, cost, tick, race, halved)
 
     def _score(
-        self, candidate: Candidate, cost: Cost, tick: Callable[[], None], heat: Heat | None, halved: bool
+        self, candidate: Candidate, cost: Cost, tick: Callable[[], None], race: Race | None, halved: bool
     ) -> Evaluation:
         model = self.inputs.model
         started = time.perf_counter()
         dense = compress_(model, candidate, self.bank)
         try:
             compressed = time.perf_counter()
-            if heat is None:
+            if race is None:
                 logits = self.scorer.answers(model, self.scorer.batches, None, tick, halved)
                 outcome = Outcome(self.scorer.compare(logits), logits, 0.0)
             else:
-                outcome = self._race_of(heat).run(model, heat.rival, tick, halved)
+                outcome = self._raced_scorer(race).score(model, race.incumbent, tick, halved)
             seconds = {"compress": compressed - started, "score": time.perf_counter() - compressed}
             scores, probe_error = dict(outcome.scores), 0.0
             if self.probe is not None and outcome.logits is not None:
@@ -88,19 +85,20 @@ class Objective:
                 seconds["probe"] = time.perf_counter() - compressed - seconds["score"]
         finally:
             restore_(model, dense)
-        stopped_by = None if outcome.logits is not None or heat is None else heat.rival.trial
+        stopped_by = None if outcome.logits is not None or race is None else race.incumbent.trial
         return Evaluation(candidate, cost, scores, seconds, outcome.logits, stopped_by, outcome.stderr, probe_error)
 
-    def _race_of(self, heat: Heat) -> Race:
-        """Return the race over the search part; all heats of a study share it."""
-        if self._race is None or not np.array_equal(self._race[0], heat.sizes):
+    def _raced_scorer(self, race: Race) -> RacedScorer:
+        """Return the scorer over the parts of the search data, which all races of a study share."""
+        if self._raced is None or not np.array_equal(self._raced[0], race.sizes):
             spec = self.inputs.spec
 
             def batches(rows: Sequence[int]) -> list[Batch]:
                 return self.inputs.batches("search", rows)
 
-            self._race = heat.sizes, Race(self.scorer, spec.search.objective, heat.sizes, batches, spec.seed)
-        return self._race[1]
+            scorer = RacedScorer(self.scorer, spec.search.objective, race.sizes, batches, spec.seed)
+            self._raced = race.sizes, scorer
+        return self._raced[1]
 
 
 def constraints(
@@ -121,24 +119,6 @@ def constraints(
     return values
 
 
-def describe(evaluation: Evaluation, dense: Cost) -> dict[str, Any]:
-    """Return an evaluation in the plain form that is stored and printed: candidate, costs, scores, seconds."""
-    cost = evaluation.cost
-    ratios = cost.ratios(dense)
-    conditions = cost.conditions
-    return {
-        "candidate": evaluation.candidate.to_json(),
-        "digest": evaluation.candidate.digest,
-        "costs": {
-            "absolute": {quantity: cost.get(quantity) for quantity in ratios},
-            "ratio": {quantity: round(ratio, RATIO_DIGITS) for quantity, ratio in ratios.items()},
-            "conditions": asdict(conditions),
-        },
-        "scores": {name: describe_score(score) for name, score in evaluation.scores.items()},
-        "seconds": {name: round(value, 4) for name, value in evaluation.seconds.items()},
-    } | ({} if evaluation.stopped_by is None else {"stopped_by": evaluation.stopped_by})
-
-
-def describe_score(score: Score) -> dict[str, float]:
+def describe_score(score: Score) -> dict[str, Any]:
     """Return a score in its plain form."""
-    return {"value": score.value, "stderr": score.stderr, "n": score.n}
+    return score.to_json()

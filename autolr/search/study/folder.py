@@ -29,11 +29,11 @@ from autolr.machine.locks import try_lock
 from autolr.progress import Progress
 from autolr.search.study.database import open_database
 from autolr.search.study.journal import damaged, open_journal
-from autolr.spec.study import StudySpec, make_spec, read_yaml
+from autolr.search.study.trial_record import REQUIRED
+from autolr.spec.plain import read_yaml
+from autolr.spec.study import StudySpec, make_spec
 
 STUDY_NAME = "autolr"
-TOLD = frozenset({"candidate", "digest", "costs", "scores"})
-"""Attributes of every trial that was scored."""
 _PAUSE = 0.05
 """Seconds between two tries to hold a folder."""
 _VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
@@ -257,6 +257,6 @@ class StudyFolder:
         if files and max(files) >= len(trials):
             raise damaged(self.journal, "", f"its end is lost, there are {len(trials)} trials but {files[max(files)]}")
         for trial in trials:
-            lost = TOLD - trial.user_attrs.keys()
+            lost = REQUIRED - trial.user_attrs.keys()
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and lost:
                 raise damaged(self.journal, "", f"lines are lost, trial {trial.number} lacks {', '.join(sorted(lost))}")

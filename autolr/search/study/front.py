@@ -1,15 +1,15 @@
 """The front: of the finished trials that meet every budget and floor, those that no other beats in both objectives."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autolr.machine.atomic import write_atomically
 from autolr.pareto import non_dominated
+from autolr.results import Front, FrontMember, StudyResult, Variant
 from autolr.search.study.folder import StudyFolder
+from autolr.search.study.trial_record import TrialRecord
 from autolr.spec.study import StudySpec
 
 
@@ -39,8 +39,8 @@ def front_trials(study: optuna.Study) -> list[FrozenTrial]:
         return []
     signs = [1.0 if direction == optuna.study.StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
     points = [[sign * value for sign, value in zip(signs, trial.values, strict=True)] for trial in trials]
-    kept = [trial for trial, best in zip(trials, non_dominated(points), strict=True) if best]
-    return sorted(kept, key=lambda trial: (trial.values[1], trial.number))
+    best = [trial for trial, on_front in zip(trials, non_dominated(points), strict=True) if on_front]
+    return sorted(best, key=lambda trial: (trial.values[1], trial.number))
 
 
 def nearest_trials(study: optuna.Study, count: int = 3) -> list[FrozenTrial]:
@@ -57,35 +57,36 @@ def nearest_trials(study: optuna.Study, count: int = 3) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.user_attrs["candidate"]][:count] or trials[:count]
 
 
-def member(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial in the form front.json and ``autolr front --json`` have."""
-    attributes = trial.user_attrs
-    return {
-        "trial": trial.number,
-        "origin": attributes.get("origin", "search"),
-        "candidate": attributes["candidate"],
-        "digest": attributes["digest"],
-        "costs": attributes["costs"],
-        "scores": attributes["scores"],
-        "constraints": trial.constraints,
-    }
+def member_of(trial: FrozenTrial) -> FrontMember:
+    """Return what front.json has of a trial."""
+    record = TrialRecord.of(trial)
+    return FrontMember(
+        trial=record.number,
+        origin=record.origin or "search",
+        variant=Variant(record.candidate),
+        cost=record.cost,
+        scores=record.scores,
+        constraints=dict(record.constraints),
+    )
 
 
 def write_front(folder: StudyFolder, study: optuna.Study, spec: StudySpec) -> None:
     """Rewrite front.json atomically."""
-    trials = front_trials(study)
-    content = {
-        "objectives": study.metric_names,
-        "budgets": list(spec.budgets),
-        "floors": list(spec.floors),
-        "scored_on": "search part",
-        "members": [member(trial) for trial in trials],
-    }
-    if not trials:
-        content["nearest"] = [member(trial) for trial in nearest_trials(study)]
-    write_atomically(folder.front_file, json.dumps(content, indent=1) + "\n")
+    members = tuple(member_of(trial) for trial in front_trials(study))
+    nearest = () if members else tuple(member_of(trial) for trial in nearest_trials(study))
+    front = Front(tuple(study.metric_names or ()), members, nearest, spec.budgets, spec.floors)
+    write_atomically(folder.front_file, json.dumps(front.to_json(), indent=1) + "\n")
 
 
-def within(trials: Sequence[FrozenTrial], quantity: str, limit: float) -> list[FrozenTrial]:
-    """Return the trials whose amount of a quantity is at most a limit."""
-    return [t for t in trials if t.user_attrs["costs"]["absolute"][quantity] <= limit]
+def read_result(folder: StudyFolder) -> StudyResult | None:
+    """Return what result.json holds; None before the search has ended, or if it is damaged (it is derived)."""
+    plain = folder.result()
+    try:
+        return None if plain is None else StudyResult.from_json(plain)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def write_result(folder: StudyFolder, result: StudyResult) -> None:
+    """Write result.json atomically."""
+    write_atomically(folder.result_file, json.dumps(result.to_json(), indent=1) + "\n")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import optuna
 
+from autolr.search.optuna_access import storage_of, study_id
+
 BEAT_SECONDS = 10.0
 """Between two beats."""
 GRACE_SECONDS = 60.0
@@ -52,7 +54,7 @@ def _signature() -> str:
 
 
 @dataclass
-class Roster:
+class Heartbeat:
     """This process's entry among those that work on a study, and what it sees of the others.
 
     Attributes:
@@ -90,7 +92,7 @@ class Roster:
         gone = None if owner is None else _gone(owner)
         if gone:
             return False
-        beat = self.study._storage.get_study_system_attrs(self.study._study_id).get(f"{_BEAT}{owner}", 0)
+        beat = storage_of(self.study).get_study_system_attrs(study_id(self.study)).get(f"{_BEAT}{owner}", 0)
         if beat == _ENDED:
             return False
         return gone is False or self._moves(str(owner), beat)
@@ -128,7 +130,7 @@ class Roster:
         self._beaten = time.monotonic()
 
     def _say(self, beat: int) -> None:
-        self.study._storage.set_study_system_attr(self.study._study_id, _BEAT + self.me, beat)
+        storage_of(self.study).set_study_system_attr(study_id(self.study), _BEAT + self.me, beat)
 
     def _forget_if_away(self) -> None:
         """Begin to count anew where this process could not beat for a while: then the others could not either."""

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._storage import JournalStorageReplayResult
 
 from autolr.errors import UsageError, command
+from autolr.search.optuna_access import JournalReplay
 
 
 def open_journal(path: Path, repair: bool = False) -> JournalStorage:
@@ -55,7 +55,7 @@ class _Journal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), lock_obj=_FileLock(path))
         self._path = path
-        self._replay = JournalStorageReplayResult("reader")
+        self._replay = JournalReplay("reader")
         """A copy of the study on which each change is tried; it made none, so it takes no error for an answer."""
         self._ends = [(0, 0)]
         """Bytes and lines that the first 0, 1, 2, … changes take up."""

@@ -7,18 +7,18 @@ from shutil import copyfile
 from typing import Any
 
 import optuna
-from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autolr.errors import UsageError
 from autolr.machine.atomic import read_json
 from autolr.machine.temporary import passing_folder
 from autolr.progress import Progress
+from autolr.search.optuna_access import SET_STUDY_SYSTEM_ATTR, SET_STUDY_USER_ATTR, storage_of, study_id
 from autolr.search.sampler.fixed_space import BATCH, PLACE
 from autolr.search.study.folder import STUDY_NAME, StudyFolder
 from autolr.search.study.journal import open_journal
-from autolr.search.study.summary import SURPLUS
 from autolr.search.study.trial_file import restored_trial
+from autolr.search.study.trial_record import SURPLUS
 from autolr.spec.objectives import directions
 
 
@@ -89,8 +89,8 @@ def _add(study: optuna.Study, trials: Mapping[int, FrozenTrial], count: int) -> 
 def _copy_attributes(journal: Path, study: optuna.Study) -> None:
     """Give a study the attributes that the changes of a journal set, as far as they can be read."""
     setters: dict[int, tuple[str, Callable[[int, str, Any], None]]] = {
-        JournalOperation.SET_STUDY_USER_ATTR: ("user_attr", study._storage.set_study_user_attr),
-        JournalOperation.SET_STUDY_SYSTEM_ATTR: ("system_attr", study._storage.set_study_system_attr),
+        SET_STUDY_USER_ATTR: ("user_attr", storage_of(study).set_study_user_attr),
+        SET_STUDY_SYSTEM_ATTR: ("system_attr", storage_of(study).set_study_system_attr),
     }
     for line in journal.read_bytes().split(b"\n") if journal.is_file() else []:
         try:
@@ -99,7 +99,7 @@ def _copy_attributes(journal: Path, study: optuna.Study) -> None:
             [(name, value)] = change[key].items()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # another change, or a damaged line
-        setter(study._study_id, name, value)
+        setter(study_id(study), name, value)
 
 
 def _keep(journal: Path) -> Path | None:

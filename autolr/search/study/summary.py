@@ -2,20 +2,21 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError, command
 from autolr.records import Cost
-from autolr.search.study.dense_cost import stored_dense_cost
+from autolr.results import Front, FrontMember
 from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import feasible, finished, member, scored
+from autolr.search.study.front import feasible, finished, member_of, read_result, scored
+from autolr.search.study.study_attributes import stored_dense_cost
+from autolr.search.study.trial_record import REASON, SURPLUS, TrialRecord
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.objectives import rank_of
 
-SURPLUS = "surplus"
-"""Attribute of a trial that one process of several claimed once too often; it was never run."""
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
@@ -25,60 +26,103 @@ _STATES = {
 }
 
 
-def summarize(folder: StudyFolder) -> dict[str, Any]:
-    """Return a study's state: counts of trials, budgets, the front's size, failures with their reasons, the winner."""
+@dataclass(frozen=True)
+class Failure:
+    """A trial that failed.
+
+    Attributes:
+        trial: its number.
+        reason: the error's text.
+    """
+
+    trial: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """How far a study is.
+
+    Attributes:
+        study: its folder.
+        trials: how many are complete, stopped, failed, running, waiting.
+        wanted: trials that the search is to have.
+        finished: its result is of as many trials as there are.
+        running: a process of this machine is at work on it.
+        budgets: as the user wrote them.
+        floors: as the user wrote them.
+        front: numbers of the trials on the front, by rising cost.
+        winner: the trial that was chosen; None before the study has ended.
+        trial_seconds: spent on trials, all workers together.
+        failures: the trials that failed.
+    """
+
+    study: str
+    trials: dict[str, int]
+    wanted: int
+    finished: bool
+    running: bool
+    budgets: tuple[str, ...]
+    floors: tuple[str, ...]
+    front: tuple[int, ...]
+    winner: int | None
+    trial_seconds: float
+    failures: tuple[Failure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form that ``autolr status --json`` prints."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def summarize(folder: StudyFolder) -> StudyStatus:
+    """Return a study's state."""
     spec = folder.spec()
     counts = dict.fromkeys(_STATES.values(), 0)
-    failures: list[dict[str, Any]] = []
+    failures: list[Failure] = []
     seconds = 0.0
     if folder.begun():
         trials = [t for t in folder.load_study().get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
         counts.update(Counter(_STATES[t.state] for t in trials if t.state in _STATES))
         failures = [
-            {"trial": t.number, "reason": t.user_attrs.get("reason", "unknown")}
-            for t in trials
-            if t.state == TrialState.FAIL
+            Failure(t.number, t.user_attrs.get(REASON, "unknown")) for t in trials if t.state == TrialState.FAIL
         ]
         seconds = sum(sum(t.user_attrs.get("seconds", {}).values()) for t in trials)
-    result = folder.result()
-    front = folder.front() or {"members": []}
-    return {
-        "study": str(folder.path),
-        "trials": counts,
-        "wanted": spec.trials,
-        "finished": result is not None and result["trials"] == counts["complete"] + counts["stopped"],
-        "running": folder.busy(),
-        "budgets": list(spec.budgets),
-        "floors": list(spec.floors),
-        "front": [m["trial"] for m in front["members"]],
-        "winner": result["winner"] if result else None,
-        "trial_seconds": round(seconds, 2),
-        "failures": failures,
-    }
+    result, front = read_result(folder), folder.front()
+    return StudyStatus(
+        study=str(folder.path),
+        trials=counts,
+        wanted=spec.trials,
+        finished=result is not None and result.trials == counts["complete"] + counts["stopped"],
+        running=folder.busy(),
+        budgets=spec.budgets,
+        floors=spec.floors,
+        front=() if front is None else tuple(member.trial for member in Front.from_json(front).members),
+        winner=None if result is None else result.winner,
+        trial_seconds=round(seconds, 2),
+        failures=tuple(failures),
+    )
 
 
-def read_front(folder: StudyFolder) -> dict[str, Any]:
-    """Return front.json, its members with their scores on the selection part where the search has ended.
+def read_front(folder: StudyFolder) -> Front:
+    """Return the study's front, its members with their scores on the selection part where the search has ended.
 
     Raises:
         UsageError: no trial has finished yet.
     """
-    front = folder.front()
-    if front is None:
+    plain = folder.front()
+    if plain is None:
         raise UsageError(
             f"the study at {folder.path} has no finished trial yet; go on with {command('resume', folder.path)}"
         )
-    result = folder.result()
-    if result is not None:
-        selected = {m["trial"]: m["selection"] for m in result["members"]}
-        for one in front["members"]:
-            if one["trial"] in selected:
-                one["selection"] = selected[one["trial"]]
-        front["winner"] = result["winner"]
-    return front
+    front, result = Front.from_json(plain), read_result(folder)
+    if result is None:
+        return front
+    selected = {member.trial: member.selection for member in result.members}
+    members = tuple(replace(member, selection=selected.get(member.trial)) for member in front.members)
+    return replace(front, members=members, winner=result.winner)
 
 
-def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
+def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> FrontMember:
     """Return the best finished trial, by the study's objective, within other budgets and above the study's floors.
 
     Raises:
@@ -91,37 +135,42 @@ def select_trial(folder: StudyFolder, budgets: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"the study at {folder.path} has no finished trial yet; go on with {command('resume', folder.path)}"
         )
-    dense = stored_dense_cost(study)
-    within = [m for m in (member(t) for t in trials) if all(_excess(m, b, dense) <= 0 for b in limits)]
-    fitting = [m for m in within if all(m["constraints"].get(floor, 0.0) <= 0 for floor in spec.floors)]
-    objective = spec.search.objective
+    dense, objective = stored_dense_cost(study), spec.search.objective
+    members = [member_of(trial) for trial in trials]
+    within = [member for member in members if all(_excess(member, limit, dense) <= 0 for limit in limits)]
+    fitting = [member for member in within if _worst_floor(member, spec.floors) <= 0]
     if within and not fitting:
-        best = min(within, key=lambda m: max(m["constraints"].get(floor, 0.0) for floor in spec.floors))
+        best = min(within, key=lambda member: _worst_floor(member, spec.floors))
         raise BudgetError(
             f"no finished trial within {', '.join(budgets)} keeps {', '.join(spec.floors)}; the nearest is trial "
-            f"{best['trial']}: raise the budget, or export --trial {best['trial']}"
+            f"{best.trial}: raise the budget, or export --trial {best.trial}"
         )
     if not fitting:
 
-        def distance(one: dict[str, Any]) -> tuple[float, float]:
-            return max(_excess(one, b, dense) for b in limits), rank_of(objective, one["scores"][objective]["value"])
+        def distance(member: FrontMember) -> tuple[float, float]:
+            return max(_excess(member, limit, dense) for limit in limits), _rank(member, objective)
 
-        closest = min((member(t) for t in trials), key=distance)
-        ratios = ", ".join(f"{closest['costs']['ratio'][b.quantity]:.3f}x-{b.quantity}" for b in limits)
+        closest = min(members, key=distance)
+        ratios = ", ".join(f"{closest.cost.ratios[b.quantity]:.3f}x-{b.quantity}" for b in limits)
         raise BudgetError(
-            f"no finished trial is within {', '.join(budgets)}; the nearest is trial {closest['trial']} with {ratios}: "
-            f"search again with that budget, export --trial {closest['trial']}, or solve for the budget with "
+            f"no finished trial is within {', '.join(budgets)}; the nearest is trial {closest.trial} with {ratios}: "
+            f"search again with that budget, export --trial {closest.trial}, or solve for the budget with "
             f"export --budget … --solve"
         )
     first = limits[0].quantity
-
-    def rank(one: dict[str, Any]) -> tuple[float, float, int]:
-        return rank_of(objective, one["scores"][objective]["value"]), one["costs"]["ratio"][first], one["trial"]
-
-    return min(fitting, key=rank)
+    return min(fitting, key=lambda member: (_rank(member, objective), member.cost.ratios[first], member.trial))
 
 
-def with_multipliers(folder: StudyFolder, number: int | None) -> dict[str, Any]:
+def _rank(member: FrontMember, objective: str) -> float:
+    return rank_of(objective, member.scores[objective].value)
+
+
+def _worst_floor(member: FrontMember, floors: Sequence[str]) -> float:
+    """Return by how much the floor that it misses most is missed; at most 0 where it keeps all."""
+    return max((member.constraints.get(floor, 0.0) for floor in floors), default=0.0)
+
+
+def with_multipliers(folder: StudyFolder, number: int | None) -> FrontMember:
     """Return the trial of this number, or the winner; where that has no multipliers, the best trial that has some.
 
     Raises:
@@ -129,20 +178,20 @@ def with_multipliers(folder: StudyFolder, number: int | None) -> dict[str, Any]:
     """
     if number is not None:
         return find_trial(folder, number, None)
-    study, result = folder.load_study(), folder.result()
+    study, result = folder.load_study(), read_result(folder)
     objective = folder.spec().search.objective
     searched = [trial for trial in finished(study) if trial.params]
-    won = [trial for trial in searched if result is not None and trial.number == result["winner"]]
+    won = [trial for trial in searched if result is not None and trial.number == result.winner]
     if won:
-        return member(won[0])
+        return member_of(won[0])
     if not searched:
         raise UsageError(f"the study at {folder.path} has no trial with multipliers yet; resume it")
-    return member(
+    return member_of(
         min(searched, key=lambda trial: (not feasible(trial), rank_of(objective, trial.values[0]), trial.number))
     )
 
 
-def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] | None) -> dict[str, Any]:
+def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] | None) -> FrontMember:
     """Return the trial of this number, or the best within budgets, or with neither the winner.
 
     Raises:
@@ -152,28 +201,29 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
     if budgets:
         return select_trial(folder, budgets)
     if number is None:
-        result = folder.result()
+        result = read_result(folder)
         if result is None:
             raise UsageError(
                 f"the study at {folder.path} has no winner yet; name a --trial or a --budget, or resume it"
             )
-        number = int(result["winner"])
+        number = result.winner
     study = folder.load_study()
-    found = {trial.number: trial for trial in finished(study)}
-    stopped = {trial.number: trial for trial in scored(study) if trial.number not in found}
+    complete = {trial.number: trial for trial in finished(study)}
+    stopped = {trial.number: TrialRecord.of(trial) for trial in scored(study) if trial.number not in complete}
     if number in stopped:
-        rival, seen = stopped[number].user_attrs["stopped_by"], stopped[number].user_attrs["scores"]
+        record = stopped[number]
         raise UsageError(
-            f"trial {number} of {folder.path} was stopped after {next(iter(seen.values()))['n']} examples, where trial "
-            f"{rival} was better with confidence; export trial {rival}, or search with --no-racing"
+            f"trial {number} of {folder.path} was stopped after {next(iter(record.scores.values())).n} examples, where "
+            f"trial {record.stopped_by} was better with confidence; export trial {record.stopped_by}, or search with "
+            f"--no-racing"
         )
-    if number not in found:
-        known = ", ".join(map(str, sorted(found)[-12:]))
-        hint = f"scored in full are {'..., ' if len(found) > 12 else ''}{known}" if found else "none is finished"
+    if number not in complete:
+        last = ", ".join(map(str, sorted(complete)[-12:]))
+        hint = f"scored in full are {'..., ' if len(complete) > 12 else ''}{last}" if complete else "none is finished"
         raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}: see autolr front")
-    return member(found[number])
+    return member_of(complete[number])
 
 
-def _excess(one: dict[str, Any], budget: Budget, dense: Cost) -> float:
+def _excess(member: FrontMember, budget: Budget, dense: Cost) -> float:
     check_priced(budget, dense)
-    return float(one["costs"]["absolute"][budget.quantity] / budget.limit(dense) - 1.0)
+    return float(member.cost.amounts[budget.quantity] / budget.limit(dense) - 1.0)

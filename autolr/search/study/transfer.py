@@ -1,9 +1,8 @@
 """What one study is worth to another: its best points as a start, its multipliers at another budget."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
@@ -13,17 +12,22 @@ from autolr.cost.price import check_reachable
 from autolr.errors import UsageError
 from autolr.problem import Inputs
 from autolr.progress import Progress
+from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.sampler.encoding import Encoding
 from autolr.search.spaces.build import build_space
 from autolr.search.spaces.importance import ImportanceSpace
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished
 
+Value = str | int | float | bool | None
+"""Of a parameter, as Optuna stores it."""
+Params = Mapping[str, Value]
+"""Name of a parameter of the search -> its value."""
 WARM_STARTS = 5
 """Points of another study that a warm start begins with."""
 
 
-def warm_points(source: Path, space: Mapping[str, BaseDistribution]) -> dict[str, dict[str, Any]]:
+def warm_points(source: Path, space: Mapping[str, BaseDistribution]) -> dict[str, Params]:
     """Return the best points of another study that are points of this space too, by origin.
 
     The other study may have another budget, model or seed: what is taken over are parameters, such as multipliers on
@@ -52,29 +56,29 @@ def warm_points(source: Path, space: Mapping[str, BaseDistribution]) -> dict[str
     return {f"warm {index}": point for index, point in enumerate(distinct[:WARM_STARTS])}
 
 
-def _within(value: Any, part: BaseDistribution) -> Any:
+def _within(value: Value, part: BaseDistribution) -> Value:
     if isinstance(part, CategoricalDistribution):
         return value if value in part.choices else part.choices[0]
-    assert isinstance(part, FloatDistribution | IntDistribution)
+    assert isinstance(part, FloatDistribution | IntDistribution) and isinstance(value, int | float)
     return min(max(value, part.low), part.high)
 
 
 def solve_at(
     inputs: Inputs,
     bank: Bank,
-    member: Mapping[str, Any],
-    params: Mapping[str, Any],
+    member: FrontMember,
+    params: Params,
     budgets: Sequence[str],
     progress: Progress,
-) -> dict[str, Any]:
-    """Return the knapsack's solution at other budgets under a trial's multipliers, in the form of front.json.
+) -> FrontMember:
+    """Return the knapsack's solution at other budgets under a trial's multipliers.
 
-    Nothing is evaluated: ``scores`` is empty.
+    Nothing is evaluated: it has no scores.
 
     Args:
         inputs: the opened inputs of the study.
         bank: decompositions, complete.
-        member: the trial, in the form of front.json.
+        member: the trial.
         params: its parameters.
         budgets: as ``--budget``.
         progress: told what is under way.
@@ -86,18 +90,17 @@ def solve_at(
     spec = inputs.spec.model_copy(update={"budgets": tuple(budgets)})
     there = replace(inputs, spec=spec)
     if not params:
-        raise UsageError(f"trial {member['trial']} has no multipliers to solve with; choose another with --trial")
+        raise UsageError(f"trial {member.trial} has no multipliers to solve with; choose another with --trial")
     check_reachable(spec.parsed_budgets, there.costs)
     space = build_space(there, bank, progress)
     if not isinstance(space, ImportanceSpace):
         raise UsageError(f"--solve needs a study of the space importance, this one searched {spec.search.space}")
     candidate = space.decode({**params, "level": 1.0})
-    cost, dense = there.costs.cost(candidate), there.costs.dense
-    ratios = cost.ratios(dense)
-    costs = {
-        "absolute": {quantity: cost.get(quantity) for quantity in ratios},
-        "ratio": {quantity: round(ratio, 6) for quantity, ratio in ratios.items()},
-        "conditions": asdict(cost.conditions),
-    }
-    origin = f"knapsack at {', '.join(budgets)} under the multipliers of trial {member['trial']}"
-    return {**member, "origin": origin, "candidate": candidate.to_json(), "costs": costs, "scores": {}}
+    return FrontMember(
+        trial=member.trial,
+        origin=f"knapsack at {', '.join(budgets)} under the multipliers of trial {member.trial}",
+        variant=Variant(candidate),
+        cost=RelativeCost.of(there.costs.cost(candidate), there.costs.dense),
+        scores={},
+        constraints=member.constraints,
+    )

@@ -4,8 +4,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-from autolr.search.racing.race import Heat
-from autolr.search.study.queue import Claim, Ledger
+from autolr.search.racing.race import Race
+from autolr.search.study.candidates import Claim
+from autolr.search.study.queue import TrialQueue
 from autolr.types import Candidate, Evaluation
 
 MAX_TRIES = 3
@@ -20,13 +21,13 @@ class Task:
     Attributes:
         trial: its number.
         candidate: the candidate.
-        heat: the race that it runs; None: it is scored on everything.
+        race: that it runs; None: it is scored on everything.
         halved: a worker was lost over it: run each batch in two halves.
     """
 
     trial: int
     candidate: Candidate
-    heat: Heat | None
+    race: Race | None
     halved: bool
 
 
@@ -35,11 +36,11 @@ class Dispatcher:
     """Hands out a study's trials and takes what comes back; but for proposing, all in the thread that calls it.
 
     Attributes:
-        ledger: the study's.
+        queue: the study's.
         ahead: how many candidates to have ready.
     """
 
-    ledger: Ledger
+    queue: TrialQueue
     ahead: int
     _ready: deque[Claim] = field(default_factory=deque)
     _out: dict[int, Claim] = field(default_factory=dict)
@@ -82,11 +83,11 @@ class Dispatcher:
             self._changed.notify_all()
         number = claim.trial.number
         self._out[number] = claim
-        return Task(number, claim.candidate, self.ledger.heat(claim), self._tries.get(number, 0) > 0)
+        return Task(number, claim.candidate, self.queue.race(claim), self._tries.get(number, 0) > 0)
 
     def take(self, trial: int, evaluation: Evaluation) -> None:
         """Record what a worker found."""
-        self.ledger.record(self._out.pop(trial), evaluation)
+        self.queue.record(self._out.pop(trial), evaluation)
 
     def fail(self, trial: int, reason: str) -> None:
         """Record that a candidate cannot be evaluated.
@@ -94,7 +95,7 @@ class Dispatcher:
         Raises:
             AutolrError: several trials in a row failed.
         """
-        self.ledger.fail(self._out.pop(trial), reason)
+        self.queue.fail(self._out.pop(trial), reason)
 
     def lost(self, trial: int) -> None:
         """Hand a task out again, whose worker died, hung or vanished with its node; it fails after ``MAX_TRIES``.
@@ -118,7 +119,7 @@ class Dispatcher:
                     self._changed.wait_for(lambda: self._stopped or len(self._ready) < self.ahead)
                     if self._stopped:
                         return
-                claim = self.ledger.claim()
+                claim = self.queue.claim()
                 with self._changed:
                     if claim is None:
                         self._changed.wait_for(lambda: self._stopped, timeout=_LOOK_SECONDS)

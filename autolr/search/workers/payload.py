@@ -23,7 +23,7 @@ from autolr.model.load import open_model
 from autolr.model.units import Units
 from autolr.problem import Inputs
 from autolr.search.preparation import Prepared
-from autolr.search.probe_scorers import stored_probes
+from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
 from autolr.search.workers.fetched_bank import BANK, sweep_banks
 from autolr.spec.study import StudySpec
@@ -112,7 +112,8 @@ class Shipment:
         probe = None
         if self.dense_probes is not None:
             probe = stored_probes(inputs, "search", self.dense_probes)
-        return Objective(inputs, bank, task.stored_scorer(inputs.batches("search"), self.dense), probe)
+        scorer = task.stored_scorer(self.parts.search, inputs.batches("search"), self.dense)
+        return Objective(inputs, bank, scorer, probe)
 
     def _fetched(self, files: Mapping[str, Path], fetch: Fetch, tick: Callable[[], None]) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""

@@ -1,7 +1,7 @@
 """The search loop with many workers: Ray Tune runs the trials, through a searcher around the study.
 
 Of Tune's own ways to talk to a study none keeps it right: a failed trial must be told as failed, a stopped one never as
-complete, and one whose worker died must be run again. Here Tune has the workers, and the ledger has the study.
+complete, and one whose worker died must be run again. Here Tune has the workers, and the queue has the study.
 """
 
 import logging
@@ -176,11 +176,11 @@ class RayDriver(Driver):
             AutolrError: several trials in a row failed, or a worker cannot work.
         """
         crew = self.inputs.spec.crew
-        pace = Pace(self.ledger, self.progress)
+        pace = Pace(self.queue, self.progress)
         if pace.finished():
             return
         with cluster(crew.ray_address, crew.workers, self.threads, self.gpus):
-            self.dispatcher = Dispatcher(self.ledger, ready_ahead(crew.workers))
+            self.dispatcher = Dispatcher(self.queue, ready_ahead(crew.workers))
             self.dispatcher.start()
             try:
                 self._tune(StudySearcher(self.dispatcher, pace, make_board()))

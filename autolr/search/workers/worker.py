@@ -69,7 +69,7 @@ class Worker(tune.Trainable):
         found: dict[str, Any] = {TRIAL: task.trial}
         self._watchdog.tick()
         try:
-            evaluation = self._objective.evaluate(task.candidate, self._watchdog.tick, task.heat, task.halved)
+            evaluation = self._objective.evaluate(task.candidate, self._watchdog.tick, task.race, task.halved)
         except (AutolrError, RuntimeError) as error:
             # RuntimeError: what torch raises when a model does not run, out of memory included.
             return found | {REASON: f"{type(error).__name__}: {error}"}

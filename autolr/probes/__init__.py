@@ -1,0 +1,1 @@
+"""What a model knows of its language: probes of its layers, and minimal pairs."""
