@@ -84,7 +84,7 @@ def test_two_workers_score_as_one_process_does_and_a_killed_one_is_replaced(
     thread.join()
     assert len(killed) == 1
     trials = done(folder)
-    assert len(trials) == result["trials"] == TRIALS
+    assert len(trials) == result.trials == TRIALS
     assert [
         t.state for t in folder.load_study().trials if t.state not in (TrialState.COMPLETE, TrialState.WAITING)
     ] == []
