@@ -14,10 +14,10 @@ from autolr.report.sentences import result_lines
 from autolr.results import StudyResult
 from autolr.search.sampler.history import ESTIMATE, STDERR
 from autolr.search.scorers import scorer_of
-from autolr.search.study.batching import MOST, needed
 from autolr.search.study.driver import Driver
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import front_trials
+from autolr.search.study.proposals import MOST, needed
 from autolr.search.study.summary import summarize
 from autolr.spec.study import make_spec
 from autolr.types import Candidate

@@ -65,10 +65,10 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) 
     evaluate = objective_module.Objective.evaluate
     calls = iter(range(100))
 
-    def failing(self, candidate, tick, heat=None, halved=False):
+    def failing(self, candidate, tick, race=None, halved=False):
         if next(calls) == number:
             raise error
-        return evaluate(self, candidate, tick, heat, halved)
+        return evaluate(self, candidate, tick, race, halved)
 
     monkeypatch.setattr(objective_module.Objective, "evaluate", failing)
 
@@ -205,7 +205,7 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(
 def test_a_search_whose_trials_all_fail_ends(
     options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(self, candidate, tick, heat=None):
+    def fails(self, candidate, tick, race=None):
         raise AutolrError("no")
 
     monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
