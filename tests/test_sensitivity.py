@@ -83,7 +83,8 @@ def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFold
 
 
 def test_no_number_is_cut_off_in_a_narrow_terminal() -> None:
-    layer = {"unit": "bert.encoder.layer.11.attention.self.query", "method": "losparse", "rank": 1280, "rows": 16}
+    layer = {"unit": "bert.encoder.layer.11.attention.self.query", "method": "losparse"}
+    layer |= {"form": "low-rank-rows", "sizes": {"rank": 1280, "rows": 16}}
     layer |= {"break_even": 1536, "loss": 0.000123, "curve": [[0.125, 0.0456]], "multiplier": 1.25}
     found = {"trial": 3, "layers": [layer | {"next_step": 1.2e-05, "last_step": 3.4e-05}]}
     for width, shown in ((80, 0), (160, 1)):

@@ -14,7 +14,7 @@ Rows = Iterable[Mapping[str, Any]]
 
 
 def write_rows(rows: Rows, folder: Path, name: str) -> Path:
-    """Write rows to a file that is named by its content, and return the file; the same rows are one file.
+    r"""Write rows to a file that is named by its content, and return the file; the same rows are one file.
 
     Class labels that a ``datasets.Dataset`` keeps as numbers are written as their names, which are then matched to the
     model's: numbers in a file would be the model's own.
@@ -31,7 +31,7 @@ def write_rows(rows: Rows, folder: Path, name: str) -> Path:
         >>> import tempfile
         >>> file = write_rows([{"text": "It rains."}], Path(tempfile.mkdtemp()), "train")
         >>> file.name, file.read_text()
-        ('train-09e5dbb9b7ff.jsonl', '{"text": "It rains."}\\n')
+        ('train-09e5dbb9b7ff.jsonl', '{"text": "It rains."}\n')
     """
     classes = _class_names(rows)
     lines = [_line(row, f"{name} data, row {number}", classes) for number, row in enumerate(rows, start=1)]
@@ -53,8 +53,8 @@ def _line(row: Mapping[str, Any], where: str, classes: Mapping[str, list[str]]) 
     if not isinstance(row, Mapping):
         raise UsageError(f"{where} must be a mapping of columns to values, saw {row!r:.60}; give a list of dicts")
     plain = {}
-    for column, value in row.items():
-        value = value.item() if getattr(value, "shape", None) == () else value  # a number of NumPy's or torch's
+    for column, given in row.items():
+        value = given.item() if getattr(given, "shape", None) == () else given  # a number of NumPy's or torch's
         named = column in classes and isinstance(value, int) and 0 <= value < len(classes[column])
         plain[column] = classes[column][value] if named else value
         try:

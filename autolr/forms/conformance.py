@@ -1,6 +1,7 @@
 """The laws every form obeys, as one function, so that a third-party form can be tested with one call."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,8 @@ def _check_choice(form: Form, given: Given, choice: Choice, label: str) -> None:
     flops = counter.get_total_flops()
     assert flops == 2 * _VECTORS * told, f"{label}: {flops} FLOPs for {_VECTORS} vectors, not {2 * _VECTORS * told}"
     _check_output(layer, x, output, given, label)
-    copy = type(layer)(**layer.sizes())
+    arguments: dict[str, Any] = {**layer.sizes()}
+    copy = type(layer)(**arguments)
     copy.load_state_dict(layer.state_dict())
     assert torch.equal(copy(x), output), f"{label}: a layer built from its sizes and state gives something else"
     assert form.arguments(unit, choice) == layer.sizes(), f"{label}: arguments {form.arguments(unit, choice)}"
