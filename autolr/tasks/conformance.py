@@ -62,9 +62,7 @@ def _check_batches(task: Task, data: Data, size: int, label: str) -> None:
     batches, order = task.batches(data, size, "cpu"), task.order(data)
     assert sorted(order) == list(range(len(data))), f"{label}: the order of the batches is not one of all examples"
     rows = sum(len(batch["input_ids"]) for batch in batches)
-    assert rows // len(data) * len(data) == rows >= len(data), (
-        f"{label}: {len(data)} examples make {rows} rows of batches"
-    )
+    assert rows // len(data) * len(data) == rows >= len(data), f"{label}: {len(data)} examples, {rows} rows"
     some = order[: max(1, len(data) // 2)]
     assert task.order(data.select(some)) == list(range(len(some))), f"{label}: chosen examples lose their order"
     assert 0 <= task.cut(data) <= len(data), f"{label}: {task.cut(data)} of {len(data)} examples are cut"
