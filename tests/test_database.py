@@ -23,17 +23,17 @@ from autolr.errors import AutolrError, UsageError
 from autolr.progress import Silent
 from autolr.search.sampler.fixed_space import SpaceSampler
 from autolr.search.study import database as storage_module
-from autolr.search.study import heartbeats as roster_module
-from autolr.search.study import queue as ledger_module
+from autolr.search.study import heartbeats as heartbeat_module
 from autolr.search.study.database import _passwords, alone, check_private, open_database, without_password
 from autolr.search.study.driver import Driver
 from autolr.search.study.evaluator import Objective
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import front_trials
-from autolr.search.study.heartbeats import Roster
-from autolr.search.study.queue import DEATHS, OWNER, Ledger
+from autolr.search.study.heartbeats import Heartbeat
+from autolr.search.study.queue import TrialQueue
 from autolr.search.study.summary import summarize
-from autolr.search.study.trial_record import SURPLUS
+from autolr.search.study.takeover import SharedTrials
+from autolr.search.study.trial_record import DEATHS, OWNER, SURPLUS
 from autolr.spec.study import make_spec
 from autolr.workflows.search import _prepared_driver, run_search
 
@@ -46,18 +46,18 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def ledger_of(options: dict[str, str], folder: Path, address: str, **changes: object) -> tuple[Ledger, Objective]:
+def queue_of(options: dict[str, str], folder: Path, address: str, **changes: object) -> tuple[TrialQueue, Objective]:
     spec = spec_of(options, storage=without_password(address), **changes)
     folder.mkdir(parents=True, exist_ok=True)
     driver = _prepared_driver(spec, StudyFolder(folder), Silent())
-    return driver.ledger, driver.objective
+    return driver.queue, driver.objective
 
 
-def run_one(ledger: Ledger, objective: Objective) -> int | None:
-    claim = ledger.claim()
+def run_one(queue: TrialQueue, objective: Objective) -> int | None:
+    claim = queue.claim()
     if claim is None:
         return None
-    ledger.record(claim, objective.evaluate(claim.candidate, lambda: None, ledger.heat(claim)))
+    queue.record(claim, objective.evaluate(claim.candidate, lambda: None, queue.race(claim)))
     return claim.trial.number
 
 
@@ -77,7 +77,7 @@ def test_the_password_is_nowhere_but_in_memory(server: Server, options: dict[str
     for path in (tmp_path / "study").rglob("*"):
         assert path.is_dir() or PASSWORD.encode() not in path.read_bytes(), path
     shown = summarize(StudyFolder(tmp_path / "study"))  # without the password: this server asks for none
-    assert (shown["trials"]["complete"], shown["finished"]) == (4, True)
+    assert (shown.trials["complete"], shown.finished) == (4, True)
     assert not (tmp_path / "study" / "study.journal").exists()
 
 
@@ -103,8 +103,8 @@ def test_an_address_that_cannot_be_used_is_refused(address: str, said: str) -> N
 
 def test_a_beat_that_fails_ends_the_work_of_its_process(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise others would take over its trials while it goes on."""
-    mine = Roster(optuna.create_study(storage=open_database(server.database())))
-    monkeypatch.setattr(roster_module, "BEAT_SECONDS", 0.01)
+    mine = Heartbeat(optuna.create_study(storage=open_database(server.database())))
+    monkeypatch.setattr(heartbeat_module, "BEAT_SECONDS", 0.01)
     mine.start()
 
     def fails() -> None:
@@ -155,29 +155,29 @@ def test_no_command_sends_a_password_to_a_cluster(command: str) -> None:
 def test_a_trial_that_another_process_closed_while_it_was_proposed_is_let_go(
     server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, _ = ledger_of(options, tmp_path / "study", server.database())
-    ask = ledger.study.ask
+    queue, _ = queue_of(options, tmp_path / "study", server.database())
+    ask = queue.study.ask
     closed = []
 
     def slow() -> optuna.Trial:
         trial = ask()
         if not closed:
             closed.append(trial.number)
-            ledger.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            queue.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         return trial
 
-    monkeypatch.setattr(ledger.study, "ask", slow)
-    claim = ledger.claim()
+    monkeypatch.setattr(queue.study, "ask", slow)
+    claim = queue.claim()
     assert closed
     assert claim.trial.number not in closed
-    assert not ledger._mine - {claim.trial.number}
+    assert not queue.trials._mine - {claim.trial.number}
 
 
 def test_a_trial_is_signed_before_it_is_proposed(
     server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proposal may take longer than the grace: others must see that the trial is somebody's."""
-    ledger, objective = ledger_of(options, tmp_path / "study", server.database(), trials=20)
+    queue, objective = queue_of(options, tmp_path / "study", server.database(), trials=20)
     signed, propose = [], SpaceSampler.sample_relative
 
     def looks(self: SpaceSampler, study: optuna.Study, trial: optuna.trial.FrozenTrial, space: dict) -> dict:
@@ -186,8 +186,8 @@ def test_a_trial_is_signed_before_it_is_proposed(
 
     monkeypatch.setattr(SpaceSampler, "sample_relative", looks)
     while not signed:
-        run_one(ledger, objective)
-    assert signed == [ledger.roster.me]
+        run_one(queue, objective)
+    assert signed == [queue.trials.heartbeat.me]
 
 
 def test_who_ends_in_good_order_is_known_to_be_gone_at_once(
@@ -195,11 +195,11 @@ def test_who_ends_in_good_order_is_known_to_be_gone_at_once(
 ) -> None:
     """Its process goes on living, as one that exports the winner does; what it left running is taken over."""
     address = server.database()
-    ended, alive = (ledger_of(options, tmp_path / name / "study", address)[0] for name in "ab")
+    ended, alive = (queue_of(options, tmp_path / name / "study", address)[0] for name in "ab")
     claim = ended.claim()
-    assert alive.roster.alive(ended.roster.me)
+    assert alive.trials.heartbeat.alive(ended.trials.heartbeat.me)
     ended.close()
-    assert not alive.roster.alive(ended.roster.me)
+    assert not alive.trials.heartbeat.alive(ended.trials.heartbeat.me)
     alive.claim()
     assert alive.study.trials[claim.trial.number].state == TrialState.FAIL
     queued = [t for t in alive.study.trials if t.user_attrs.get(DEATHS) == 1 and t.state != TrialState.FAIL]
@@ -207,11 +207,11 @@ def test_who_ends_in_good_order_is_known_to_be_gone_at_once(
 
 
 def test_the_end_does_not_wait_for_a_database_that_is_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Roster(optuna.create_study(storage=open_database(server.database())))
+    mine = Heartbeat(optuna.create_study(storage=open_database(server.database())))
     mine.start()
     back = threading.Event()
     monkeypatch.setattr(mine, "_say", lambda _: back.wait(20))
-    monkeypatch.setattr(roster_module, "GOODBYE_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat_module, "GOODBYE_SECONDS", 0.2)
     began = time.monotonic()
     mine.stop()
     assert time.monotonic() - began < 10
@@ -273,34 +273,34 @@ def test_a_name_that_the_database_knows_from_another_study_is_refused(
     server: Server, options: dict[str, str], tmp_path: Path
 ) -> None:
     address = server.database()
-    ledger, _ = ledger_of(options, tmp_path / "here" / "study", address)
-    ledger.close()
+    queue, _ = queue_of(options, tmp_path / "here" / "study", address)
+    queue.close()
     with pytest.raises(UsageError, match="another study of the name 'study', with another seed"):
-        ledger_of(options, tmp_path / "there" / "study", address, seed=1)
+        queue_of(options, tmp_path / "there" / "study", address, seed=1)
 
 
 def test_a_machine_where_the_same_model_and_data_lie_elsewhere_takes_part(
     server: Server, options: dict[str, str], tmp_path: Path
 ) -> None:
     address = server.database()
-    here = ledger_of(options, tmp_path / "here" / "study", address)
+    here = queue_of(options, tmp_path / "here" / "study", address)
     assert run_one(*here) == 0
-    elsewhere = ledger_of(write_inputs(tmp_path / "elsewhere"), tmp_path / "there" / "study", address)
+    elsewhere = queue_of(write_inputs(tmp_path / "elsewhere"), tmp_path / "there" / "study", address)
     assert run_one(*elsewhere) == 1
-    for ledger, _ in (here, elsewhere):
-        ledger.close()
+    for queue, _ in (here, elsewhere):
+        queue.close()
 
 
 def test_two_ledgers_share_the_trials_and_stop_at_the_number_wanted(
     server: Server, options: dict[str, str], tmp_path: Path
 ) -> None:
     address = server.database()
-    one = ledger_of(options, tmp_path / "a" / "study", address)
-    two = ledger_of(options, tmp_path / "b" / "study", address)  # another machine: another folder of the same name
+    one = queue_of(options, tmp_path / "a" / "study", address)
+    two = queue_of(options, tmp_path / "b" / "study", address)  # another machine: another folder of the same name
     held = one[0].claim(), two[0].claim()
     assert held[0].trial.number != held[1].trial.number
-    for (ledger, objective), claim in zip((one, two), held, strict=True):
-        ledger.record(claim, objective.evaluate(claim.candidate, lambda: None))
+    for (queue, objective), claim in zip((one, two), held, strict=True):
+        queue.record(claim, objective.evaluate(claim.candidate, lambda: None))
     turn = 0
     while run_one(*(one, two)[turn % 2]) is not None:
         turn += 1
@@ -315,16 +315,14 @@ def test_of_two_that_claim_the_last_trial_at_once_neither_goes_beyond_the_number
     server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = server.database()
-    one = ledger_of(options, tmp_path / "a" / "study", address, trials=6)
-    two = ledger_of(options, tmp_path / "b" / "study", address, trials=6)
+    one = queue_of(options, tmp_path / "a" / "study", address, trials=6)
+    two = queue_of(options, tmp_path / "b" / "study", address, trials=6)
     for _ in range(5):
         run_one(*one)
     claimed = one[0].claim()
     assert claimed is not None
     looks = iter([5])  # two has looked before one claimed
-    monkeypatch.setattr(
-        two[0], "_active", lambda: next(looks, None) or ledger_module.Ledger._active(two[0]), raising=False
-    )
+    monkeypatch.setattr(two[0].trials, "active", lambda: next(looks, None) or SharedTrials.active(two[0].trials))
     assert two[0].claim() is None
     assert sum(SURPLUS in t.user_attrs for t in one[0].study.trials) == 1
     one[0].record(claimed, one[1].evaluate(claimed.candidate, lambda: None))
@@ -335,11 +333,11 @@ def test_the_trials_of_a_dead_process_are_run_again_and_those_of_a_living_one_ar
     server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = server.database()
-    dead = ledger_of(options, tmp_path / "a" / "study", address)[0]
+    dead = queue_of(options, tmp_path / "a" / "study", address)[0]
     lost = [dead.claim(), dead.claim()]
-    alive = ledger_of(options, tmp_path / "b" / "study", address)
+    alive = queue_of(options, tmp_path / "b" / "study", address)
     assert alive[0].claim().candidate.digest not in {claim.candidate.digest for claim in lost}
-    machine, _, started, rest = dead.roster.me.split(" ")
+    machine, _, started, rest = dead.trials.heartbeat.me.split(" ")
     for claim in lost:  # as if the process were one that has ended
         storage = claim.trial.storage
         storage.set_trial_user_attr(claim.trial._trial_id, OWNER, f"{machine} {2**22 + 1} {started} {rest}")
@@ -361,31 +359,31 @@ def test_a_beat_that_stands_still_is_given_up_after_the_grace(
 ) -> None:
     study = optuna.create_study(storage=open_database(server.database()))
     now = [0.0]
-    monkeypatch.setattr(roster_module.time, "monotonic", lambda: now[0])
-    other, mine = Roster(study, me="elsewhere 1 2 other"), Roster(study)
+    monkeypatch.setattr(heartbeat_module.time, "monotonic", lambda: now[0])
+    other, mine = Heartbeat(study, me="elsewhere 1 2 other"), Heartbeat(study)
     other._beat()
     assert mine.alive(other.me)
 
     def later(seconds: float) -> None:  # for which this process beats
         until = now[0] + seconds
         while now[0] < until:
-            now[0] = min(until, now[0] + roster_module.BEAT_SECONDS)
+            now[0] = min(until, now[0] + heartbeat_module.BEAT_SECONDS)
             mine._beat()
 
-    later(roster_module.GRACE_SECONDS - 1)
+    later(heartbeat_module.GRACE_SECONDS - 1)
     assert mine.alive(other.me)
     other._beat()
-    later(roster_module.GRACE_SECONDS - 1)
+    later(heartbeat_module.GRACE_SECONDS - 1)
     assert mine.alive(other.me)
-    later(roster_module.GRACE_SECONDS + 1)
+    later(heartbeat_module.GRACE_SECONDS + 1)
     assert not mine.alive(other.me)
     other._beat()
     assert mine.alive(other.me)
-    now[0] += 2 * roster_module.GRACE_SECONDS  # the database was away: nobody could beat
+    now[0] += 2 * heartbeat_module.GRACE_SECONDS  # the database was away: nobody could beat
     assert mine.alive(other.me)
     mine._beat()
     assert mine.alive(other.me)
-    later(roster_module.GRACE_SECONDS - 1)
+    later(heartbeat_module.GRACE_SECONDS - 1)
     assert mine.alive(other.me)
     later(2)
     assert not mine.alive(other.me)
@@ -421,8 +419,8 @@ def test_a_restart_of_the_server_is_waited_for(server: Server, options: dict[str
 
 DRIVER = """
 import sys
-from autolr.search.study import heartbeats as roster
-roster.BEAT_SECONDS, roster.GRACE_SECONDS = 1.0, 8.0
+from autolr.search.study import heartbeats
+heartbeats.BEAT_SECONDS, heartbeats.GRACE_SECONDS = 1.0, 8.0
 from autolr.cli import main
 main()
 """

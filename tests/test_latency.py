@@ -23,12 +23,13 @@ from autolr.errors import BudgetError, UsageError
 from autolr.model.units import find_units
 from autolr.problem import open_inputs
 from autolr.progress import Silent
+from autolr.results import LatencyCheck
 from autolr.search.preparation import build_bank
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished
 from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate, Choice, Conditions
-from autolr.workflows import search as run_module
+from autolr.workflows import conclude as run_module
 from autolr.workflows import tune_latency as tuning
 from autolr.workflows.search import run_search
 
@@ -96,7 +97,7 @@ def quick() -> Iterator[None]:
         patch.setattr(timing, "N_RANKS", 4)
         patch.setattr(rewriting, "_SECONDS", 0.3)
         patch.setattr(clock, "BLOCK_SECONDS", 0.003)
-        patch.setattr(tuning, "time_checkpoint", lambda *_: {"ratio": 0.65})
+        patch.setattr(tuning, "time_checkpoint", lambda *_: LatencyCheck(6.5, 0.65, (0.65, 0.65), (), True))
         yield
 
 
@@ -182,14 +183,8 @@ def whole_front(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "front_trials", compressed)
 
 
-def clock_of(ratio: float) -> dict[str, object]:
-    return {
-        "ratio": ratio,
-        "within": ratio <= 0.7,
-        "ms": 1.0,
-        "ratio_range": [ratio, ratio],
-        "processes": [[ratio, ratio, ratio]],
-    }
+def clock_of(ratio: float) -> LatencyCheck:
+    return LatencyCheck(1.0, ratio, (ratio, ratio), ((ratio, ratio, ratio),), ratio <= 0.7)
 
 
 @pytest.mark.usefixtures("quick", "whole_front")
@@ -207,15 +202,15 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
     assert not json.loads(folder.latency_file.read_text())["tuned"]
     result = run_search(study_spec(inputs), folder, Silent())
     assert len(seen) == 2
-    assert result["reached"]
-    assert path / result["checkpoint"] == seen[1]
-    assert result["report"]["latency"]["ratio"] == 0.6
-    card = (path / result["checkpoint"] / "README.md").read_text()
-    assert "Measured in 1 processes of its own" in card
+    assert result.reached
+    assert path / result.checkpoint == seen[1]
+    assert result.report.latency.ratio == 0.6
+    card = (path / result.checkpoint / "README.md").read_text()
+    assert "Timed in 1 processes of its own" in card
     stored = json.loads((path / "latency.json").read_text())
     assert stored["tuned"]
     assert "first-position" in stored["rewrites"]
-    config = json.loads((path / result["checkpoint"] / "config.json").read_text())
+    config = json.loads((path / result.checkpoint / "config.json").read_text())
     assert config["quantization_config"]["rewrites"] == stored["rewrites"]
 
 
@@ -226,8 +221,8 @@ def test_when_none_meets_the_budget_the_fastest_is_exported_and_it_is_said(
     ratios = iter((0.9, 0.75, 0.8, 0.85, 0.9, 0.9))
     monkeypatch.setattr(run_module, "time_checkpoint", lambda *_: clock_of(next(ratios)))
     result = run_search(study_spec(inputs, search=PLAIN), folder, Silent())
-    assert not result["reached"]
-    assert result["report"]["latency"]["ratio"] == 0.75
+    assert not result.reached
+    assert result.report.latency.ratio == 0.75
 
 
 @pytest.mark.usefixtures("quick")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from autolr.search.racing.race import CONFIDENCE, LOOKS, Race, Rival, example_sizes, separation
+from autolr.search.racing.race import CONFIDENCE, LOOKS, Incumbent, RacedScorer, example_sizes, separation
 from autolr.search.racing.sampling import inclusion_probabilities, sampling_order, weighted_mean
 from autolr.tasks.class_scorer import ClassScorer
 
@@ -113,9 +113,9 @@ def scorer() -> ClassScorer:
     return ClassScorer(batches_of(range(N)), dense)
 
 
-def race_of(scorer: ClassScorer, seed: int = 0) -> Race:
+def race_of(scorer: ClassScorer, seed: int = 0) -> RacedScorer:
     references = [worse(scorer.dense, by, 7) for by in (0.3, 0.4, 0.5)]
-    return Race(scorer, "divergence", example_sizes(scorer, "divergence", references), batches_of, seed)
+    return RacedScorer(scorer, "divergence", example_sizes(scorer, "divergence", references), batches_of, seed)
 
 
 def test_the_parts_are_the_looks_and_together_everything(scorer: ClassScorer) -> None:
@@ -127,8 +127,8 @@ def test_the_parts_are_the_looks_and_together_everything(scorer: ClassScorer) ->
 
 
 def test_a_much_worse_candidate_is_stopped_at_the_first_look_with_an_honest_estimate(scorer: ClassScorer) -> None:
-    rival, model = Rival(3, worse(scorer.dense, 0.3, 1)), Table(worse(scorer.dense, 1.0, 2))
-    found = race_of(scorer).run(model, rival, lambda: None)
+    incumbent, model = Incumbent(3, worse(scorer.dense, 0.3, 1)), Table(worse(scorer.dense, 1.0, 2))
+    found = race_of(scorer).score(model, incumbent, lambda: None)
     assert found.logits is None
     assert model.seen == 50
     true = scorer.compare(model.logits)
@@ -139,8 +139,8 @@ def test_a_much_worse_candidate_is_stopped_at_the_first_look_with_an_honest_esti
 
 
 def test_a_better_candidate_is_scored_on_everything_exactly(scorer: ClassScorer) -> None:
-    rival, model = Rival(3, worse(scorer.dense, 0.5, 1)), Table(worse(scorer.dense, 0.3, 2))
-    found = race_of(scorer).run(model, rival, lambda: None)
+    incumbent, model = Incumbent(3, worse(scorer.dense, 0.5, 1)), Table(worse(scorer.dense, 0.3, 2))
+    found = race_of(scorer).score(model, incumbent, lambda: None)
     assert model.seen == N
     assert found.logits is not None
     assert torch.equal(found.logits, model.logits)
@@ -149,18 +149,18 @@ def test_a_better_candidate_is_scored_on_everything_exactly(scorer: ClassScorer)
 
 def test_the_same_candidate_is_never_stopped(scorer: ClassScorer) -> None:
     logits = worse(scorer.dense, 0.3, 1)
-    assert race_of(scorer).run(Table(logits), Rival(0, logits), lambda: None).logits is not None
+    assert race_of(scorer).score(Table(logits), Incumbent(0, logits), lambda: None).logits is not None
 
 
 def test_stops_are_wrong_no_more_often_than_is_said_and_estimates_are_calibrated(scorer: ClassScorer) -> None:
     dense = scorer.dense
-    rival = Rival(0, worse(dense, 0.4, 1))
-    best = scorer.compare(rival.logits)["divergence"].value
+    incumbent = Incumbent(0, worse(dense, 0.4, 1))
+    best = scorer.compare(incumbent.logits)["divergence"].value
     wrong, equal_or_better, errors, examples = 0, 0, [], 0
     rng = np.random.default_rng(5)
     for seed in range(300):
         model = Table(worse(dense, float(rng.uniform(0.34, 0.6)), 10 + seed))
-        found = race_of(scorer, seed).run(model, rival, lambda: None)
+        found = race_of(scorer, seed).score(model, incumbent, lambda: None)
         true = scorer.compare(model.logits)["divergence"].value
         examples += model.seen
         if true <= best:
@@ -181,7 +181,7 @@ def test_accuracy_races_the_other_way_round(scorer: ClassScorer) -> None:
     labels = scorer.labels
     right = torch.nn.functional.one_hot(labels, 3).float() * 5
     wrong = torch.nn.functional.one_hot((labels + 1) % 3, 3).float() * 5
-    race = Race(scorer, "accuracy", example_sizes(scorer, "accuracy", [right, wrong]), batches_of, 0)
+    race = RacedScorer(scorer, "accuracy", example_sizes(scorer, "accuracy", [right, wrong]), batches_of, 0)
     mixed = torch.where(torch.arange(N)[:, None] % 5 == 0, wrong, right)
-    assert race.run(Table(wrong), Rival(0, mixed), lambda: None).logits is None
-    assert race.run(Table(right), Rival(0, mixed), lambda: None).logits is not None
+    assert race.score(Table(wrong), Incumbent(0, mixed), lambda: None).logits is None
+    assert race.score(Table(right), Incumbent(0, mixed), lambda: None).logits is not None

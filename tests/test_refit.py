@@ -1,5 +1,6 @@
 """A refit against its definition: sequential least squares, written without blocks, stages or hooks that stop."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from autolr.errors import UsageError
 from autolr.forms.swap import compressed
 from autolr.progress import Silent
 from autolr.recovery import refit as refit_module
-from autolr.recovery.refit import RIDGE, refit, refitted
+from autolr.recovery.conformance import check
+from autolr.recovery.refit import REFIT, RIDGE, correct, refit
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice
@@ -91,6 +93,21 @@ def by_definition(model, candidate, source, one_position):
 def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers be refitted on as few tokens as these tests have."""
     monkeypatch.setattr(refit_module, "TOKENS_PER_UNKNOWN", 0)
+
+
+@contextmanager
+def refitted(model, candidate, source, corrections):
+    with compressed(model, candidate, source):
+        for name, correction in corrections.items():
+            correct(model.get_submodule(name), correction)
+        yield model
+
+
+@pytest.mark.usefixtures("few_tokens")
+@pytest.mark.parametrize("family", READS_ONE)
+def test_a_refit_obeys_the_laws_of_recoveries(family) -> None:
+    model, source = prepared(family)
+    check(REFIT, model, random_candidate(source), source, DATA)
 
 
 @torch.no_grad()
@@ -208,39 +225,39 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
     folder, plain = study
     monkeypatch.setattr(selection, "scores_better", lambda *_: True)
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
-    assert result["report"]["refitted"] == len(winner["candidate"])
-    assert winner["selection"] != winner["before_refit"]
-    card = (folder.path / result["checkpoint"] / "README.md").read_text()
-    assert f"{len(winner['candidate'])} of them refitted by least squares" in card
-    opened = open_study(folder, Silent())
-    candidate = Candidate.from_json(winner["candidate"])
-    monkeypatch.setattr(finalists, "refit", lambda *_: pytest.fail("it was kept"))
-    kept = finalists.corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    winner, layers = result.winning, len(result.winning.candidate.choices)
+    assert result.report.recovery.layers == result.report.to_json()["refitted"] == layers
+    assert winner.variant.recovery == "refit"
+    assert winner.selection.scores != winner.selection.before_recovery
+    card = (folder.path / result.checkpoint / "README.md").read_text()
+    assert f"{layers} of them refitted by least squares" in card
+    opened, candidate = open_study(folder, Silent()), winner.candidate
+    monkeypatch.setattr(refit_module, "refit", lambda *_: pytest.fail("it was kept"))
+    changes = finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     from autolr.checkpoint.load import load_checkpoint
 
-    loaded = load_checkpoint(folder.path / result["checkpoint"])
-    for name, correction in kept.items():
+    loaded = load_checkpoint(folder.path / result.checkpoint)
+    for name in changes.layers:
+        left, bias = (changes.tensors[f"{name}/{part}"] for part in ("left", "bias"))
         layer = loaded.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
         with compressed(opened.inputs.model, candidate, opened.bank):
             right = opened.inputs.model.get_submodule(name).right.weight.double()
-        assert torch.equal(layer.dense_weight(), correction.left.double() @ right)  # balanced anew by powers of two
-        assert torch.equal(layer.bias, correction.bias)
+        assert torch.equal(layer.dense_weight(), left.double() @ right)  # balanced anew by powers of two
+        assert torch.equal(layer.bias, bias)
 
 
 def test_damaged_corrections_are_computed_again(study, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, plain = study
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
-    candidate = Candidate.from_json(winner["candidate"])
+    candidate = result.winning.candidate
     file = folder.bank / "refit" / f"{candidate.digest}.safetensors"
     before, calls = {name: tensor.clone() for name, tensor in load_file(file).items()}, []
     file.write_bytes(file.read_bytes()[:-7] + b"damaged")
     real = refit_module.refit
-    monkeypatch.setattr(finalists, "refit", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(refit_module, "refit", lambda *args: calls.append(1) or real(*args))
     opened = open_study(folder, Silent())
-    finalists.corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     assert calls == [1]
     after = load_file(file)
     assert before.keys() == after.keys()
@@ -251,6 +268,6 @@ def test_a_study_may_do_without(study) -> None:
     folder, plain = study
     plain["search"]["refit"] = False
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    assert result["report"]["refitted"] == 0
-    assert all("before_refit" not in member for member in result["members"])
+    assert result.report.recovery is None
+    assert all(member.selection.before_recovery is None for member in result.members)
     assert not (folder.bank / "refit").exists()

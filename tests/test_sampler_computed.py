@@ -27,7 +27,7 @@ def test_points_are_what_their_features_say():
 
 
 def test_computed_outcomes_are_not_modelled():
-    """The objective and the constraint that are computed have the values told, on the scale of the model, at any point."""
+    """What is computed has the values told, on the scale of the model, at any point."""
     compute = lambda sets: np.array([[s["k"] + s["x"], s["k"] - 3.0] for s in sets])  # noqa: E731
     computed = DeterministicOutcomes(compute, (1, "size"))
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=BoTorchSampler(0, 4, computed=computed))

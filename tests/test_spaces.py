@@ -197,7 +197,7 @@ def test_every_preset_runs_to_its_end(space: str, options: dict[str, str], tmp_p
     }
     folder = StudyFolder(tmp_path / "study")
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    assert result["reached"]
+    assert result.reached
     trials = folder.load_study().get_trials(states=[TrialState.COMPLETE])
     origins = [trial.user_attrs["origin"] for trial in trials if "origin" in trial.user_attrs]
     wanted = {"uniform": 6}  # it has the choice of a method; rules are one candidate beside the dense and the uniform

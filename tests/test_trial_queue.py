@@ -28,8 +28,9 @@ from test_search import spec_of
 from autolr.problem import open_inputs
 from autolr.progress import Silent
 from autolr.search.preparation import build_bank, prepare
+from autolr.search.study.candidates import Claim
 from autolr.search.study.folder import StudyFolder
-from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW, Claim, Ledger
+from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW, TrialQueue
 from autolr.types import Candidate, Evaluation
 
 TRIALS = 9
@@ -58,7 +59,7 @@ class Queue(RuleBasedStateMachine):
         spec = self.inputs.spec.model_copy(update={"trials": self.wanted})
         inputs = replace(self.inputs, spec=spec)
         self.folder.write_spec(spec, {})
-        self.ledger = Ledger(inputs, self.prepared, self.folder, self.logits)
+        self.queue = TrialQueue(inputs, self.prepared, self.folder, self.logits)
 
     def logits(self, candidate: Candidate) -> torch.Tensor:
         """What a candidate answers: the dense model's answers, disturbed by as much as its digest says."""
@@ -75,22 +76,22 @@ class Queue(RuleBasedStateMachine):
         return Evaluation(candidate, self.inputs.costs.cost(candidate), scores, {"score": 0.1}, answers)
 
     def by_state(self, *states: TrialState) -> list:
-        return self.ledger.study.get_trials(deepcopy=False, states=states)
+        return self.queue.study.get_trials(deepcopy=False, states=states)
 
     @rule()
     def claim(self) -> None:
-        claim = self.ledger.claim()
+        claim = self.queue.claim()
         if claim is not None:
             self.held.append(claim)
             return
-        assert len(self.by_state(*ENDED)) + len(self.by_state(TrialState.RUNNING)) >= self.ledger.wanted
+        assert len(self.by_state(*ENDED)) + len(self.by_state(TrialState.RUNNING)) >= self.queue.wanted
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 20))
     def record(self, which: int) -> None:
         claim = self.held.pop(which % len(self.held))
         self.evaluated.append(claim.candidate.digest)
-        self.ledger.record(claim, self.evaluation(claim.candidate))
+        self.queue.record(claim, self.evaluation(claim.candidate))
         self.in_a_row = 0
 
     @precondition(lambda self: self.held and self.in_a_row + 2 < MAX_FAILURES_IN_A_ROW)
@@ -98,7 +99,7 @@ class Queue(RuleBasedStateMachine):
     def fail(self, which: int) -> None:
         claim = self.held.pop(which % len(self.held))
         self.failed.add(claim.candidate.digest)
-        self.ledger.fail(claim, "it was to fail")
+        self.queue.fail(claim, "it was to fail")
         self.in_a_row += 1
 
     @rule(torn=st.booleans(), more=st.sampled_from([0, 0, 2]))
@@ -124,7 +125,7 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def what_is_finished_has_a_file_and_its_own_scores(self) -> None:
-        if not hasattr(self, "ledger"):
+        if not hasattr(self, "queue"):
             return
         files = self.folder.trial_files()
         for trial in self.by_state(*ENDED):
@@ -134,18 +135,18 @@ class Queue(RuleBasedStateMachine):
             assert trial.values[0] == pytest.approx(self.evaluation(candidate).scores["divergence"].value)
 
     def teardown(self) -> None:
-        if not hasattr(self, "ledger"):
+        if not hasattr(self, "queue"):
             return
         for claim in self.held:  # what is under way is finished
-            self.ledger.record(claim, self.evaluation(claim.candidate))
-        while (claim := self.ledger.claim()) is not None:
+            self.queue.record(claim, self.evaluation(claim.candidate))
+        while (claim := self.queue.claim()) is not None:
             assert claim.candidate.digest not in self.evaluated
-            self.ledger.record(claim, self.evaluation(claim.candidate))
-        assert len(self.by_state(*ENDED)) == self.ledger.wanted
+            self.queue.record(claim, self.evaluation(claim.candidate))
+        assert len(self.by_state(*ENDED)) == self.queue.wanted
         assert not self.by_state(TrialState.RUNNING, TrialState.WAITING)
         own = [t.user_attrs["digest"] for t in self.by_state(*ENDED) if "same_as" not in t.user_attrs]
         assert len(own) == len(set(own))
-        numbers = [trial.number for trial in self.ledger.study.get_trials(deepcopy=False)]
+        numbers = [trial.number for trial in self.queue.study.get_trials(deepcopy=False)]
         assert numbers == list(range(len(numbers)))
         self.temporary.cleanup()
 

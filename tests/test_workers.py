@@ -84,7 +84,7 @@ def test_two_workers_score_as_one_process_does_and_a_killed_one_is_replaced(
     thread.join()
     assert len(killed) == 1
     trials = done(folder)
-    assert len(trials) == result["trials"] == TRIALS
+    assert len(trials) == result.trials == TRIALS
     assert [
         t.state for t in folder.load_study().trials if t.state not in (TrialState.COMPLETE, TrialState.WAITING)
     ] == []
@@ -128,7 +128,7 @@ def dispatcher_of(options: dict[str, str], folder: Path) -> tuple[Dispatcher, Ra
     folder.mkdir(parents=True)
     driver = _prepared_driver(spec_of(options, crew={"workers": 2}), StudyFolder(folder), Silent())
     assert isinstance(driver, RayDriver)
-    return Dispatcher(driver.ledger, ahead=2), driver
+    return Dispatcher(driver.queue, ahead=2), driver
 
 
 def test_a_candidate_that_takes_its_workers_down_fails_with_the_reason(options: dict[str, str], tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_candidate_that_takes_its_workers_down_fails_with_the_reason(options: 
             assert again is not None
             assert (again.trial, again.halved) == (first.trial, True), tries
         dispatcher.lost(first.trial)
-        trial = driver.ledger.study.trials[first.trial]
+        trial = driver.queue.study.trials[first.trial]
         assert trial.state == TrialState.FAIL
         assert "3 workers were lost over it" in trial.user_attrs["reason"]
         following = dispatcher.next(10.0)
@@ -151,7 +151,7 @@ def test_a_candidate_that_takes_its_workers_down_fails_with_the_reason(options: 
         assert following.trial != first.trial
         dispatcher.take(following.trial, driver.objective.evaluate(following.candidate, lambda: None))
         dispatcher.lost(following.trial)  # its worker died after it had answered
-        assert driver.ledger.study.trials[following.trial].state == TrialState.COMPLETE
+        assert driver.queue.study.trials[following.trial].state == TrialState.COMPLETE
     finally:
         dispatcher.stop()
 
@@ -165,7 +165,7 @@ def test_what_goes_wrong_while_proposing_reaches_the_caller(
     def fails() -> None:
         raise error("no proposal")
 
-    monkeypatch.setattr(driver.ledger, "claim", fails)
+    monkeypatch.setattr(driver.queue, "claim", fails)
     dispatcher.start()
     with pytest.raises(error, match="no proposal"):
         dispatcher.next(10.0)
@@ -175,43 +175,43 @@ def test_what_goes_wrong_while_proposing_reaches_the_caller(
 def test_a_candidate_under_way_is_not_evaluated_twice(options: dict[str, str], tmp_path: Path) -> None:
     """A trial that comes to the same candidate waits for the first, and is recorded with its scores."""
     _, driver = dispatcher_of(options, tmp_path / "study")
-    ledger, objective = driver.ledger, driver.objective
-    decode, first = ledger._candidate, ledger.claim()
+    queue, objective = driver.queue, driver.objective
+    decode, first = queue._proposals.candidate, queue.claim()
     calls = []
 
     def same(trial: optuna.Trial) -> Candidate:
         calls.append(trial.number)
         return first.candidate if len(calls) < 3 else decode(trial)
 
-    ledger._candidate = same
-    third = ledger.claim()
+    queue._proposals.candidate = same
+    third = queue.claim()
     assert len(calls) == 3
     assert third.candidate != first.candidate
-    assert ledger.completed() == 0
-    ledger.record(first, objective.evaluate(first.candidate, lambda: None))
-    assert ledger.completed() == 3
-    twins = [ledger.study.trials[number].user_attrs["same_as"] for number in calls[:2]]
+    assert queue.completed() == 0
+    queue.record(first, objective.evaluate(first.candidate, lambda: None))
+    assert queue.completed() == 3
+    twins = [queue.study.trials[number].user_attrs["same_as"] for number in calls[:2]]
     assert twins == [first.trial.number] * 2
-    ledger.record(third, objective.evaluate(third.candidate, lambda: None))
-    assert ledger.completed() == 4
+    queue.record(third, objective.evaluate(third.candidate, lambda: None))
+    assert queue.completed() == 4
 
 
 def test_who_waits_for_a_candidate_that_fails_is_evaluated_after_all(options: dict[str, str], tmp_path: Path) -> None:
     _, driver = dispatcher_of(options, tmp_path / "study")
-    ledger, objective = driver.ledger, driver.objective
-    first, decode, calls = ledger.claim(), ledger._candidate, []
+    queue, objective = driver.queue, driver.objective
+    first, decode, calls = queue.claim(), queue._proposals.candidate, []
 
     def same(trial: optuna.Trial) -> Candidate:
         calls.append(trial.number)
         return first.candidate if len(calls) < 3 else decode(trial)
 
-    ledger._candidate = same
-    ledger.claim()
-    ledger.fail(first, "out of memory")
-    second = ledger.claim()
+    queue._proposals.candidate = same
+    queue.claim()
+    queue.fail(first, "out of memory")
+    second = queue.claim()
     assert second.trial.number == calls[0]
-    ledger.record(second, objective.evaluate(second.candidate, lambda: None))
-    assert ledger.study.trials[calls[1]].user_attrs["same_as"] == calls[0]
+    queue.record(second, objective.evaluate(second.candidate, lambda: None))
+    assert queue.study.trials[calls[1]].user_attrs["same_as"] == calls[0]
 
 
 def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(

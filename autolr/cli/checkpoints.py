@@ -1,7 +1,7 @@
 """``autolr export`` and ``eval``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -23,24 +23,29 @@ def export(
     solve: Annotated[
         bool, typer.Option("--solve", help="Solve for --budget under the chosen trial's multipliers; no trial has it.")
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="hf: low-rank layers; dense: multiplied out; or one that another package registers."
+        ),
+    ] = "hf",
     force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint at --out.")] = False,
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.checkpoint.directory import check_vacant
+    from autolr.checkpoint.formats import FORMATS
     from autolr.search.study.folder import StudyFolder
+    from autolr.search.study.front import read_result
     from autolr.search.study.summary import find_trial, with_multipliers
     from autolr.search.study.transfer import solve_at
     from autolr.spec.budgets import Budget
-    from autolr.types import Candidate
     from autolr.workflows.export import check_not_dense
     from autolr.workflows.export import export as write
-    from autolr.workflows.finalists import corrections_of, kept_corrections
+    from autolr.workflows.finalists import changes_of, changes_of_member
     from autolr.workflows.search import open_study
 
-    if form not in ("hf", "dense"):
-        raise UsageError(f"unknown --format {form!r}; must be hf or dense")
+    FORMATS.get(form)
     if trial is not None and budget and not solve:
         raise UsageError("give --trial or --budget, not both")
     if solve and not budget:
@@ -50,28 +55,25 @@ def export(
     check_not_dense(to, spec.model)
     check_vacant(to, force)
     chosen = with_multipliers(folder, trial) if solve else find_trial(folder, trial, budget)
-    result = folder.result()
-    won = result is not None and result["winner"] == chosen["trial"] and not solve
-    report = result["report"] if result is not None and won else None
-    kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
+    result = read_result(folder)
+    report = result.report if result is not None and result.winner == chosen.trial and not solve else None
     with progress() as listener:
         opened = open_study(folder, listener, spec)
         inputs, bank = opened.inputs, opened.bank
         if solve:
-            params = folder.load_study().trials[chosen["trial"]].params
+            params = folder.load_study().trials[chosen.trial].params
             chosen = solve_at(inputs, bank, chosen, params, budget or [], listener)
-        known = {} if result is None or solve else {one["trial"]: one for one in result["members"]}
-        scored = known.get(chosen["trial"])  # on the selection part, where the refit was found to be better or not
-        if scored is not None:
-            corrections = kept_corrections(inputs, bank, scored, listener)
+        members = {} if result is None or solve else {member.trial: member for member in result.members}
+        if chosen.trial in members:  # scored on the selection part, where the recovery was seen to be better or not
+            changes = changes_of_member(inputs, bank, members[chosen.trial], listener)
         else:
-            corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
-        difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
+            changes = changes_of(inputs, bank, chosen.candidate, listener)
+        difference = write(inputs, bank, chosen, changes, report, to, form, listener)
     if json:
         print_json(
             {
-                "trial": None if solve else chosen["trial"],
-                "ratio": chosen["costs"]["ratio"],
+                "trial": None if solve else chosen.trial,
+                "ratio": dict(chosen.cost.ratios),
                 "out": str(to),
                 "format": form,
                 "max_logit_difference": difference,
@@ -79,8 +81,8 @@ def export(
         )
     else:
         ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
-        shown = ", ".join(f"{chosen['costs']['ratio'][quantity]:.3f}x {quantity}" for quantity in ratios)
-        name = f"trial {chosen['trial']}"
+        shown = ", ".join(f"{chosen.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
+        name = f"trial {chosen.trial}"
         unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
         out.print(
             f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
@@ -104,7 +106,7 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """Measure a checkpoint's accuracy, with its standard error."""
-    from autolr.report.tables import chance_warning, evaluation_line
+    from autolr.report.measurements import chance_warning, evaluation_line
     from autolr.workflows.evaluate import evaluate_checkpoint
     from autolr.workflows.resolve import resolve
 
@@ -115,5 +117,5 @@ def evaluate(
         print_json(found)
     else:
         out.print(evaluation_line(found), highlight=False)
-    if (warning := chance_warning(found)) is not None:
+    if (warning := chance_warning(found, task)) is not None:
         err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)

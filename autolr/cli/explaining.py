@@ -26,7 +26,7 @@ def sensitivity(
 
     folder = StudyFolder.existing(study)
     spec = places.spec_at(study, given)
-    number = find_trial(folder, trial, None)["trial"]
+    number = find_trial(folder, trial, None).trial
     with progress() as listener:
         opened = open_study(folder, listener, spec)
         found = explain(opened.inputs, opened.bank, folder.load_study(), number)

@@ -71,7 +71,8 @@ def resume(
 
 
 def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
-    from autolr.report.tables import missed_limits, next_commands, result_lines, result_table
+    from autolr.report.front_table import result_table
+    from autolr.report.sentences import missed_limits, next_commands, result_lines
     from autolr.search.study.folder import StudyFolder
     from autolr.workflows.search import run_search
 
@@ -82,14 +83,14 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
     except Stopped as stop:
         raise Stopped(f"{stop}\ngo on with: {command('resume', path)}") from stop
     if as_json:
-        print_json({"study": str(path), **result})
+        print_json({"study": str(path), **result.to_json()})
     else:
         out.print(result_table(result, spec))
         for line in result_lines(result, spec, path):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
         for line in next_commands(result, path):
             out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    if not result["reached"]:
+    if not result.reached:
         missed = "; ".join(missed_limits(result, spec)) or "see the table"
         err.print(f"[bold red]not reached:[/] {missed}; the nearest candidate was exported", highlight=False)
         raise typer.Exit(3)
@@ -102,7 +103,7 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
 )  # fmt: skip
 def estimate(given: o.Given, study: o.Study = None, profile: o.Profile = None, json: o.Json = False) -> None:
     """Say what each budget can reach, and what the search would take in time and disk, before anything is spent."""
-    from autolr.report.tables import estimate_table
+    from autolr.report.measurements import estimate_table
     from autolr.workflows.estimate import estimate_study
     from autolr.workflows.resolve import default_folder, resolve
 

@@ -27,7 +27,7 @@ def bench(
     json: o.Json = False,
 ) -> None:
     """Time checkpoints in turn against the first: medians, spread, and the ratio with its confidence interval."""
-    from autolr.report.tables import bench_table, conditions_line
+    from autolr.report.measurements import bench_conditions, bench_table
     from autolr.workflows.bench import bench as measure
     from autolr.workflows.resolve import resolve
 
@@ -38,7 +38,7 @@ def bench(
         print_json(found)
     else:
         out.print(bench_table(found))
-        out.print(conditions_line(found["conditions"]), highlight=False, markup=False)
+        out.print(bench_conditions(found), highlight=False, markup=False)
     if not found["settled"]:
         err.print(
             f"the machine is too noisy for ±{100 * precision:g} % in {max_seconds:g} s: the intervals above are what "

@@ -8,7 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from autolr.errors import UsageError
-from autolr.report.chance import at_chance
+from autolr.records import Score
+from autolr.report.format import at_chance
 from autolr.spec.budgets import Budget
 
 
@@ -85,7 +86,7 @@ def _cells(found: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]], s
 
 
 def _guesses(row: Mapping[str, Any]) -> bool:
-    return "majority" in row and at_chance(row["accuracy"], row["majority"])
+    return "majority" in row and at_chance(Score.from_json(row["accuracy"]), row["majority"])
 
 
 def plot_comparison(summary: Mapping[str, Any], file: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autolr.report.tables import percent
+from autolr.records import Score
+from autolr.report import format as shown
 from autolr.scores import ACCURACY, PROBE
 
 
@@ -55,3 +56,8 @@ def _tasks(found: Mapping[str, Any]) -> Table:
             str(task["test"]),
         )
     return table
+
+
+def percent(plain: Mapping[str, Any]) -> str:
+    """Return a share in its plain form, with its standard error, in per cent."""
+    return shown.percent(Score(plain["value"], plain["stderr"], plain.get("n", 0)))

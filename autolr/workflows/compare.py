@@ -114,10 +114,24 @@ def read_comparison(file: Path) -> Comparison:
     Raises:
         UsageError: it is missing or malformed; a space, sampler or method it names does not exist.
     """
-    comparison: Comparison = parse_plain(TypeAdapter(Comparison), read_yaml(file), str(file), Comparison)
+    return parse_comparison(read_yaml(file), str(file), file.parent)
+
+
+def parse_comparison(plain: Any, origin: str, folder: Path) -> Comparison:
+    """Build a comparison from plain values.
+
+    Args:
+        plain: nested mappings, as the YAML file has them.
+        origin: what they came from, for messages.
+        folder: that paths in it are relative to.
+
+    Raises:
+        UsageError: it is malformed; a space, sampler or method it names does not exist.
+    """
+    comparison: Comparison = parse_plain(TypeAdapter(Comparison), plain, origin, Comparison)
 
     def beside(text: str | None) -> str | None:
-        path = None if text is None else file.parent / Path(text).expanduser()
+        path = None if text is None else folder / Path(text).expanduser()
         return str(path.resolve()) if path is not None and path.exists() else text
 
     parts = () if comparison.data.dataset else ("train", "validation", "test")  # of a data set they name splits

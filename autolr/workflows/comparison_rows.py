@@ -6,46 +6,45 @@ from typing import Any
 import numpy as np
 
 from autolr.pareto import hypervolume
+from autolr.results import StudyResult
 from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import feasible, scored
+from autolr.search.study.front import scored
+from autolr.search.study.trial_record import TrialRecord
 from autolr.spec.budgets import Budget
 
 NEARLY = 0.99
 """Share of the best entry's final area that counts as having arrived."""
 
 
-def outcome(folder: StudyFolder, budget: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def outcome(folder: StudyFolder, budget: str, result: StudyResult) -> dict[str, Any]:
     """Return what one finished study found.
 
     Args:
         folder: of the study.
         budget: its first.
-        result: the content of result.json.
+        result: of the study.
 
     Returns:
         The winner's scores on the report part and its ratio, and ``trace``, for each evaluation in turn the seconds and
         the examples it took, its ratio and its objective; None where it was over the budget or stopped.
     """
-    report = result["report"]
-    winner = next(one for one in result["members"] if one["trial"] == result["winner"])
+    report, quantity = result.report.to_json(), Budget.parse(budget).quantity
     trace = []
-    for trial in scored(folder.load_study()):
-        attributes = trial.user_attrs
-        anew = "same_as" not in attributes and attributes["candidate"]
-        examples = next(iter(attributes["scores"].values()))["n"] if anew else 0
-        value = trial.values[0] if trial.values and feasible(trial) else None
-        seconds = round(sum(attributes["seconds"].values()), 3)
-        trace.append([seconds, examples, attributes["costs"]["ratio"][Budget.parse(budget).quantity], value])
+    for record in map(TrialRecord.of, scored(folder.load_study())):
+        anew = record.same_as is None and record.candidate.choices
+        examples = next(iter(record.scores.values())).n if anew else 0
+        value = record.values[0] if record.feasible and not record.stopped else None
+        trace.append([round(sum(record.seconds.values()), 3), examples, record.cost.ratios[quantity], value])
     return {
-        "reached": result["reached"],
-        "ratio": winner["costs"]["ratio"][Budget.parse(budget).quantity],
+        "reached": result.reached,
+        "ratio": result.winning.cost.ratios[quantity],
         "accuracy": report["compressed"]["accuracy"],
         "dense_accuracy": report["dense"]["accuracy"],
         "accuracy_ratio": report["accuracy_ratio"],
         "majority": report["majority"],
         "divergence": report["compressed"]["divergence"],
         **({"perplexity": report["perplexity"]["compressed"]} if "perplexity" in report else {}),
-        "trials": result["trials"],
+        "trials": result.trials,
         "trace": trace,
     }
 

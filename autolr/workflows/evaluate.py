@@ -1,26 +1,19 @@
 """Measuring a checkpoint on data of its task, without a study."""
 
-from collections.abc import Mapping
-from math import exp
-from typing import Any
-
 from autolr.data.parts import check_source
 from autolr.model.inputs import check_tokens, input_device, longest_input
 from autolr.model.load import open_model
 from autolr.model.memory import check_memory
 from autolr.progress import Progress
-from autolr.records import Score
+from autolr.results.evaluation import Evaluation
 from autolr.scores import SCORES, TASKS
 from autolr.spec.study import StudySpec
 from autolr.tasks import task_for
 from autolr.tasks.alone import check_task
 
 
-def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progress: Progress) -> dict[str, Any]:
-    """Return a checkpoint's headline score with standard error, number of examples and share of the commonest answer.
-
-    ``headline`` is the name of that score, under which its value stands; ``scores`` has all that say something of one
-    model alone. Of a language model there are the loss, nats per token, and its perplexity too.
+def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progress: Progress) -> Evaluation:
+    """Return what a checkpoint scores: all scores that say something of one model alone.
 
     Args:
         spec: names the checkpoint as its model, the task, and the device, dtype and batch size.
@@ -55,27 +48,12 @@ def evaluate_checkpoint(spec: StudySpec, source: str, split: str | None, progres
 
     scorer = task.scorer(model, data, batches, tick)
     scores = scorer.compare(scorer.dense)
-    headline = scores[kind.headline]
-    return {
-        kind.headline: headline.value,
-        "stderr": headline.stderr,
-        "n": headline.n,
-        "majority": scorer.majority(),
-        "data": data.name,
-        "checkpoint": spec.model,
-        "noun": task.noun,
-        "task": kind.name,
-        "headline": kind.headline,
-        "scores": {name: scores[name].to_json() for name in scores if not SCORES.get(name).against_dense},
-        **_exponentials(scores),
-    }
-
-
-def _exponentials(scores: Mapping[str, Score]) -> dict[str, float]:
-    """Return what a loss is commonly stated as, its exponential, with the loss itself."""
-    found: dict[str, float] = {}
-    for kind in SCORES:
-        if kind.exponential_of in scores:
-            loss = scores[kind.measured]
-            found |= {kind.measured: loss.value, f"{kind.measured}_stderr": loss.stderr, kind.name: exp(loss.value)}
-    return found
+    return Evaluation(
+        checkpoint=spec.model,
+        data=data.name,
+        task=kind.name,
+        noun=task.noun,
+        headline=kind.headline,
+        scores={name: score for name, score in scores.items() if not SCORES.get(name).against_dense},
+        majority=scorer.majority(),
+    )

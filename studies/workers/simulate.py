@@ -1,4 +1,4 @@
-"""How many workers one driver keeps busy: the real ledger, sampler and dispatcher, with workers that only sleep.
+"""How many workers one driver keeps busy: the real queue, sampler and dispatcher, with workers that only sleep.
 
     python studies/workers/simulate.py SECONDS WORKERS... # 10 8 32 128; writes simulate.json beside this file
 
@@ -20,7 +20,7 @@ from autolr.problem import open_inputs
 from autolr.progress import Silent
 from autolr.search.preparation import build_bank, prepare
 from autolr.search.study.folder import StudyFolder
-from autolr.search.study.queue import Ledger
+from autolr.search.study.queue import TrialQueue
 from autolr.search.workers.dispatcher import Dispatcher
 from autolr.search.workers.ray_driver import ready_ahead
 from autolr.spec.study import make_spec
@@ -50,15 +50,15 @@ def simulate(workers: int, seconds: float, folder: Path, bank: Path) -> dict[str
         inputs = open_inputs(spec, Silent())
         study.write_spec(spec, inputs.fingerprint)
         prepared = prepare(inputs, build_bank(inputs, bank, Silent()), Silent())
-        ledger = Ledger(inputs, prepared, study, lambda _: prepared.scorer.dense)
-        dispatcher = Dispatcher(ledger, ready_ahead(workers))
+        queue = TrialQueue(inputs, prepared, study, lambda _: prepared.scorer.dense)
+        dispatcher = Dispatcher(queue, ready_ahead(workers))
         rng = np.random.default_rng(0)
         dispatcher.start()
         began = time.monotonic()
         due: list[tuple[float, int, object, float]] = []  # when, trial, candidate, seconds
         busy, last, waits = 0.0, began, []
         free = [began] * workers  # since when each free worker waits
-        while ledger.completed() < trials:
+        while queue.completed() < trials:
             now = time.monotonic()
             while due and due[0][0] <= now:
                 _, trial, candidate, taken = heapq.heappop(due)
@@ -79,7 +79,7 @@ def simulate(workers: int, seconds: float, folder: Path, bank: Path) -> dict[str
         "workers": workers,
         "seconds": seconds,
         "trials": trials,
-        "proposals at once": ledger._batch,
+        "proposals at once": queue._batch,
         "busy": 1 - sum(waits) / whole,
         "median wait": float(np.median(waits)),
         "longest wait": max(waits),

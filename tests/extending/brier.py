@@ -1,4 +1,4 @@
-"""A score from elsewhere, of classification: the Brier score; entry point ``brier = "brier:SCORE"`` in ``autolr.scores``."""
+"""A score of classification from elsewhere; its entry point is ``brier = "brier:SCORE"`` in ``autolr.scores``."""
 
 from torch.nn.functional import one_hot
 
