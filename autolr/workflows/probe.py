@@ -48,6 +48,8 @@ def probe_checkpoint(
         AutolrError: the model's output is not finite.
     """
     assert spec.model is not None
+    if spec.run.threads:
+        torch.set_num_threads(spec.run.threads)
     read = [] if tasks is None else load_probing_tasks(tasks)
     paradigms = [] if pairs is None else [one.take(most_pairs) for one in load_minimal_pairs(pairs)]
     progress.start(f"load {spec.model}")
