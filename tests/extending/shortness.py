@@ -29,12 +29,12 @@ class Shortness(ExampleTask):
         inputs = self.tokenizer(*texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         p = model(**inputs).logits.double().softmax(-1)
         weight = torch.tensor([row["weight"] for row in examples], dtype=torch.float64)
-        return {"calm": 1.0 - p[:, 2], "brier": weight * p[:, 2] ** 2}
+        return {"calm": 1.0 - p[:, 2], "alarm": weight * p[:, 2] ** 2}
 
     def majority(self, examples):
         return 1.0 / 3.0
 
 
 CALM = ScoreKind("calm", "larger", help="probability of no contradiction", unit="share", bounds=(0.0, 1.0))
-BRIER = ScoreKind("brier", "smaller", help="weighted squared probability of a contradiction")
-TASK = TaskKind("shortness", build=Shortness, scores=(CALM, BRIER), objective="brier", headline="calm", noun="remarks")
+ALARM = ScoreKind("alarm", "smaller", help="weighted squared probability of a contradiction")
+TASK = TaskKind("shortness", build=Shortness, scores=(CALM, ALARM), objective="alarm", headline="calm", noun="remarks")
