@@ -13,6 +13,7 @@ from autolr.cost import CostTable
 from autolr.data.parts import Parts
 from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
+from autolr.forms import get_forms
 from autolr.machine import locks as slots
 from autolr.machine.atomic import replacing
 from autolr.machine.tensor_digest import tensor_digest
@@ -21,6 +22,7 @@ from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.load import open_model
 from autolr.model.units import Units
 from autolr.problem import Inputs
+from autolr.scores import TASKS, TaskKind, add_task
 from autolr.search.preparation import Prepared
 from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
@@ -49,6 +51,7 @@ class Shipment:
         calibration_key: of the bank.
         bank: its folder where the driver runs.
         threads: CPU threads of a worker.
+        own_task: the study's task, where the driver's process alone knows it.
     """
 
     spec: StudySpec
@@ -63,6 +66,7 @@ class Shipment:
     calibration_key: str
     bank: Path
     threads: int
+    own_task: TaskKind | None = None
 
     @classmethod
     def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Shipment":
@@ -83,6 +87,7 @@ class Shipment:
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
             threads,
+            TASKS.added(spec.task),
         )
 
     def open(self, fetch: Fetch, tick: Callable[[], None] = lambda: None) -> Objective:
@@ -96,13 +101,15 @@ class Shipment:
             AutolrError: the model here is another one, or cannot be loaded.
         """
         torch.set_num_threads(self.threads)
+        if self.own_task is not None:
+            add_task(self.own_task)
         model, tokenizer = open_model(self.spec)
         tick()
         if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != self.digests:
             raise AutolrError(f"the model {self.spec.model} here is not the one that the study began with")
-        methods = get_methods(self.spec.search.methods)
+        methods, forms = get_methods(self.spec.search.methods), get_forms(self.spec.search.forms)
         task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
-        given = (self.max_length, self.parts, self.units, self.costs, tuple(methods), self.probes)
+        given = (self.max_length, self.parts, self.units, self.costs, methods, forms, self.probes)
         inputs = Inputs(self.spec, model, tokenizer, task, *given)
         bank = Bank(self.bank, model, self.units.units, self.calibration_key)
         if not bank.present(methods):
