@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from autolr.problem import Inputs
+from autolr.results import RelativeCost
 from autolr.scores import PROBE
 from autolr.search.optuna_access import as_stored
 from autolr.search.racing.incumbents import Incumbents
@@ -18,7 +19,7 @@ from autolr.search.study.dashboard_notes import note_trial
 from autolr.search.study.evaluator import constraints
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.trial_file import trial_content
-from autolr.search.study.trial_record import ORIGIN, REASON, RelativeCost, TrialRecord
+from autolr.search.study.trial_record import ORIGIN, REASON, TrialRecord
 from autolr.types import Evaluation, Score
 
 SECONDS_DIGITS = 4
