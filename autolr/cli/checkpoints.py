@@ -9,7 +9,7 @@ from rich.markup import escape
 from autolr.cli import options as o
 from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.errors import UsageError, command
+from autolr.errors import command
 
 
 @reported
@@ -33,64 +33,30 @@ def export(
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
-    from autolr.checkpoint.directory import check_vacant
-    from autolr.checkpoint.formats import FORMATS
     from autolr.search.study.folder import StudyFolder
-    from autolr.search.study.front import read_result
-    from autolr.search.study.summary import find_trial, with_multipliers
-    from autolr.search.study.transfer import solve_at
     from autolr.spec.budgets import Budget
-    from autolr.workflows.export import check_not_dense
-    from autolr.workflows.export import export as write
-    from autolr.workflows.finalists import changes_of, changes_of_member
-    from autolr.workflows.search import open_study
+    from autolr.workflows.export_trial import export_trial
 
-    FORMATS.get(form)
-    if trial is not None and budget and not solve:
-        raise UsageError("give --trial or --budget, not both")
-    if solve and not budget:
-        raise UsageError("--solve needs the --budget to solve for")
     folder = StudyFolder.existing(study)
     spec = places.spec_at(study, given)
-    check_not_dense(to, spec.model)
-    check_vacant(to, force)
-    chosen = with_multipliers(folder, trial) if solve else find_trial(folder, trial, budget)
-    result = read_result(folder)
-    report = result.report if result is not None and result.winner == chosen.trial and not solve else None
     with progress() as listener:
-        opened = open_study(folder, listener, spec)
-        inputs, bank = opened.inputs, opened.bank
-        if solve:
-            params = folder.load_study().trials[chosen.trial].params
-            chosen = solve_at(inputs, bank, chosen, params, budget or [], listener)
-        members = {} if result is None or solve else {member.trial: member for member in result.members}
-        if chosen.trial in members:  # scored on the selection part, where the recovery was seen to be better or not
-            changes = changes_of_member(inputs, bank, members[chosen.trial], listener)
-        else:
-            changes = changes_of(inputs, bank, chosen.candidate, listener)
-        difference = write(inputs, bank, chosen, changes, report, to, form, listener)
+        made = export_trial(
+            folder, spec, to, listener, trial=trial, budgets=budget or (), solve=solve, format=form, force=force
+        )
     if json:
-        print_json(
-            {
-                "trial": None if solve else chosen.trial,
-                "ratio": dict(chosen.cost.ratios),
-                "out": str(to),
-                "format": form,
-                "max_logit_difference": difference,
-            }
-        )
-    else:
-        ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
-        shown = ", ".join(f"{chosen.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
-        name = f"trial {chosen.trial}"
-        unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
-        out.print(
-            f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
-            f"reloaded checkpoint differ by {difference:g}" + (unmeasured if solve else ""),
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        print_json(made.to_json())
+        return
+    ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
+    shown = ", ".join(f"{made.member.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
+    name = f"trial {made.member.trial}"
+    unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
+    out.print(
+        f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
+        f"reloaded checkpoint differ by {made.max_logit_difference:g}" + (unmeasured if solve else ""),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @reported
@@ -112,10 +78,10 @@ def evaluate(
 
     spec = resolve({**given, "budget": "1x-flops"}, typed=True).model_copy(update={"model": directory})
     with progress() as listener:
-        found = evaluate_checkpoint(spec, data, split, listener)
+        evaluation = evaluate_checkpoint(spec, data, split, listener)
     if json:
-        print_json(found)
+        print_json(evaluation.to_json())
     else:
-        out.print(evaluation_line(found), highlight=False)
-    if (warning := chance_warning(found, task)) is not None:
+        out.print(evaluation_line(evaluation), highlight=False)
+    if (warning := chance_warning(evaluation)) is not None:
         err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from autolr.cli import options as o
-from autolr.cli.terminal import out, print_json, quiet_libraries, reported
+from autolr.cli.terminal import out, print_json, reported
 from autolr.errors import UsageError
 
 
@@ -26,6 +26,7 @@ def doctor(
     from autolr.search.study.database import check_private
     from autolr.workflows.check_machine import Needs, examine, extras, versions
     from autolr.workflows.resolve import resolve
+    from autolr.workflows.undisturbed import quiet_libraries
 
     quiet_libraries()
     spec = resolve({**given, "budget": "1x-flops"}, typed=True)

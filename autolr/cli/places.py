@@ -26,9 +26,10 @@ def spec_at(study: Path, places: Given) -> StudySpec:
             the options and the command to type.
     """
     from autolr.search.study.folder import StudyFolder
+    from autolr.workflows.placed import with_own_inputs
     from autolr.workflows.resolve import moved
 
-    spec = StudyFolder.existing(study).spec()
+    spec = with_own_inputs(StudyFolder.existing(study).spec(), study)
     now = moved(spec, {name: places[name] for name in NOW})
     before = _places(spec)
     gone = {

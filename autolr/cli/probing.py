@@ -38,8 +38,6 @@ def probe(
     json: o.Json = False,
 ) -> None:
     """Measure what a checkpoint knows of its language: probes at every layer, minimal pairs."""
-    import torch
-
     from autolr.report.probes import probe_tables
     from autolr.workflows.probe import probe_checkpoint
     from autolr.workflows.resolve import resolve
@@ -50,8 +48,6 @@ def probe(
         raise UsageError("give --tasks, --minimal-pairs or both")
     sizes = {"probe_train": train_examples, "probe_test": test_examples}
     spec = resolve({**given, **sizes, "budget": "1x-flops"}, typed=True).model_copy(update={"model": directory})
-    if spec.run.threads:
-        torch.set_num_threads(spec.run.threads)
     chosen: dict[str, Literal["ridge", "logistic", "mlp"]] = {"ridge": "ridge", "logistic": "logistic", "mlp": "mlp"}
     with progress() as listener:
         found = probe_checkpoint(spec, tasks, minimal_pairs, chosen[kind], pairs, listener)

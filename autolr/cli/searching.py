@@ -111,9 +111,9 @@ def estimate(given: o.Given, study: o.Study = None, profile: o.Profile = None, j
     with progress() as listener:
         estimated = estimate_study(spec, study or default_folder(spec), listener)
     if json:
-        print_json(estimated)
+        print_json(estimated.to_json())
     else:
         for part in estimate_table(estimated):
             out.print(part, highlight=False, markup=False)
-    if not all(row["reachable"] for row in estimated["budgets"]):
+    if not estimated.reachable:
         raise typer.Exit(3)

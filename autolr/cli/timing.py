@@ -27,19 +27,20 @@ def bench(
     json: o.Json = False,
 ) -> None:
     """Time checkpoints in turn against the first: medians, spread, and the ratio with its confidence interval."""
-    from autolr.report.measurements import bench_conditions, bench_table
+    from autolr.report.format import conditions_line
+    from autolr.report.measurements import bench_table
     from autolr.workflows.bench import bench as measure
     from autolr.workflows.resolve import resolve
 
     spec = resolve({**given, "budget": "1x-latency"}, profile, typed=True)
     with progress() as listener:
-        found = measure(checkpoints, spec.run, precision, max_seconds, listener, engine)
+        timed = measure(checkpoints, spec.run, precision, max_seconds, listener, engine)
     if json:
-        print_json(found)
+        print_json(timed.to_json())
     else:
-        out.print(bench_table(found))
-        out.print(bench_conditions(found), highlight=False, markup=False)
-    if not found["settled"]:
+        out.print(bench_table(timed))
+        out.print(conditions_line(timed.conditions), highlight=False, markup=False)
+    if not timed.settled:
         err.print(
             f"the machine is too noisy for ±{100 * precision:g} % in {max_seconds:g} s: the intervals above are what "
             f"is known; close other programs, raise --max-seconds or --precision",

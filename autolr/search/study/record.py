@@ -10,6 +10,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from autolr.problem import Inputs
+from autolr.results import RelativeCost
+from autolr.scores import PROBE
 from autolr.search.optuna_access import as_stored
 from autolr.search.racing.incumbents import Incumbents
 from autolr.search.study.candidates import Claim
@@ -17,7 +19,7 @@ from autolr.search.study.dashboard_notes import note_trial
 from autolr.search.study.evaluator import constraints
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.trial_file import trial_content
-from autolr.search.study.trial_record import ORIGIN, REASON, RelativeCost, TrialRecord
+from autolr.search.study.trial_record import ORIGIN, REASON, TrialRecord
 from autolr.types import Evaluation, Score
 
 SECONDS_DIGITS = 4
@@ -55,7 +57,7 @@ class Recorder:
         values = [scores[spec.search.objective].value, cost.ratios[spec.parsed_budgets[0].quantity]]
         errors = [error, 0.0]
         if spec.search.probe_axis:  # then nothing is stopped early
-            values.append(scores["probe"].value)
+            values.append(scores[PROBE.name].value)
             errors.append(evaluation.probe_stderr)
         floors = () if stopped else spec.parsed_floors  # an estimate decides no floor
         return TrialRecord(
