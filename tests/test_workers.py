@@ -59,7 +59,7 @@ def worker_processes() -> list[int]:
             command = path.read_bytes()
         except OSError:
             continue
-        if b"ray::" in command and b"Trainable" in command:
+        if b"ray::" in command and (b"Trainable" in command or b"RayWorker" in command):
             found.append(int(path.parent.name))
     return found
 
