@@ -15,6 +15,7 @@ from autolr.errors import AutolrError, command
 from autolr.probes.scorer import mean_accuracy
 from autolr.problem import Inputs
 from autolr.records import Candidate
+from autolr.scores import PROBE
 from autolr.search.optuna_access import storage_of
 from autolr.search.preparation import Prepared
 from autolr.search.racing.incumbents import Incumbents
@@ -140,7 +141,7 @@ class TrialQueue:
             AutolrError: several trials in a row failed.
         """
         with self._lock:
-            self.trials.close(claim.trial, self._recorder.failed(claim, reason))
+            self.trials.close(claim.trial, self._recorder.failed(claim, reason).to_json())
             self.candidates.failed.add(claim.candidate.digest)
             self._failures_in_a_row += 1
             self.candidates.give_up(claim.candidate.digest)
@@ -191,5 +192,5 @@ class TrialQueue:
 def _dense_scores(prepared: Prepared) -> dict[str, Score]:
     scores = prepared.scorer.compare(prepared.scorer.dense)
     if prepared.probe is not None:
-        scores["probe"] = mean_accuracy(prepared.probe.dense)
+        scores[PROBE.name] = mean_accuracy(prepared.probe.dense)
     return scores
