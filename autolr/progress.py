@@ -1,5 +1,6 @@
 """How long work is announced, whoever listens: a terminal, a log, nobody."""
 
+import sys
 from typing import Protocol, runtime_checkable
 
 
@@ -35,6 +36,24 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Ignore."""
+
+    def check(self) -> None:
+        """Go on."""
+
+
+class Printed:
+    """Prints phases and notes to stderr, a line each; never stops."""
+
+    def start(self, phase: str) -> None:
+        """Print that a phase begins."""
+        sys.stderr.write(f"{phase} ...\n")
+
+    def update(self, share: float) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Print."""
+        sys.stderr.write(f"note: {text}\n")
 
     def check(self) -> None:
         """Go on."""

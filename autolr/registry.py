@@ -71,7 +71,7 @@ class Registry(Generic[R]):
                     )
                 if record.name in rows:
                     raise AutolrError(
-                        f"entry point {point.value} registers the {self.noun} {record.name!r}, a name that is in use"
+                        f"entry point {point.value} registers the {self.noun} name {record.name!r}, which is in use"
                     )
                 rows[record.name] = record
             self._rows = rows
@@ -88,6 +88,10 @@ class Registry(Generic[R]):
         if record.name in (self._rows or {}):
             raise AutolrError(f"the {self.noun} name {record.name!r} is in use; choose another")
         self._added[record.name] = record
+
+    def added(self, name: str) -> R | None:
+        """Return the record of a name that was added in this process; None where there is none."""
+        return self._added.get(name)
 
     def remove(self, name: str) -> None:
         """Take away a record that was added in this process; nothing happens where there is none."""

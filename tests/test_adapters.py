@@ -4,13 +4,17 @@ import peft
 import pytest
 import torch
 from checkpoint_cases import BUILDERS, batch, output
+from tiny import sized
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
+from autolr.checkpoint.formats import FORMATS
 from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
+from autolr.records import Candidate, Conditions
 from autolr.report.card import model_card
+from autolr.results import FrontMember, RelativeCost, Variant
 
 LINEAR = (torch.nn.Linear, Conv1D)
 AUTO = {
@@ -33,20 +37,17 @@ def export(request, tmp_path_factory):
             torch.nn.init.normal_(parameter, std=0.2)
         if number % 4 != 2:
             model.base_model.set_submodule(name, layer)
-    candidate = {
-        name: {"method": "kfac", "rank": layer.rank, "rows": None} for name, layer in compressed_layers(model).items()
-    }
+    candidate = {name: sized("kfac", layer.rank) for name, layer in compressed_layers(model).items()}
     directory = tmp_path_factory.mktemp("export")
     card = written(candidate)
     save_checkpoint(model, directory, card=card)
     return lambda: AUTO[request.param].from_pretrained(directory), card
 
 
-def written(candidate, form="hf"):
-    conditions = {"batch_size": 1, "seq_len": 8, "dtype": "float32"}
-    costs = {"conditions": conditions, "ratio": {}, "absolute": {}}
-    member = {"trial": 1, "origin": "a seed", "candidate": candidate, "costs": costs, "scores": {}}
-    return model_card("dense", member, None, form, "AutoModelForCausalLM", "divergence", 0)
+def written(choices, format="hf"):
+    cost = RelativeCost({}, {}, Conditions(1, 8, "float32"))
+    member = FrontMember(1, "a seed", Variant(Candidate.of(choices)), cost, {}, {})
+    return model_card("dense", member, None, None, "divergence", "Load it.", FORMATS.get(format).keeps_layers)
 
 
 def told(card):
@@ -98,7 +99,7 @@ def test_the_name_of_a_low_rank_layer_is_refused_as_the_card_says(export):
     """Where this fails PEFT has learned more, and the card should say so."""
     load, card = export
     model = load()
-    name = next(name for name, layer in compressed_layers(model).items() if layer.rank).rpartition(".")[2]
+    name = next(name for name, layer in sorted(compressed_layers(model).items()) if layer.rank).rpartition(".")[2]
     assert f'`["{name}"]`, is refused as not supported' in card
     with pytest.raises(ValueError, match="not supported"):
         peft.get_peft_model(model, peft.LoraConfig(target_modules=[name]))
@@ -107,6 +108,6 @@ def test_the_name_of_a_low_rank_layer_is_refused_as_the_card_says(export):
 def test_a_card_without_low_rank_layers_tells_nothing_of_adapters():
     """A dense export, rewrites alone, or biases alone."""
     assert not told(written({}))
-    assert not told(written({"query": {"method": "kfac", "rank": 4, "rows": None}}, form="dense"))
-    assert not told(written({"query": {"method": "kfac", "rank": 0, "rows": None}}))
-    assert len(told(written({"query": {"method": "kfac", "rank": 4, "rows": None}}))) == 3
+    assert not told(written({"query": sized("kfac", 4)}, "dense"))
+    assert not told(written({"query": sized("kfac", 0)}))
+    assert len(told(written({"query": sized("kfac", 4)}))) == 3

@@ -13,8 +13,9 @@ from checkpoint_cases import BUILDERS, auto_name, batch, build, output
 from safetensors.torch import load_file, save_file
 
 from autolr.checkpoint.dense import save_dense
-from autolr.checkpoint.load import load_checkpoint, verify_roundtrip
+from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
+from autolr.checkpoint.verify import verify_roundtrip
 from autolr.model.inputs import input_device
 
 CASES = tuple(BUILDERS)

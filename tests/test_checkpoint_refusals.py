@@ -18,12 +18,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 from transformers.quantizers import auto
 
 from autolr.checkpoint import hook, plugin
-from autolr.checkpoint import load as load_module
+from autolr.checkpoint import verify as verify_module
 from autolr.checkpoint.dense import homeless_biases, save_dense
 from autolr.checkpoint.fold import fold_biases, nearest_to_one
-from autolr.checkpoint.load import load_checkpoint, max_difference, verify_roundtrip
+from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 from autolr.checkpoint.save import save_checkpoint
+from autolr.checkpoint.verify import max_difference, verify_roundtrip
 from autolr.errors import UsageError
 
 SIZES = {
@@ -95,14 +96,14 @@ def test_a_difference_by_where_the_weights_lie_is_none(model, tmp_path, monkeypa
         places = [p.data_ptr() % 16 for p in model.parameters()]
         return logits(model, batch) + 1e-6 * (max(places) > 0)
 
-    logits = load_module._logits
-    monkeypatch.setattr(load_module, "_logits", odd)
+    logits = verify_module.model_logits
+    monkeypatch.setattr(verify_module, "model_logits", odd)
     for parameter in model.parameters():
         apart = torch.empty(parameter.numel() + 1)[1:].view_as(parameter)
         parameter.data = apart.copy_(parameter.data)
     save_checkpoint(model, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(load_module, "_leave_files", lambda _model: None)
+        patch.setattr(verify_module, "_leave_files", lambda _model: None)
         assert verify_roundtrip(model, tmp_path, [batch()]) in (0.0, pytest.approx(1e-6, rel=0.2))
     assert verify_roundtrip(model, tmp_path, [batch()]) == 0.0
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from autolr.errors import UsageError
 from autolr.spec.budgets import Budget, Floor
-from autolr.spec.study import CrewSpec, StudySpec, flatten, make_spec, read_yaml
+from autolr.spec.plain import flatten, read_yaml
+from autolr.spec.study import CrewSpec, StudySpec, make_spec
 from autolr.types import QUANTITIES, Conditions, Cost
 
 DENSE = Cost(flops=1000, params=200, nonembedding_params=100, memory=800, conditions=Conditions(8, 64, "float32"))

@@ -77,7 +77,7 @@ def test_the_password_is_nowhere_but_in_memory(server: Server, options: dict[str
     for path in (tmp_path / "study").rglob("*"):
         assert path.is_dir() or PASSWORD.encode() not in path.read_bytes(), path
     shown = summarize(StudyFolder(tmp_path / "study"))  # without the password: this server asks for none
-    assert (shown["trials"]["complete"], shown["finished"]) == (4, True)
+    assert (shown.trials["complete"], shown.finished) == (4, True)
     assert not (tmp_path / "study" / "study.journal").exists()
 
 

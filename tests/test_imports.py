@@ -80,7 +80,7 @@ def test_what_only_reads_a_study_does_not_wait_for_torch():
     """``status``, ``front`` and ``select`` answer while a search of another process has the machine."""
     modules = [
         "autolr.cli",
-        "autolr.report.tables",
+        "autolr.report.sentences",
         "autolr.search.study.folder",
         "autolr.search.study.summary",
     ]  # as cli/results.py

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -257,7 +258,7 @@ def test_files_from_before_parameters_were_kept_give_their_candidates(
     assert [t[:3] for t in after] == [t[:3] for t in before]
     assert [t[5] for t in after] == [t[5] for t in before]
     assert {params for _, _, _, params, *_ in ((*t[:3], len(t[3])) for t in after)} == {0}
-    assert summarize(folder) == {**summarize(finished), "study": str(folder.path)}
+    assert summarize(folder) == replace(summarize(finished), study=str(folder.path))
     more = spec.model_copy(update={"trials": TRIALS + 3})
     run_search(more, folder, Silent(), checkpoint=False)
     digests = [attributes["digest"] for *_, attributes in trials_of(folder)]
@@ -294,10 +295,10 @@ def test_a_damaged_file_of_a_trial_is_left_out_and_said(
     kept = {t[0]: t for t in trials_of(folder) if t[1].is_finished() and t[1] != TrialState.FAIL}
     assert kept == {t[0]: t for t in trials_of(finished) if t[0] != number}
     found = summarize(folder)
-    assert (found["trials"]["failed"], found["finished"], found["failures"]) == (0, False, [])
+    assert (found.trials["failed"], found.finished, found.failures) == (0, False, ())
     if content == "[]":
         run_search(spec, folder, Silent(), checkpoint=False)
-        found = summarize(folder)["trials"]
+        found = summarize(folder).trials
         assert found["complete"] + found["stopped"] == TRIALS
 
 
@@ -316,13 +317,13 @@ def test_failed_trials_come_back_with_their_reasons(
     few = spec.model_copy(update={"trials": 8})
     run_search(few, folder, Silent(), checkpoint=False)
     said = summarize(folder)
-    assert [one["reason"] for one in said["failures"]] == ["RuntimeError: out of memory"]
+    assert [failure.reason for failure in said.failures] == ["RuntimeError: out of memory"]
     garble(folder.journal)
     rebuild(folder, Silent())
     assert summarize(folder) == said
     run_search(few.model_copy(update={"trials": 10}), folder, Silent(), checkpoint=False)
     digests = [attributes["digest"] for *_, attributes in trials_of(folder)]
-    assert digests.count(digests[said["failures"][0]["trial"]]) == 1
+    assert digests.count(digests[said.failures[0].trial]) == 1
 
 
 def test_a_study_comes_back_from_a_journal_whose_first_line_is_damaged(finished: StudyFolder, tmp_path: Path) -> None:

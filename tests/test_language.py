@@ -235,7 +235,7 @@ def test_a_study_of_a_decoder_from_end_to_end(options: list[str], tmp_path: Path
     )
     assert chosen["scores"]["loss"]["value"] == least
     if trials[result["winner"]].params:
-        assert with_multipliers(StudyFolder(tmp_path / "study"), None)["trial"] == result["winner"]
+        assert with_multipliers(StudyFolder(tmp_path / "study"), None).trial == result["winner"]
     loss = report["compressed"]["loss"]
     assert report["perplexity"]["compressed"] == pytest.approx(math.exp(loss["value"]))
     checkpoint = next((tmp_path / "study" / "front").iterdir())

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 import autolr
 from autolr.cli import app
 from autolr.errors import UsageError, command
-from autolr.report.tables import next_commands
+from autolr.report.sentences import next_commands
+from autolr.results import StudyResult
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.summary import read_front, select_trial
 from autolr.spec.spaces import presets
@@ -144,7 +145,7 @@ def test_printed_commands_can_be_pasted(study: Path, given: dict[str, str], tmp_
     """A shell takes their words apart as they were meant, whatever the folder is called."""
     name = str(study)
     result = json.loads((study / "result.json").read_text())
-    assert [shlex.split(line)[2] for line in next_commands(result, study)] == [name] * 3
+    assert [shlex.split(line)[2] for line in next_commands(StudyResult.from_json(result), study)] == [name] * 3
     chosen = run("select", name, "--budget", "0.5x-flops")
     assert shlex.split(re.search("next: (.*)", chosen.stdout)[1])[:3] == ["autolr", "export", name]
     out = str(tmp_path / "the winner's")

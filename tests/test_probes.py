@@ -25,6 +25,7 @@ from autolr.probes.classifiers import PENALTIES, control_labels, lengths, logist
 from autolr.probes.features import features, sentence_batches
 from autolr.probes.scorer import ProbeScorer, mean_accuracy, probe_sentences
 from autolr.spec.study import DataSpec
+from autolr.workflows import final_report
 from autolr.workflows import select as selection
 
 SUBJECTS = ("a dog", "a cat", "the man", "two women", "some children", "a bird")
@@ -417,7 +418,8 @@ def test_what_the_dense_model_knows_is_measured_before_anything_is_compressed(
         parts.append(part)
         return build(inputs, bank, part, progress)
 
-    monkeypatch.setattr(selection, "probe_scorer", watched)
+    for module in (selection, final_report):
+        monkeypatch.setattr(module, "probe_scorer", watched)
     monkeypatch.setattr("autolr.workflows.search.rehearse", lambda *_: None)
     options, folder = made
     done = search(options, "--probes", str(folder), "--trials", "4", "--study", str(tmp_path / "s"))

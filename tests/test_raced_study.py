@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from autolr.errors import Stopped
 from autolr.progress import Silent
-from autolr.report.tables import result_lines
+from autolr.report.sentences import result_lines
+from autolr.results import StudyResult
 from autolr.search.sampler.history import ESTIMATE, STDERR
 from autolr.search.scorers import scorer_of
 from autolr.search.study.driver import Driver
@@ -91,9 +92,9 @@ def test_a_race_spares_examples_and_says_so(raced: StudyFolder) -> None:
     seen = [f["scores"]["divergence"]["n"] for f in files if f["candidate"] and "same_as" not in f]
     assert sum(seen) < 0.9 * EXAMPLES * len(seen)
     found = summarize(raced)
-    assert found["finished"]
-    assert found["trials"]["stopped"] + found["trials"]["complete"] == TRIALS
-    assert found["trials"]["stopped"] == sum("stopped_by" in f for f in files)
+    assert found.finished
+    assert found.trials["stopped"] + found.trials["complete"] == TRIALS
+    assert found.trials["stopped"] == sum("stopped_by" in f for f in files)
 
 
 def test_scores_on_everything_carry_the_error_by_which_they_differ(raced: StudyFolder) -> None:
@@ -208,7 +209,8 @@ def test_the_result_says_what_choosing_on_the_search_part_flattered(spec, raced:
     assert optimism["divergence"]["value"] == pytest.approx(expected, abs=1e-6)
     assert optimism["divergence"]["stderr"] > winner["scores"]["divergence"]["stderr"]
     assert any(
-        "more on the report part than on the search part" in line for line in result_lines(result, spec, raced.path)
+        "more on the report part than on the search part" in line
+        for line in result_lines(StudyResult.from_json(result), spec, raced.path)
     )
 
 

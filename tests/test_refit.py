@@ -1,5 +1,6 @@
 """A refit against its definition: sequential least squares, written without blocks, stages or hooks that stop."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from nli_fixture import write_inputs
 from safetensors.torch import load_file
 from test_compress import prepared, random_candidate, snapshot
-from tiny import batches, sequences
+from tiny import batches, sequences, sized
 
 from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.runtime.layers import LowRankLinear
@@ -16,10 +17,11 @@ from autolr.errors import UsageError
 from autolr.forms.swap import compressed
 from autolr.progress import Silent
 from autolr.recovery import refit as refit_module
-from autolr.recovery.refit import RIDGE, refit, refitted
+from autolr.recovery.conformance import check
+from autolr.recovery.refit import REFIT, RIDGE, correct, refit
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 from autolr.workflows import finalists
 from autolr.workflows import select as selection
 from autolr.workflows.search import open_study, run_search
@@ -93,6 +95,21 @@ def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit_module, "TOKENS_PER_UNKNOWN", 0)
 
 
+@contextmanager
+def refitted(model, candidate, source, corrections):
+    with compressed(model, candidate, source):
+        for name, correction in corrections.items():
+            correct(model.get_submodule(name), correction)
+        yield model
+
+
+@pytest.mark.usefixtures("few_tokens")
+@pytest.mark.parametrize("family", READS_ONE)
+def test_a_refit_obeys_the_laws_of_recoveries(family) -> None:
+    model, source = prepared(family)
+    check(REFIT, model, random_candidate(source), source, DATA)
+
+
 @torch.no_grad()
 @pytest.mark.usefixtures("few_tokens")
 @pytest.mark.parametrize("family", READS_ONE)
@@ -118,7 +135,7 @@ def test_a_refit_is_sequential_least_squares(family) -> None:
 def test_what_is_left_dense_stays_and_a_rank_of_zero_has_its_mean() -> None:
     model, source = prepared("bert")
     names = list(source.units)
-    candidate = Candidate.of({names[3]: Choice("svd", 0), names[8]: Choice("svd", 4)})
+    candidate = Candidate.of({names[3]: sized("svd", 0), names[8]: sized("svd", 4)})
     found = refit(model, candidate, source, DATA)
     assert set(found) == {names[3], names[8]}
     outputs = torch.cat([seen(model, names, batch)[names[3]][1][batch["attention_mask"].bool()] for batch in DATA])
@@ -147,7 +164,7 @@ def test_a_rewritten_model_has_the_same_refit() -> None:
 
 def test_blocks_that_share_their_weights_are_left_alone() -> None:
     model, source = prepared("albert")
-    candidate = Candidate.of({name: Choice("svd", 2) for name in source.units})
+    candidate = Candidate.of({name: sized("svd", 2) for name in source.units})
     assert refit(model, candidate, source, DATA) == {}
 
 
@@ -160,7 +177,7 @@ def test_no_data_is_refused() -> None:
 def test_layers_that_see_too_few_tokens_stay() -> None:
     model, source = prepared("bert")
     names = list(source.units)
-    candidate = Candidate.of({names[0]: Choice("svd", 12), names[3]: Choice("svd", 1)})
+    candidate = Candidate.of({names[0]: sized("svd", 12), names[3]: sized("svd", 1)})
     found = refit(model, candidate, source, DATA[:1])  # fewer than 4 · 13 tokens, more than 4 · 2
     assert set(found) == {names[3]}
 
@@ -179,7 +196,7 @@ def test_something_between_two_blocks_is_noticed() -> None:
 def test_dead_inputs_are_answered_as_the_dense_layer_answers_them() -> None:
     model, source = prepared("bert")
     name = next(iter(source.units))
-    candidate = Candidate.of({name: Choice("svd", 6)})
+    candidate = Candidate.of({name: sized("svd", 6)})
     same = [{"input_ids": torch.full((2, 5), 7), "attention_mask": torch.ones(2, 5, dtype=torch.long)}]
     found = refit(model, candidate, source, same)  # two distinct tokens at most, seven unknowns
     wanted = seen(model, [name], same[0])[name][1]
@@ -208,39 +225,39 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
     folder, plain = study
     monkeypatch.setattr(selection, "scores_better", lambda *_: True)
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
-    assert result["report"]["refitted"] == len(winner["candidate"])
-    assert winner["selection"] != winner["before_refit"]
-    card = (folder.path / result["checkpoint"] / "README.md").read_text()
-    assert f"{len(winner['candidate'])} of them refitted by least squares" in card
-    opened = open_study(folder, Silent())
-    candidate = Candidate.from_json(winner["candidate"])
-    monkeypatch.setattr(finalists, "refit", lambda *_: pytest.fail("it was kept"))
-    kept = finalists.corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    winner, layers = result.winning, len(result.winning.candidate.choices)
+    assert result.report.recovery.layers == result.report.to_json()["refitted"] == layers
+    assert winner.variant.recovery == "refit"
+    assert winner.selection.scores != winner.selection.before_recovery
+    card = (folder.path / result.checkpoint / "README.md").read_text()
+    assert f"{layers} of them refitted by least squares" in card
+    opened, candidate = open_study(folder, Silent()), winner.candidate
+    monkeypatch.setattr(refit_module, "refit", lambda *_: pytest.fail("it was kept"))
+    changes = finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     from autolr.checkpoint.load import load_checkpoint
 
-    loaded = load_checkpoint(folder.path / result["checkpoint"])
-    for name, correction in kept.items():
+    loaded = load_checkpoint(folder.path / result.checkpoint)
+    for name in changes.layers:
+        left, bias = (changes.tensors[f"{name}/{part}"] for part in ("left", "bias"))
         layer = loaded.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
         with compressed(opened.inputs.model, candidate, opened.bank):
             right = opened.inputs.model.get_submodule(name).right.weight.double()
-        assert torch.equal(layer.dense_weight(), correction.left.double() @ right)  # balanced anew by powers of two
-        assert torch.equal(layer.bias, correction.bias)
+        assert torch.equal(layer.dense_weight(), left.double() @ right)  # balanced anew by powers of two
+        assert torch.equal(layer.bias, bias)
 
 
 def test_damaged_corrections_are_computed_again(study, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, plain = study
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    winner = next(m for m in result["members"] if m["trial"] == result["winner"])
-    candidate = Candidate.from_json(winner["candidate"])
+    candidate = result.winning.candidate
     file = folder.bank / "refit" / f"{candidate.digest}.safetensors"
     before, calls = {name: tensor.clone() for name, tensor in load_file(file).items()}, []
     file.write_bytes(file.read_bytes()[:-7] + b"damaged")
     real = refit_module.refit
-    monkeypatch.setattr(finalists, "refit", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(refit_module, "refit", lambda *args: calls.append(1) or real(*args))
     opened = open_study(folder, Silent())
-    finalists.corrections_of(opened.inputs, opened.bank, candidate, Silent())
+    finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     assert calls == [1]
     after = load_file(file)
     assert before.keys() == after.keys()
@@ -251,6 +268,6 @@ def test_a_study_may_do_without(study) -> None:
     folder, plain = study
     plain["search"]["refit"] = False
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    assert result["report"]["refitted"] == 0
-    assert all("before_refit" not in member for member in result["members"])
+    assert result.report.recovery is None
+    assert all(member.selection.before_recovery is None for member in result.members)
     assert not (folder.bank / "refit").exists()

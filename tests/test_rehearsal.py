@@ -8,7 +8,7 @@ from nli_fixture import write_inputs, write_model, write_pairs
 from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from autolr.checkpoint import load as load_module
+from autolr.checkpoint import verify as verify_module
 from autolr.cli.main import app
 from autolr.errors import AutolrError
 from autolr.problem import open_inputs
@@ -48,7 +48,7 @@ def test_a_tokenizer_that_cannot_be_saved(tmp_path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_checkpoint_that_does_not_give_the_same_logits(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(load_module, "_worst_difference", lambda *_: 0.5)
+    monkeypatch.setattr(verify_module, "_worst_difference", lambda *_: 0.5)
     done = search(tmp_path, write_inputs(tmp_path / "inputs"))
     refused(tmp_path, done, "does not reproduce the model: logits differ by 0.5")
 
@@ -98,8 +98,8 @@ def test_the_clocks_process_is_started_once_where_a_budget_is_a_time(tmp_path, m
         rehearsal, "time_checkpoint", lambda *given, **more: times.append(whole(*given, **more)) or times[-1]
     )
     rehearse(inputs, tmp_path, Silent())
-    assert times[0]["ms"] > 0
-    assert len(times[0]["processes"]) == 1
+    assert times[0].ms > 0
+    assert len(times[0].processes) == 1
     monkeypatch.setattr(verification.sys, "executable", "/bin/false")
     with pytest.raises(AutolrError, match="failed with exit code 1"):
         rehearse(inputs, tmp_path, Silent())

@@ -14,7 +14,8 @@ from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.model.digests import tokenizer_digest
 from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.report.tables import result_lines, status_lines
+from autolr.report.sentences import result_lines, status_lines
+from autolr.results import StudyResult
 from autolr.search.study import evaluator as objective_module
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW
@@ -311,7 +312,7 @@ def test_a_study_without_trials_may_be_begun_otherwise(tmp_path: Path, monkeypat
             run_search(spec_of(options, trials=3), StudyFolder(path), Silent())
     assert (path / "study.yaml").is_file()
     other = spec_of(options, trials=3, seed=7)
-    assert run_search(other, StudyFolder(path), Silent())["trials"] == 3
+    assert run_search(other, StudyFolder(path), Silent()).trials == 3
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
@@ -347,9 +348,10 @@ def test_the_state_says_whether_a_process_is_at_work(finished: Path) -> None:
 def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Path, options: dict[str, str]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from autolr.recovery.refit import refitted
+    from autolr.recovery.base import recovered
+    from autolr.results import FrontMember
     from autolr.types import Candidate
-    from autolr.workflows.finalists import kept_corrections
+    from autolr.workflows.finalists import changes_of_member
     from autolr.workflows.search import open_study
 
     result = json.loads((finished / "result.json").read_text())
@@ -358,8 +360,8 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
     reloaded = AutoModelForSequenceClassification.from_pretrained(finished / result["checkpoint"])
     batch = opened.inputs.batches("report")[0]
     candidate = Candidate.from_json(winner["candidate"])
-    corrections = kept_corrections(opened.inputs, opened.bank, winner, Silent())
-    with refitted(opened.inputs.model, candidate, opened.bank, corrections), torch.no_grad():
+    changes = changes_of_member(opened.inputs, opened.bank, FrontMember.from_json(winner), Silent())
+    with recovered(opened.inputs.model, candidate, opened.bank, changes), torch.no_grad():
         expected = opened.inputs.model(**batch).logits
     with torch.no_grad():
         assert torch.equal(reloaded(**batch).logits, expected)
@@ -368,8 +370,8 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
 def test_several_budgets_hold_at_once(options: dict[str, str], tmp_path: Path) -> None:
     budgets = ["0.7x-flops", "75%-params"]
     result = run_search(spec_of(options, budgets=budgets, trials=6), StudyFolder(tmp_path / "two"), Silent())
-    assert result["reached"]
-    for member in result["members"]:
+    assert result.reached
+    for member in result.to_json()["members"]:
         assert member["costs"]["ratio"]["flops"] <= 0.7
         assert member["costs"]["ratio"]["params"] <= 0.75
 
@@ -379,8 +381,8 @@ def test_a_floor_that_nothing_meets_is_reported_and_the_nearest_exported(
 ) -> None:
     spec = spec_of(options, budgets=["0.2x-flops"], floors=["accuracy>=1.0"], trials=6)
     result = run_search(spec, StudyFolder(tmp_path / "floor"), Silent())
-    assert not result["reached"]
-    assert (tmp_path / "floor" / result["checkpoint"] / "config.json").is_file()
+    assert not result.reached
+    assert (tmp_path / "floor" / result.checkpoint / "config.json").is_file()
     assert json.loads((tmp_path / "floor" / "front.json").read_text())["nearest"]
     with pytest.raises(BudgetError, match=r"within 0\.9x-flops keeps accuracy>=1\.0; the nearest is trial \d+:"):
         select_trial(StudyFolder(tmp_path / "floor"), ["0.9x-flops"])
@@ -392,8 +394,8 @@ def test_a_winner_no_better_than_the_commonest_label_is_said(finished: Path) -> 
     small = result["report"]["compressed"]["accuracy"]
 
     def warned(majority: float) -> bool:
-        plain = result | {"report": result["report"] | {"majority": majority}}
-        return any("commonest label" in line for line in result_lines(plain, spec, finished))
+        changed = StudyResult.from_json(result | {"report": result["report"] | {"majority": majority}})
+        return any("commonest label" in line for line in result_lines(changed, spec, finished))
 
     assert 0 < result["report"]["majority"] <= 1
     assert warned(small["value"] - small["stderr"])
@@ -453,7 +455,7 @@ def test_damaged_derived_files_are_made_again(
 def test_the_nearest_of_an_unmet_floor_is_compressed(options: dict[str, str], tmp_path: Path) -> None:
     spec = spec_of(options, budgets=["0.99x-flops"], floors=["accuracy>=1.0"], trials=4)
     result = run_search(spec, StudyFolder(tmp_path / "near"), Silent())
-    assert result["winner"] != 0
+    assert result.winner != 0
 
 
 def test_few_proposals_repeat_what_is_known(options: dict[str, str], tmp_path: Path) -> None:
@@ -471,7 +473,7 @@ def test_a_dense_trial_that_fails_is_run_again_and_does_not_keep_select_from_wor
     fail_at(monkeypatch, 0, RuntimeError("out of memory"))
     run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
     for budget in ("0.6x-flops", "100M-params"):
-        assert select_trial(StudyFolder(path), [budget])["constraints"]["0.6x-flops"] <= 0 or budget == "100M-params"
+        assert select_trial(StudyFolder(path), [budget]).constraints["0.6x-flops"] <= 0 or budget == "100M-params"
     run_search(spec_of(options, trials=6), StudyFolder(path), Silent())
     origins = [t.user_attrs.get("origin") for t in StudyFolder(path).load_study().trials if t.values]
     assert origins.count("dense") == 1
@@ -481,4 +483,4 @@ def test_a_result_says_how_many_trials_it_rests_on(finished: Path, options: dict
     path = tmp_path / "fewer"
     shutil.copytree(finished, path)
     result = run_search(spec_of(options, trials=TRIALS - 3), StudyFolder(path), Silent())
-    assert result["trials"] == TRIALS
+    assert result.trials == TRIALS

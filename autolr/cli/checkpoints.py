@@ -1,7 +1,7 @@
 """``autolr export`` and ``eval``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -9,11 +9,13 @@ from rich.markup import escape
 from autolr.cli import options as o
 from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.errors import UsageError, command
+from autolr.errors import command
 
 
 @reported
+@o.takes(*places.NOW, says=places.NOW, given=False)
 def export(
+    given: o.Given,
     study: o.StudyArgument,
     to: Annotated[Path, typer.Option("--out", help="The checkpoint's directory.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Export this trial; none: the winner.")] = None,
@@ -21,129 +23,65 @@ def export(
     solve: Annotated[
         bool, typer.Option("--solve", help="Solve for --budget under the chosen trial's multipliers; no trial has it.")
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="hf: low-rank layers; dense: multiplied out.")] = "hf",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="hf: low-rank layers; dense: multiplied out; or one that another package registers."
+        ),
+    ] = "hf",
     force: Annotated[bool, typer.Option("--force", help="Replace an older checkpoint at --out.")] = False,
-    model: places.Model = None,
-    train: places.Train = None,
-    validation: places.Validation = None,
-    test: places.Test = None,
-    probes: places.Probes = None,
-    space: places.Space = None,
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
-    from autolr.checkpoint.directory import check_vacant
     from autolr.search.study.folder import StudyFolder
-    from autolr.search.study.summary import find_trial, with_multipliers
-    from autolr.search.study.transfer import solve_at
     from autolr.spec.budgets import Budget
-    from autolr.types import Candidate
-    from autolr.workflows.export import check_not_dense
-    from autolr.workflows.export import export as write
-    from autolr.workflows.finalists import corrections_of, kept_corrections
-    from autolr.workflows.search import open_study
+    from autolr.workflows.export_trial import export_trial
 
-    if form not in ("hf", "dense"):
-        raise UsageError(f"unknown --format {form!r}; must be hf or dense")
-    if trial is not None and budget and not solve:
-        raise UsageError("give --trial or --budget, not both")
-    if solve and not budget:
-        raise UsageError("--solve needs the --budget to solve for")
     folder = StudyFolder.existing(study)
-    spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
-    check_not_dense(to, spec.model)
-    check_vacant(to, force)
-    chosen = with_multipliers(folder, trial) if solve else find_trial(folder, trial, budget)
-    result = folder.result()
-    won = result is not None and result["winner"] == chosen["trial"] and not solve
-    report = result["report"] if result is not None and won else None
-    kind: Literal["hf", "dense"] = "dense" if form == "dense" else "hf"
+    spec = places.spec_at(study, given)
     with progress() as listener:
-        opened = open_study(folder, listener, spec)
-        inputs, bank = opened.inputs, opened.bank
-        if solve:
-            params = folder.load_study().trials[chosen["trial"]].params
-            chosen = solve_at(inputs, bank, chosen, params, budget or [], listener)
-        known = {} if result is None or solve else {one["trial"]: one for one in result["members"]}
-        scored = known.get(chosen["trial"])  # on the selection part, where the refit was found to be better or not
-        if scored is not None:
-            corrections = kept_corrections(inputs, bank, scored, listener)
-        else:
-            corrections = corrections_of(inputs, bank, Candidate.from_json(chosen["candidate"]), listener)
-        difference = write(inputs, bank, chosen, corrections, report, to, kind, listener)
+        made = export_trial(
+            folder, spec, to, listener, trial=trial, budgets=budget or (), solve=solve, format=form, force=force
+        )
     if json:
-        print_json(
-            {
-                "trial": None if solve else chosen["trial"],
-                "ratio": chosen["costs"]["ratio"],
-                "out": str(to),
-                "format": form,
-                "max_logit_difference": difference,
-            }
-        )
-    else:
-        ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
-        shown = ", ".join(f"{chosen['costs']['ratio'][quantity]:.3f}x {quantity}" for quantity in ratios)
-        name = f"trial {chosen['trial']}"
-        unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
-        out.print(
-            f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
-            f"reloaded checkpoint differ by {difference:g}" + (unmeasured if solve else ""),
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        print_json(made.to_json())
+        return
+    ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
+    shown = ", ".join(f"{made.member.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
+    name = f"trial {made.member.trial}"
+    unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
+    out.print(
+        f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
+        f"reloaded checkpoint differ by {made.max_logit_difference:g}" + (unmeasured if solve else ""),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @reported
+@o.takes(
+    "task", "premise_column", "hypothesis_column", "label_column", "label_names", "text_column", "template", "words",
+    "seq_len", "device", "dtype", "scoring_batch_size", "offline", "trust_remote_code",
+)  # fmt: skip
 def evaluate(
+    given: o.Given,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
     data: Annotated[str, typer.Option(help="Labelled pairs or text, or a hub data set with --split.")],
-    task: o.Task = "nli",
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
-    premise_column: o.PremiseColumn = "premise",
-    hypothesis_column: o.HypothesisColumn = "hypothesis",
-    label_column: o.LabelColumn = "label",
-    label_names: o.LabelNames = None,
-    text_column: o.TextColumn = "text",
-    template: o.Templates = None,
-    words: o.Words = None,
-    seq_len: o.SeqLen = None,
-    device: o.AnyDevice = "cpu",
-    dtype: o.Dtype = "float32",
-    scoring_batch_size: o.ScoringBatch = 64,
-    offline: o.Offline = False,
-    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
 ) -> None:
     """Measure a checkpoint's accuracy, with its standard error."""
-    from autolr.report.tables import chance_warning, evaluation_line
+    from autolr.report.measurements import chance_warning, evaluation_line
     from autolr.workflows.evaluate import evaluate_checkpoint
+    from autolr.workflows.resolve import resolve
 
-    run = {
-        "device": device,
-        "dtype": dtype,
-        "scoring_batch_size": scoring_batch_size,
-        "seq_len": seq_len,
-        "offline": offline,
-        "trust_remote_code": trust_remote_code,
-    }
-    described = {
-        "premise_column": premise_column,
-        "hypothesis_column": hypothesis_column,
-        "label_column": label_column,
-        "label_names": o.names(label_names),
-        "text_column": text_column,
-        "templates": template or [],
-        "words": o.names(words) or [],
-    }
-    plain = {"model": directory, "task": task, "data": described, "budgets": ["1x-flops"], "run": run}
-    spec = o.from_options(plain)
+    spec = resolve({**given, "budget": "1x-flops"}, typed=True).model_copy(update={"model": directory})
     with progress() as listener:
-        found = evaluate_checkpoint(spec, data, split, listener)
+        evaluation = evaluate_checkpoint(spec, data, split, listener)
     if json:
-        print_json(found)
+        print_json(evaluation.to_json())
     else:
-        out.print(evaluation_line(found), highlight=False)
-    if (warning := chance_warning(found)) is not None:
+        out.print(evaluation_line(evaluation), highlight=False)
+    if (warning := chance_warning(evaluation)) is not None:
         err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)

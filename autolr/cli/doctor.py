@@ -7,41 +7,42 @@ import typer
 from rich.table import Table
 
 from autolr.cli import options as o
-from autolr.cli.terminal import out, print_json, quiet_libraries, reported
+from autolr.cli.terminal import out, print_json, reported
 from autolr.errors import UsageError
 
 
 @reported
+@o.takes(
+    "cluster", "ray_address", "workers", "gpus_per_worker", "threads", "model", "device", "dtype", "storage", "study",
+    "offline", "trust_remote_code",
+)  # fmt: skip
 def doctor(
+    given: o.Given,
     cluster: Annotated[bool, typer.Option("--cluster", help="Look at every node of the Ray cluster.")] = False,
-    ray_address: o.RayAddress = None,
-    workers: o.Workers = None,
-    gpus_per_worker: o.GpusPerWorker = None,
-    threads: o.Threads = None,
-    model: o.Model = None,
-    device: o.Device = "cpu",
-    dtype: o.Dtype = "float32",
-    storage: o.Storage = None,
     study: Annotated[str | None, typer.Option(help="A folder that every node should see and write.")] = None,
-    offline: o.Offline = False,
-    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
 ) -> None:
     """Check versions, model, storage and memory, here or on every node of a cluster, before anything is spent."""
     from autolr.search.study.database import check_private
     from autolr.workflows.check_machine import Needs, examine, extras, versions
+    from autolr.workflows.resolve import resolve
+    from autolr.workflows.undisturbed import quiet_libraries
 
     quiet_libraries()
-    remote = cluster or ray_address is not None
-    check_private(storage, remote)
-    needs = Needs(model, offline, trust_remote_code, storage, study, device, dtype, workers or 1)
+    spec = resolve({**given, "budget": "1x-flops"}, typed=True)
+    run, crew, address = spec.run, spec.crew, given["storage"]
+    remote = cluster or crew.ray_address is not None
+    check_private(address if isinstance(address, str) else None, remote)
+    needs = Needs(
+        spec.model, run.offline, run.trust_remote_code, spec.storage, study, run.device, run.dtype, crew.workers
+    )
     if remote:
         try:
             from autolr.workflows.check_cluster import examine_cluster
         except ImportError as error:
             raise UsageError("a cluster needs Ray; pip install 'autolr[ray]'") from error
-        gpus = gpus_per_worker if gpus_per_worker is not None else float(device.startswith("cuda"))
-        findings = examine_cluster(ray_address, needs, threads or 1, gpus)
+        gpus = crew.gpus_per_worker if crew.gpus_per_worker is not None else float(run.device.startswith("cuda"))
+        findings = examine_cluster(crew.ray_address, needs, run.threads or 1, gpus)
     else:
         findings = examine(needs)
     if json:

@@ -10,15 +10,11 @@ from autolr.cli.terminal import out, print_json, progress, reported
 
 
 @reported
+@o.takes(*places.NOW, says=places.NOW, given=False)
 def sensitivity(
+    given: o.Given,
     study: o.StudyArgument,
     trial: Annotated[int | None, typer.Option(min=0, help="Explain this trial; none: the winner.")] = None,
-    model: places.Model = None,
-    train: places.Train = None,
-    validation: places.Validation = None,
-    test: places.Test = None,
-    probes: places.Probes = None,
-    space: places.Space = None,
     json: o.Json = False,
 ) -> None:
     """Say why each layer has its rank: its error curve, its multiplier, what one more step of rank would buy."""
@@ -29,8 +25,8 @@ def sensitivity(
     from autolr.workflows.sensitivity import explain
 
     folder = StudyFolder.existing(study)
-    spec = places.spec_at(study, model=model, train=train, validation=validation, test=test, probes=probes, space=space)
-    number = find_trial(folder, trial, None)["trial"]
+    spec = places.spec_at(study, given)
+    number = find_trial(folder, trial, None).trial
     with progress() as listener:
         opened = open_study(folder, listener, spec)
         found = explain(opened.inputs, opened.bank, folder.load_study(), number)

@@ -1,32 +1,24 @@
 """Where a study's model and data are now: the options of commands that open a study, for what was moved."""
 
+from functools import reduce
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from autolr.cli.options import absolute
+from autolr.cli.options import Given
 from autolr.errors import UsageError, command
+from autolr.spec.options import options_of
 from autolr.spec.study import SPACE_FILES, StudySpec
 
-Model = Annotated[str | None, typer.Option("--model", help="Where the study's model is now, if it was moved.")]
-Train = Annotated[str | None, typer.Option("--train", help="Where its train data are now.")]
-Validation = Annotated[str | None, typer.Option("--validation", help="Where its validation data are now.")]
-Test = Annotated[str | None, typer.Option("--test", help="Where its test data are now.")]
-Probes = Annotated[str | None, typer.Option("--probes", help="Where its probing tasks are now.")]
-Space = Annotated[str | None, typer.Option("--space", help="Where the YAML file of its space is now.")]
+NOW = {
+    "model": "Where the study's model is now, if it was moved.",
+    "train": "Where its train data are now.",
+    "validation": "Where its validation data are now.",
+    "test": "Where its test data are now.",
+    "probes": "Where its probing tasks are now.",
+    "space": "Where the YAML file of its space is now.",
+}
 
 
-def spec_at(
-    study: Path,
-    *,
-    model: str | None,
-    train: str | None,
-    validation: str | None,
-    test: str | None,
-    probes: str | None,
-    space: str | None,
-) -> StudySpec:
+def spec_at(study: Path, places: Given) -> StudySpec:
     """Return a study's specification with the places that are given; that the contents are the same is proved later.
 
     Raises:
@@ -34,36 +26,35 @@ def spec_at(
             the options and the command to type.
     """
     from autolr.search.study.folder import StudyFolder
+    from autolr.workflows.placed import with_own_inputs
+    from autolr.workflows.resolve import moved
 
-    spec = StudyFolder.existing(study).spec()
-    files = {"train": train, "validation": validation, "test": test}
-    data = {name: place if spec.data.dataset else absolute(place) for name, place in files.items()}
-    data["probes"] = absolute(probes)
-    changes = {
-        "model": absolute(model) or spec.model,
-        "data": spec.data.model_copy(update={name: place for name, place in data.items() if place is not None}),
-        "search": spec.search.model_copy(update={"space": absolute(space) or spec.search.space}),
-    }
-    moved = spec.model_copy(update=changes)
+    spec = with_own_inputs(StudyFolder.existing(study).spec(), study)
+    now = moved(spec, {name: places[name] for name in NOW})
     before = _places(spec)
     gone = {
-        option: place
-        for option, place in _places(moved).items()
-        if place == before.get(option) and Path(place).is_absolute() and not Path(place).exists()
+        flag: place
+        for flag, place in _places(now).items()
+        if place == before.get(flag) and Path(place).is_absolute() and not Path(place).exists()
     }
     if gone:
-        words = [word for option in gone for word in (option, "PLACE")]
+        words = [word for flag in gone for word in (flag, "PLACE")]
         raise UsageError(
-            f"the study at {study} was given {', '.join(f'{option} {place}' for option, place in gone.items())}, "
+            f"the study at {study} was given {', '.join(f'{flag} {place}' for flag, place in gone.items())}, "
             f"where nothing is now; say where the same contents are: {command('resume', study, *words)} "
             f"(also for export and sensitivity, which take {', '.join(gone)} too)"
         )
-    return moved
+    return now
 
 
 def _places(spec: StudySpec) -> dict[str, str]:
     """Return option -> place, of the options that a specification has a place for."""
-    names = ("probes",) if spec.data.dataset else ("train", "validation", "test", "probes")  # else they name splits
-    places = {"--model": spec.model, **{f"--{name}": getattr(spec.data, name) for name in names}}
-    places["--space"] = spec.search.space if spec.search.space.endswith(SPACE_FILES) else None
-    return {option: place for option, place in places.items() if place is not None}
+    splits = ("train", "validation", "test") if spec.data.dataset else ()
+    places: dict[str, str] = {}
+    for name in NOW:
+        option = options_of(StudySpec)[name]
+        place = reduce(getattr, option.path, spec)
+        preset = name == "space" and not str(place).endswith(SPACE_FILES)
+        if isinstance(place, str) and name not in splits and not preset:
+            places[option.flag] = place
+    return places

@@ -13,7 +13,12 @@ KINDS = ("ridge", "logistic", "mlp")
 
 
 @reported
+@o.takes(
+    "pooling", "train_examples", "test_examples", "pairs", "seed", "device", "dtype", "scoring_batch_size", "threads",
+    "offline", "trust_remote_code",
+)  # fmt: skip
 def probe(
+    given: o.Given,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
     tasks: Annotated[
         Path | None, typer.Option(help="Probing tasks, a file or a folder (split, label, sentence between tabs).")
@@ -27,35 +32,22 @@ def probe(
             "--probe", help="ridge, logistic or mlp; the first, as a search has it, chooses its strength by itself."
         ),
     ] = "ridge",
-    pooling: o.Pooling = "mean",
     train_examples: Annotated[int, typer.Option(min=20, help="Training sentences of each task.")] = 2000,
     test_examples: Annotated[int, typer.Option(min=6, help="Test sentences of each task.")] = 1000,
     pairs: Annotated[int | None, typer.Option(min=2, help="Pairs of each paradigm; none: all.")] = None,
-    seed: o.Seed = 0,
-    device: o.AnyDevice = "cpu",
-    dtype: o.Dtype = "float32",
-    scoring_batch_size: o.ScoringBatch = 64,
-    threads: o.Threads = None,
-    offline: o.Offline = False,
-    trust_remote_code: o.TrustRemoteCode = False,
     json: o.Json = False,
 ) -> None:
     """Measure what a checkpoint knows of its language: probes at every layer, minimal pairs."""
-    import torch
-
     from autolr.report.probes import probe_tables
     from autolr.workflows.probe import probe_checkpoint
+    from autolr.workflows.resolve import resolve
 
     if kind not in KINDS:
         raise UsageError(f"there is no probe {kind!r}; {nearest(kind, KINDS)}")
     if tasks is None and minimal_pairs is None:
         raise UsageError("give --tasks, --minimal-pairs or both")
-    if threads:
-        torch.set_num_threads(threads)
-    run = {"device": device, "dtype": dtype, "scoring_batch_size": scoring_batch_size, "offline": offline}
-    data = {"probe_train": train_examples, "probe_test": test_examples, "pooling": pooling}
-    plain = {"model": directory, "budgets": ["1x-flops"], "seed": seed, "data": data}
-    spec = o.from_options({**plain, "run": {**run, "trust_remote_code": trust_remote_code}})
+    sizes = {"probe_train": train_examples, "probe_test": test_examples}
+    spec = resolve({**given, **sizes, "budget": "1x-flops"}, typed=True).model_copy(update={"model": directory})
     chosen: dict[str, Literal["ridge", "logistic", "mlp"]] = {"ridge": "ridge", "logistic": "logistic", "mlp": "mlp"}
     with progress() as listener:
         found = probe_checkpoint(spec, tasks, minimal_pairs, chosen[kind], pairs, listener)

@@ -12,13 +12,13 @@ from autolr.errors import command
 @reported
 def status(study: o.StudyArgument, json: o.Json = False) -> None:
     """Say how far a study is."""
-    from autolr.report.tables import status_lines
+    from autolr.report.sentences import status_lines
     from autolr.search.study.folder import StudyFolder
     from autolr.search.study.summary import summarize
 
     found = summarize(StudyFolder.existing(study))
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         for line in status_lines(found):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -27,13 +27,13 @@ def status(study: o.StudyArgument, json: o.Json = False) -> None:
 @reported
 def front(study: o.StudyArgument, json: o.Json = False) -> None:
     """List the front: the candidates no other beats in both quality and cost."""
-    from autolr.report.tables import front_table
+    from autolr.report.front_table import front_table
     from autolr.search.study.folder import StudyFolder
     from autolr.search.study.summary import read_front
 
     found = read_front(StudyFolder.existing(study))
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         out.print(front_table(found))
 
@@ -45,18 +45,19 @@ def select(
     json: o.Json = False,
 ) -> None:
     """Choose the best evaluated candidate within another budget, without any new trial."""
-    from autolr.report.tables import front_table
+    from autolr.report.front_table import front_table
+    from autolr.results import Front
     from autolr.search.study.folder import StudyFolder
     from autolr.search.study.summary import select_trial
 
     folder = StudyFolder.existing(study)
     found = select_trial(folder, budget)
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
-        out.print(front_table({"members": [found], "objectives": [], "scored_on": "search part"}))
+        out.print(front_table(Front((), (found,))))
         out.print(
-            f"next: {command('export', study, '--trial', found['trial'], '--out', 'DIR')}",
+            f"next: {command('export', study, '--trial', found.trial, '--out', 'DIR')}",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -2,11 +2,9 @@
 
 import functools
 import json
-import logging
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -128,6 +126,8 @@ class TerminalProgress:
 @contextmanager
 def progress() -> Iterator[TerminalProgress]:
     """Show progress while a block runs, with SIGINT and SIGTERM ending the work cleanly."""
+    from autolr.workflows.undisturbed import quiet_libraries
+
     quiet_libraries()
     columns = (
         TextColumn("{task.description}", table_column=Column(ratio=1, overflow="ellipsis", no_wrap=True)),
@@ -145,17 +145,3 @@ def progress() -> Iterator[TerminalProgress]:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def quiet_libraries() -> None:
-    """Silence the libraries' own progress bars and chatter; their errors still come through as exceptions."""
-    import datasets
-    import optuna
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    datasets.disable_progress_bars()
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -116,7 +116,7 @@ def load_nli_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, 
     for data in (train, validation, test):
         if data is not None and data.skipped:
             notes.append(f"{data.name}: {data.skipped} rows without a gold label left out")
-    notes += _few(parts, "pairs")
+    notes += few_notes(parts, "pairs")
     return Parts(
         calibration=train.take(spec.calibration_examples, seed),
         search=parts["search"].take(spec.search_examples, seed),
@@ -142,7 +142,8 @@ def _check_disjoint(train: NliData, validation: NliData, test: NliData | None, n
                 notes.append(f"{shared} of {len(pairs)} {name} pairs are also {other_name} pairs")
 
 
-def _few(parts: Mapping[str, NliData] | Mapping[str, TextData], noun: str) -> list[str]:
+def few_notes(parts: Mapping[str, Data], noun: str) -> list[str]:
+    """Return what is to be said of parts in which models can hardly be told apart."""
     return [
         f"the {name} part of the validation data has {len(parts[name])} {noun}, too few to tell models apart"
         for name in ("search", "selection")
@@ -166,6 +167,16 @@ def load_pairs(spec: DataSpec, source: str, split: str | None, label2id: Mapping
     return load_nli(
         source, columns=columns, label2id=label2id, split=split, label_names=spec.label_names, offline=offline
     )
+
+
+def part_sources(spec: DataSpec) -> dict[str, tuple[str, str | None]]:
+    """Return the source and split of train, validation and, where there are some, test data.
+
+    Raises:
+        UsageError: there are no train or no validation data.
+    """
+    _check_complete(spec)
+    return {part: _source(spec, part) for part in ("train", "validation", *["test"] * bool(spec.test))}
 
 
 def _source(spec: DataSpec, part: str) -> tuple[str, str | None]:
@@ -211,7 +222,7 @@ def load_text_parts(spec: DataSpec, tokenizer: Any, length: int, offline: bool, 
                     f"both; give text that nothing was calibrated or chosen on"
                 )
     parts = validation.parts(weights)
-    notes += _few(parts, "blocks")
+    notes += few_notes(parts, "blocks")
     return Parts(
         calibration=train.take(spec.calibration_examples, seed),
         search=parts["search"].take(spec.search_examples, seed),

@@ -26,17 +26,18 @@ ENGINES = Registry("engine", Engine, _built_in)
 """Every engine by name: the built-in one, and those of installed packages."""
 
 
-def check(engine: Engine, source: str, settings: EngineSettings = EngineSettings()) -> None:
+def check(engine: Engine, source: str, settings: EngineSettings | None = None) -> None:
     """Run an engine through its laws on one checkpoint: it opens, and runs batches of what it says that it takes.
 
     Args:
         engine: the record to test.
         source: a checkpoint that it can run.
-        settings: how.
+        settings: how; None: as they are by default.
 
     Raises:
         AssertionError: a law is broken; the message names it.
     """
+    settings = settings or EngineSettings()
     session = engine.open(source, settings)
     assert session.longest is None or session.longest >= 1, f"longest must be at least 1, got {session.longest}"
     length = min(session.longest or 16, 16)

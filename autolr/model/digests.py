@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from autolr.machine.tensor_digest import tensor_digest
 
@@ -15,12 +15,13 @@ _PLACES = ("_file", "_path", "_dir")
 
 def model_digests(model: PreTrainedModel) -> dict[str, str]:
     """Return SHA-256 digests of a model's weights and of what else its configuration says."""
-    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in _PASSING}
-    text = json.dumps(config, sort_keys=True, default=str)
-    return {
-        "model weights": tensor_digest(model.state_dict()),
-        "model config": hashlib.sha256(text.encode()).hexdigest(),
-    }
+    return {"model weights": tensor_digest(model.state_dict()), "model config": config_digest(model.config)}
+
+
+def config_digest(config: PretrainedConfig) -> str:
+    """Return a SHA-256 digest of what a configuration says of the model."""
+    said = {k: v for k, v in config.to_diff_dict().items() if k not in _PASSING}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

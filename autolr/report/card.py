@@ -2,33 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import exp
 from pathlib import Path
-from typing import Any
 
 from autolr import __version__
+from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.forms import FORMS
+from autolr.forms.layer_table import as_markdown, layer_table
+from autolr.records import Candidate, Choice, Score
+from autolr.report.sentences import latency_sentence
+from autolr.results import FrontMember, RecoveryNote, Report
+from autolr.results.scores import Scores
+from autolr.scores import SCORES
 
-_LOAD = {
-    "hf": """```python
-import autolr  # registers the low-rank layers with transformers
-from transformers import {auto}, AutoTokenizer
-
-model = {auto}.from_pretrained("path/to/this/directory")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
-```
-
-Without autolr installed, pass `trust_remote_code=True` instead of importing it. Without either, transformers refuses.
-""",
-    "dense": """```python
-from transformers import {auto}, AutoTokenizer
-
-model = {auto}.from_pretrained("path/to/this/directory")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
-```
-
-The factors are multiplied out into ordinary weights: it loads anywhere, and is neither smaller nor faster than the
-dense model.
-""",
-}
 _ADAPT = """## Adapters
 
 To PEFT a low-rank layer is two linear layers, `left` and `right`. The layer's own name among `target_modules`, such as
@@ -47,130 +33,124 @@ Merged and saved again, with autolr imported, the model is a checkpoint like thi
 
 def model_card(
     source: str,
-    member: Mapping[str, Any],
-    report: Mapping[str, Any] | None,
-    form: str,
-    auto: str,
+    member: FrontMember,
+    report: Report | None,
+    recovery: RecoveryNote | None,
     objective: str,
-    refitted: int,
+    loading: str,
+    keeps_layers: bool,
 ) -> str:
     """Return the text of a checkpoint's README.md.
 
     Args:
         source: the dense model: a directory, of which the title shows the last name, or a hub id.
-        member: the trial, in the form of front.json.
+        member: what was exported.
         report: the scores on the report part, or None.
-        form: hf or dense.
-        auto: the Auto class to load it with.
+        recovery: what was done after truncation, or None.
         objective: the score the search used.
-        refitted: how many layers were refitted.
+        loading: Markdown, how the checkpoint is loaded.
+        keeps_layers: low-rank layers are low-rank layers in the checkpoint, so that adapters can be trained on them.
     """
     lines = ["---", "library_name: transformers", "tags: [autolr, low-rank, compressed]", "---", ""]
-    lines += [
-        f"# {_last(source)}, compressed by autolr {__version__}",
-        "",
-    ]
-    methods = Counter(choice["method"] for choice in member["candidate"].values())
+    lines += [f"# {_last(source)}, compressed by autolr {__version__}", ""]
+    lines += [_made(member, recovery), "", *_costs(member)]
+    if report is not None and report.latency is not None:
+        lines += ["", latency_sentence(report.latency, member.cost.conditions)]
+    lines += ["", *_scores(member, report, objective, recovery), "", "## Load", "", loading]
+    lines += [*(_adapters(member.candidate) if keeps_layers else ()), "## Layers", ""]
+    return "\n".join([*lines, *_layers(member.candidate)]) + "\n"
+
+
+def _made(member: FrontMember, recovery: RecoveryNote | None) -> str:
+    methods = Counter(choice.method for _, choice in member.candidate.choices)
     summary = ", ".join(f"{count} by {method}" for method, count in sorted(methods.items())) or "none"
-    after = f"{refitted} of them refitted by least squares on calibration data. " if refitted else ""
-    text = f"Trial {member['trial']} ({member['origin']}). Layers factorized: {summary}. {after}Nothing was trained."
-    lines += [text, ""]
-    conditions = member["costs"]["conditions"]
-    lines += [
-        f"Costs of the low-rank form (batch {conditions['batch_size']} of {conditions['seq_len']} tokens, "
-        f"{conditions['dtype']}):",
-        "",
-        "| quantity | amount | ratio to dense |",
-        "|---|---|---|",
-    ]
-    for name, ratio in member["costs"]["ratio"].items():
-        amount = member["costs"]["absolute"][name]
+    after = "" if recovery is None else f" {recovery.layers} of them {recovery.did} on calibration data."
+    trained = "" if recovery is not None and recovery.trains else " Nothing was trained."
+    return f"Trial {member.trial} ({member.origin}). Layers factorized: {summary}.{after}{trained}"
+
+
+def _costs(member: FrontMember) -> Iterator[str]:
+    conditions = member.cost.conditions
+    yield (
+        f"Costs of the low-rank form (batch {conditions.batch_size} of {conditions.seq_len} tokens, "
+        f"{conditions.dtype}):"
+    )
+    yield from ("", "| quantity | amount | ratio to dense |", "|---|---|---|")
+    for name, ratio in member.cost.ratios.items():
+        amount = member.cost.amounts[name]
         shown = f"{amount:.3f} ms, predicted" if name == "latency" else f"{amount:,}"
-        lines.append(f"| {name} | {shown} | {ratio:.4f} |")
-    if report is not None and "latency" in report:
-        lines += ["", _clock(report["latency"], conditions)]
-    lines += [
-        "",
-        *_scores(member, report, objective, refitted),
-        "",
-        "## Load",
-        "",
-        _LOAD[form].format(auto=auto),
-        *(_adapters(member["candidate"]) if form == "hf" else ()),
-        "## Layers",
-        "",
-    ]
-    return "\n".join([*lines, *_layers(member["candidate"])]) + "\n"
+        yield f"| {name} | {shown} | {ratio:.4f} |"
 
 
-def _adapters(candidate: Mapping[str, Any]) -> Iterator[str]:
+def _adapters(candidate: Candidate) -> Iterator[str]:
     """Yield how adapters are trained on the low-rank layers, with names of two kinds of them; nothing without any."""
-    names = list(dict.fromkeys(unit.rpartition(".")[2] for unit, choice in candidate.items() if choice["rank"]))
+    names = list(dict.fromkeys(unit.rpartition(".")[2] for unit, choice in candidate.choices if _adaptable(choice)))
     if names:
         yield _ADAPT.format(names=names, alternatives="|".join(names[:2]))
 
 
-def _layers(candidate: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the table of the layers; with the number of rows kept dense where a method keeps some."""
-    keeps = any(choice["rows"] for choice in candidate.values())
-    yield "| layer | method | rank |" + " rows kept dense |" * keeps
-    yield "|---|---|---|" + "---|" * keeps
-    for unit, choice in candidate.items():
-        yield f"| {unit} | {choice['method']} | {choice['rank']} |" + f" {choice['rows'] or 0} |" * keeps
+def _adaptable(choice: Choice) -> bool:
+    return issubclass(FORMS.get(choice.form).layer, LowRankLinear) and choice.get("rank") > 0
 
 
-def _clock(clock: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
-    low, high = clock["ratio_range"]
-    threads = f", {conditions['threads']} threads" if conditions["threads"] else ""
-    return (
-        f"Measured in {len(clock['processes'])} processes of its own, in turn with the dense model, on "
-        f"{conditions['device']}{threads}: {clock['ms']:.2f} ms, {clock['ratio']:.3f} of dense (median; {low:.3f} to "
-        f"{high:.3f})."
+def _layers(candidate: Candidate) -> Iterator[str]:
+    """Yield the table of the layers."""
+    yield from as_markdown(layer_table(candidate))
+
+
+def _scores(member: FrontMember, report: Report | None, objective: str, recovery: RecoveryNote | None) -> list[str]:
+    if report is not None:
+        head = f"Scores ± standard error on data that nothing was chosen on ({_last(report.data)}):"
+        compressed = {**report.compressed, **_probes(report, "compressed")}
+        return [head, "", *_table({"compressed": compressed, "dense": {**report.dense, **_probes(report, "dense")}})]
+    if not member.scores:
+        return ["No score was measured: it is the knapsack's solution, not a trial. `autolr eval` measures it."]
+    before = "" if recovery is None else f"; they are from before the {recovery.name}"
+    head = (
+        f"Scores ± standard error on the search data, by whose {objective} the search chose, so they flatter{before}:"
     )
+    return [head, "", *_table({"value": member.scores})]
 
 
-def _scores(member: Mapping[str, Any], report: Mapping[str, Any] | None, objective: str, refitted: int) -> list[str]:
-    if report is None:
-        before = "; they are from before the refit" if refitted else ""
-        head = f"Scores ± standard error on the search data, by whose {objective} the search chose, so they flatter"
-        columns = {"value": member["scores"]}
-        if not member["scores"]:
-            return ["No score was measured: it is the knapsack's solution, not a trial. `autolr eval` measures it."]
-        head += f"{before}:"
-    else:
-        head = f"Scores ± standard error on data that nothing was chosen on ({_last(report['data'])}):"
-        columns = {name: _all_scores(report, name) for name in ("compressed", "dense")}
-    table = [f"| score | {' | '.join(columns)} | examples |", "|---|" + "---|" * (len(columns) + 1)]
-    against = {"agreement", "divergence"}  # of the dense model with itself
+def _probes(report: Report, which: str) -> dict[str, Score]:
+    """Return what probes read in one of the two models, under a name that says of how many tasks it is the mean."""
+    if report.probes is None:
+        return {}
+    read = report.probes.dense if which == "dense" else report.probes.compressed
+    return {f"probes, mean accuracy of {len(read.tasks)}": read.mean}
+
+
+def _table(columns: Mapping[str, Scores]) -> Iterator[str]:
+    """Yield a line for each score; what compares a model with the dense one has no value of the dense one itself."""
+    yield f"| score | {' | '.join(columns)} | examples |"
+    yield "|---|" + "---|" * (len(columns) + 1)
+    kinds = SCORES.all()
     for name, score in next(iter(columns.values())).items():
-        cells = [
-            "" if which == "dense" and name in against else _shown(scores[name]) for which, scores in columns.items()
-        ]
-        table.append(f"| {name} | {' | '.join(cells)} | {score['n']} |")
-    return [head, "", *table]
+        against = name in kinds and kinds[name].against_dense
+        cells = ["" if which == "dense" and against else shown(scores[name]) for which, scores in columns.items()]
+        yield f"| {name} | {' | '.join(cells)} | {score.n} |"
+        for kind in kinds.values():
+            if kind.exponential_of == name:
+                cells = [shown(_exponential(scores[name])) for scores in columns.values()]
+                yield f"| {kind.name} | {' | '.join(cells)} | {score.n} |"
 
 
-def _all_scores(report: Mapping[str, Any], which: str) -> dict[str, Any]:
-    """Return the scores of one of the two models, with its perplexity and its probes where there are some."""
-    scores = dict(report[which])
-    if "perplexity" in report:
-        value = report["perplexity"][which]
-        scores["perplexity"] = {**scores["loss"], "value": value, "stderr": value * scores["loss"]["stderr"]}
-    if "probes" in report:
-        found = report["probes"][which]
-        scores[f"probes, mean accuracy of {len(found['tasks'])}"] = found["mean"]
-    return scores
+def _exponential(score: Score) -> Score:
+    """Return the exponential of a mean, its standard error carried over."""
+    value = exp(score.value)
+    return Score(value, value * score.stderr, score.n)
 
 
-def _shown(score: Mapping[str, Any]) -> str:
+def shown(score: Score) -> str:
     """Return a score to four decimals, a small one to three digits.
 
     Example:
-        >>> _shown({"value": 0.8125, "stderr": 0.01}), _shown({"value": 0.000123456, "stderr": 1.2e-5})
+        >>> shown(Score(0.8125, 0.01, 9)), shown(Score(0.000123456, 1.2e-5, 9))
         ('0.8125 ± 0.0100', '0.000123 ± 1.2e-05')
     """
-    value, stderr = score["value"], score["stderr"]
-    return f"{value:.4f} ± {stderr:.4f}" if abs(value) >= 0.01 else f"{value:.3g} ± {stderr:.2g}"
+    if abs(score.value) >= 0.01:
+        return f"{score.value:.4f} ± {score.stderr:.4f}"
+    return f"{score.value:.3g} ± {score.stderr:.2g}"
 
 
 def _last(name: str) -> str:

@@ -5,10 +5,12 @@ from autolr.results.latency import LatencyCheck
 from autolr.results.member import FrontMember, Selection, Variant
 from autolr.results.relative_cost import RelativeCost
 from autolr.results.report import Difference, ProbeReport, ProbeScores, RecoveryNote, Report
+from autolr.results.status import Failure, StudyStatus
 from autolr.results.study_result import StudyResult
 
 __all__ = [
     "Difference",
+    "Failure",
     "Front",
     "FrontMember",
     "LatencyCheck",
@@ -19,5 +21,6 @@ __all__ = [
     "Report",
     "Selection",
     "StudyResult",
+    "StudyStatus",
     "Variant",
 ]

@@ -80,8 +80,8 @@ class ProbeReport:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "ProbeReport":
         """Rebuild it from :meth:`to_json`'s form."""
-        both = (ProbeScores.from_json(plain[which]) for which in ("dense", "compressed"))
-        return cls(*both, Difference.from_json(plain["difference"]))
+        dense, compressed = ProbeScores.from_json(plain["dense"]), ProbeScores.from_json(plain["compressed"])
+        return cls(dense, compressed, Difference.from_json(plain["difference"]))
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Report:
         dense: scores of the dense model.
         compressed: scores of the winner as exported.
         differences: compressed − dense, paired, of the scores that are counted example by example.
-        majority: the headline's value of always giving the commonest answer; None where there is no such level of chance.
+        majority: the headline's value of always giving the commonest answer; None where there is none.
         headline: the score that is stated first and as a share of the dense model's.
         search: what the winner as exported scores on the search part; none in files from before it was measured.
         optimism: score -> what the winner loses on the report part less what it loses on the search part: above zero

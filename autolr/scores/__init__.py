@@ -13,7 +13,7 @@ Then run :func:`autolr.scores.conformance.check` on it. A task of one's own brin
 
 from autolr.scores.built_in import ACCURACY, AGREEMENT, DIVERGENCE, LOSS, PERPLEXITY, PROBE
 from autolr.scores.kind import ScoreKind
-from autolr.scores.tables import LM, NLI, SCORES, TASKS, add_task
+from autolr.scores.tables import LM, NLI, SCORES, TASKS, add_task, forget_task
 from autolr.scores.task_kind import TaskKind
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "ScoreKind",
     "TaskKind",
     "add_task",
+    "forget_task",
 ]

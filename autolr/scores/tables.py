@@ -60,7 +60,20 @@ def add_task(kind: TaskKind) -> TaskKind:
     Raises:
         AutolrError: the name, or that of one of its scores, is in use by another.
     """
+    before = TASKS.added(kind.name)
     TASKS.add(kind)
     SCORES.forget()
-    SCORES.all()
+    try:
+        SCORES.all()
+    except AutolrError:
+        forget_task(kind.name)
+        if before is not None:
+            TASKS.add(before)
+        raise
     return kind
+
+
+def forget_task(name: str) -> None:
+    """Take away a task that was made known in this process, and its scores."""
+    TASKS.remove(name)
+    SCORES.forget()

@@ -22,8 +22,6 @@ class TaskKind:
             entry point of theirs.
         objective: name of the score that a search goes by where none is asked for; empty: the first.
         headline: name of the score that a report states first, and compares with the dense model's; empty: the first.
-        distance: name of the score that tells how far a model is from the dense one: layers are measured by it one at a
-            time; empty: the objective.
         help: what is asked, in half a sentence.
         noun: what an example is called, in the plural.
         subject: stands before the headline's figures in the report's sentence, as in ``next tokens found: ``.
@@ -41,7 +39,6 @@ class TaskKind:
     scores: tuple[ScoreKind, ...]
     objective: str = ""
     headline: str = ""
-    distance: str = ""
     help: str = ""
     noun: str = "examples"
     subject: str = ""
@@ -57,8 +54,8 @@ class TaskKind:
         measured = [score.name for score in self.scores if score.exponential_of is None]
         if not measured:
             raise ValueError(f"task {self.name} must give at least one score that is measured")
-        for role, default in (("objective", measured[0]), ("headline", measured[0]), ("distance", "")):
-            name = getattr(self, role) or default or self.objective
+        for role in ("objective", "headline"):
+            name = getattr(self, role) or measured[0]
             if name not in measured:
                 raise ValueError(f"task {self.name}: its {role} {name!r} is not among its scores {', '.join(measured)}")
             object.__setattr__(self, role, name)
@@ -71,6 +68,11 @@ class TaskKind:
         module, _, function = self.build.partition(":")
         builder: Callable[..., Any] = getattr(import_module(module), function)
         return builder
+
+    @property
+    def exponential(self) -> ScoreKind | None:
+        """The score that states another one's exponential, as the perplexity does; None where there is none."""
+        return next((score for score in self.scores if score.exponential_of is not None), None)
 
     def given(self) -> tuple[ScoreKind, ...]:
         """Return every score of this task: its own, and of a classification all that are registered for one."""

@@ -27,7 +27,7 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
         part: ``search``, ``selection`` or ``report``.
         progress: told what is under way.
     """
-    batches = inputs.batches(part)
+    data, batches = inputs.part(part), inputs.batches(part)
     run = inputs.spec.run
     described = [*inputs.dense_key, inputs.fingerprint[f"data {part}"], run.device, run.scoring_batch_size]
     described += [dict(inputs.task.fingerprint())]
@@ -35,7 +35,7 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
     path = bank.directory / "dense" / f"{key[:16]}.safetensors"
     stored = read_kept(path, key)
     if stored is not None:
-        return inputs.task.stored_scorer(batches, stored)
+        return inputs.task.stored_scorer(data, batches, stored)
     progress.start(f"score the dense model on the {part} part")
     done = iter(range(1, len(batches) + 1))
 
@@ -43,7 +43,7 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
         progress.check()
         progress.update(next(done) / len(batches))
 
-    scorer = inputs.task.scorer(inputs.model, batches, tick)
+    scorer = inputs.task.scorer(inputs.model, data, batches, tick)
     write_kept(path, key, scorer.kept())
     return scorer
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from autolr.errors import UsageError, nearest
-from autolr.spec.study import Strict, parse_plain, read_yaml
+from autolr.spec.plain import Strict, parse_plain, read_yaml
 
 
 class Bounds(Strict):

@@ -1,18 +1,20 @@
-"""What a study is asked to do: its specification, strict and readable."""
+"""What a study is asked to do: its specification, strict and readable.
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+Each field is described as an option where it stands; see :mod:`autolr.spec.options`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from autolr.errors import UsageError, nearest
+from autolr.errors import UsageError
 from autolr.registry import Registry
 from autolr.scores import NLI, PROBE, SCORES, TASKS
 from autolr.spec.budgets import Budget, Floor
+from autolr.spec.options import Option, duration, names, whole_numbers
+from autolr.spec.plain import Named, Strict, flatten, parse_plain
 
 
 def _checked_budget(text: str) -> str:
@@ -51,38 +53,60 @@ PLACES = frozenset({"model", "data.train", "data.validation", "data.test", "data
 SPACE_FILES = (".yaml", ".yml")
 
 
-class Strict(BaseModel):
-    """Base of everything read from YAML: unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 class DataSpec(Strict):
-    """Where the data come from; see the options ``--train``, ``--validation``, ``--test``, ``--dataset``.
+    """Where the data come from.
 
     ``templates`` and ``words`` are those of a language model that is asked in words; none: the task's own.
     ``probes`` is a file or folder of probing tasks; of each, ``probe_train`` sentences train the probes, and
     ``probe_test`` are divided among search, selection and report.
     """
 
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-    dataset: str | None = None
-    premise_column: str = "premise"
-    hypothesis_column: str = "hypothesis"
-    label_column: str = "label"
-    label_names: tuple[str, ...] | None = None
-    text_column: str = "text"
-    templates: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-    probes: str | None = None
-    probe_train: Annotated[int, Field(ge=20)] = 200
-    probe_test: Annotated[int, Field(ge=6)] = 150
-    pooling: Literal["mean", "first", "last"] = "mean"
-    calibration_examples: Annotated[int, Field(ge=1)] = 1024
-    search_examples: Annotated[int, Field(ge=2)] = 1000
-    selection_examples: Annotated[int, Field(ge=2)] = 1000
+    train: Annotated[
+        str | None,
+        Option("Pairs (.jsonl, .csv, .tsv) or text (.txt too) to calibrate on, or a split of --dataset.", place=True),
+    ] = None
+    validation: Annotated[str | None, Option("Data to search and select on.", place=True)] = None
+    test: Annotated[str | None, Option("Data to report on; none: a part of the validation data.", place=True)] = None
+    dataset: Annotated[str | None, Option("Hub data set, such as nyu-mll/glue:mnli; splits by --train ...", "Data")] = (
+        None
+    )
+    premise_column: Annotated[str, Option("Column of the first sentence.", "Data")] = "premise"
+    hypothesis_column: Annotated[str, Option("Column of the second sentence.", "Data")] = "hypothesis"
+    label_column: Annotated[str, Option("Column of the label.", "Data")] = "label"
+    label_names: Annotated[
+        tuple[str, ...] | None,
+        Option("What the model's ids 0,1,... mean, comma-separated.", "Data", read=names),
+    ] = None
+    text_column: Annotated[str, Option("Column of the text (task lm).", "Data")] = "text"
+    templates: Annotated[
+        tuple[str, ...],
+        Option("Prompt with {premise} and {hypothesis} for a decoder (task nli); repeatable.", "Data", name="template"),
+    ] = ()
+    words: Annotated[
+        tuple[str, ...],
+        Option("Words after the prompt for entailment,neutral,contradiction; none: Yes,Maybe,No.", "Data", read=names),
+    ] = ()
+    probes: Annotated[
+        str | None,
+        Option(
+            "Probing tasks, a file or a folder (split, label, sentence between tabs): a score, probe.",
+            "Probes",
+            place=True,
+        ),
+    ] = None
+    probe_train: Annotated[int, Field(ge=20), Option("Sentences of each task that train its probe.", "Probes")] = 200
+    probe_test: Annotated[
+        int,
+        Field(ge=6),
+        Option("Test sentences of each task, divided among search, selection and report.", "Probes"),
+    ] = 150
+    pooling: Annotated[
+        Literal["mean", "first", "last"],
+        Option("Of a sentence's tokens for the probes: mean, first or last.", "Probes"),
+    ] = "mean"
+    calibration_examples: Annotated[int, Field(ge=1), Option("Train pairs used.", "Data")] = 1024
+    search_examples: Annotated[int, Field(ge=2), Option("Validation pairs each trial is scored on.", "Data")] = 1000
+    selection_examples: Annotated[int, Field(ge=2), Option("Validation pairs the winner is chosen on.", "Data")] = 1000
 
 
 class SearchSpec(Strict):
@@ -92,46 +116,134 @@ class SearchSpec(Strict):
     ``recovery`` names what finalists get after truncation; without ``refit`` they get nothing.
     """
 
-    space: str = "importance"
-    sampler: str = "botorch"
-    objective: Annotated[str, AfterValidator(_checked_score)] = ""
+    space: Annotated[
+        str,
+        Option(
+            "Search space: importance, grouped, per-layer, a published scheme, or a YAML file.", "Search", place=True
+        ),
+    ] = "importance"
+    sampler: Annotated[str, Option("botorch, gp, tpe, nsga2 or random.", "Search")] = "botorch"
+    objective: Annotated[
+        str,
+        AfterValidator(_checked_score),
+        Option(
+            "The search signal: divergence (default), accuracy or agreement with the dense model; lm: loss too. probes "
+            "beside it: what probes find as a third axis.",
+            "Search",
+            repeats=True,
+        ),
+    ] = ""
     probe_axis: bool = False
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("kfac", "losparse")
-    multiple: Annotated[int, Field(ge=1)] = 8
-    refit: bool = True
-    recovery: str = "refit"
-    racing: bool = True
-    proposals: Annotated[int, Field(ge=1)] | None = None
-    warm_start: str | None = None
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    methods: Annotated[
+        tuple[str, ...],
+        Field(min_length=1),
+        Option("Methods to choose from; repeatable.", "Search", name="method"),
+    ] = ("kfac", "losparse")
+    forms: Annotated[
+        tuple[str, ...],
+        Field(min_length=1),
+        Option("What a layer may become; repeatable.", "Search", name="form"),
+    ] = ("low-rank", "low-rank-rows")
+    multiple: Annotated[int, Field(ge=1), Option("Ranks are multiples of it.", "Search")] = 8
+    refit: Annotated[
+        bool,
+        Option("Refit the finalists' layers to the dense model by least squares on calibration pairs.", "Search"),
+    ] = True
+    recovery: Annotated[
+        str, Option("What the finalists get after truncation; other packages may register more.", "Search")
+    ] = "refit"
+    racing: Annotated[
+        bool,
+        Option(
+            "Score a candidate on growing parts of the search data, until a better one is found to dominate it.",
+            "Search",
+        ),
+    ] = True
+    proposals: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("Candidates proposed at once; none: so many that proposing costs little.", "Search"),
+    ] = None
+    warm_start: Annotated[
+        str | None,
+        Option(
+            "Begin with the best points of this study: another budget, seed or sibling model.", "Search", place=True
+        ),
+    ] = None
+    include: Annotated[tuple[str, ...], Option("Glob of layers to compress; repeatable.", "Search")] = ()
+    exclude: Annotated[tuple[str, ...], Option("Glob of layers to leave dense; repeatable.", "Search")] = ()
 
 
 class RunSpec(Strict):
     """Under which conditions models run and costs are stated."""
 
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    seq_len: Annotated[int, Field(ge=1)] | None = None
-    scoring_batch_size: Annotated[int, Field(ge=1)] = 64
-    threads: Annotated[int, Field(ge=1)] | None = None
-    lengths: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    offline: bool = False
-    trust_remote_code: bool = False
-    stream: bool = False
+    device: Annotated[
+        str,
+        Option(
+            "cpu, cuda, cuda:1 ...; for eval and probe also auto: spread over all there are (needs accelerate).",
+            "Where it runs",
+        ),
+    ] = "cpu"
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        Option("float32, bfloat16 or float16.", "What costs are stated for"),
+    ] = "float32"
+    batch_size: Annotated[int, Field(ge=1), Option("Batch that costs are stated for.", "What costs are stated for")] = 8
+    seq_len: Annotated[
+        int | None,
+        Field(ge=1),
+        Option(
+            "Tokens that costs hold for; none: the mean length of the search data, rounded up to a multiple of 8.",
+            "What costs are stated for",
+        ),
+    ] = None
+    scoring_batch_size: Annotated[int, Field(ge=1), Option("Batch that models are scored in.", "Where it runs")] = 64
+    threads: Annotated[
+        int | None, Field(ge=1), Option("CPU threads; none: torch's own choice.", "What costs are stated for")
+    ] = None
+    lengths: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Option(
+            "Tokens of a batch's sequences in turn, such as 32,20,12; none: all --seq-len.",
+            "What costs are stated for",
+            read=whole_numbers,
+        ),
+    ] = ()
+    offline: Annotated[bool, Option("Never reach for the hub.", "Where it runs")] = False
+    trust_remote_code: Annotated[bool, Option("Run code that the model brings along.", "Where it runs")] = False
+    stream: Annotated[
+        bool,
+        Option(
+            "Calibrate block by block, for models whose activations and statistics do not fit into memory.",
+            "Where it runs",
+            negated=False,
+        ),
+    ] = False
 
 
 class CrewSpec(Strict):
-    """Who runs the trials; see the options ``--workers``, ``--ray-address``, ``--gpus-per-worker``.
+    """Who runs the trials. ``timeout`` is how many seconds a worker may go without finishing a batch."""
 
-    ``timeout`` is how many seconds a worker may go without finishing a batch.
-    """
-
-    workers: Annotated[int, Field(ge=1)] = 1
-    ray_address: str | None = None
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    timeout: Annotated[float, Field(gt=0)] = 600.0
+    workers: Annotated[int, Field(ge=1), Option("Processes that run trials, by Ray; 1: in this process alone.")] = 1
+    ray_address: Annotated[
+        str | None,
+        Option("Cluster to run workers on: auto, or host:port; none: this machine.", "Where it runs"),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        Field(ge=0),
+        Option("Share of a GPU for each worker, such as 0.25; none: a whole one.", "Where it runs"),
+    ] = None
+    timeout: Annotated[
+        float,
+        Field(gt=0),
+        Option(
+            "A worker that finishes no batch for so long is ended: 90s, 10m; none: 10m.",
+            "Where it runs",
+            name="worker_timeout",
+            read=duration,
+        ),
+    ] = 600.0
 
 
 class StudySpec(Strict):
@@ -141,17 +253,46 @@ class StudySpec(Strict):
     ``crew`` may change when a study goes on, and so may the places of what it is given; everything else may not.
     """
 
-    model: str | None = None
-    task: Annotated[str, AfterValidator(_checked_task)] = NLI.name
+    model: Annotated[str | None, Option("Model directory or hub id; none: the embedded example.", place=True)] = None
+    task: Annotated[
+        str,
+        AfterValidator(_checked_task),
+        Option("nli: pairs of sentences, for a classifier or, by prompts, a decoder; lm: next tokens of text."),
+    ] = NLI.name
     data: DataSpec = DataSpec()
-    budgets: Annotated[tuple[Annotated[str, AfterValidator(_checked_budget)], ...], Field(min_length=1)]
-    floors: tuple[Annotated[str, AfterValidator(_checked_floor)], ...] = ()
-    trials: Annotated[int, Field(ge=1)] = 40
-    time_limit: Annotated[float, Field(gt=0)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    budgets: Annotated[
+        tuple[Annotated[str, AfterValidator(_checked_budget)], ...],
+        Field(min_length=1),
+        Option("0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable.", name="budget"),
+    ]
+    floors: Annotated[
+        tuple[Annotated[str, AfterValidator(_checked_floor)], ...],
+        Option(
+            "'accuracy>=0.98*dense', also of agreement and probe; of task lm 'perplexity<=1.1*dense', also of loss; "
+            "repeatable.",
+            name="floor",
+        ),
+    ] = ()
+    trials: Annotated[int, Field(ge=1), Option("Trials to complete, the dense model and the seeds included.")] = 40
+    time_limit: Annotated[
+        float | None,
+        Field(gt=0),
+        Option(
+            "Begin no trial after 90s, 30m, 2h; timing layers and choosing the winner come on top. It can be resumed.",
+            "Search",
+            read=duration,
+        ),
+    ] = None
+    seed: Annotated[int, Field(ge=0), Option("Of everything random.", "Search")] = 0
     search: SearchSpec = SearchSpec()
     run: RunSpec = RunSpec()
-    storage: Annotated[str, AfterValidator(_without_secret)] | None = None
+    storage: Annotated[
+        Annotated[str, AfterValidator(_without_secret)] | None,
+        Option(
+            "postgresql://user@host/database for several drivers; none: a journal in the study's folder.",
+            "Where it runs",
+        ),
+    ] = None
     crew: CrewSpec = CrewSpec()
 
     @model_validator(mode="after")
@@ -212,144 +353,7 @@ def without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if k != "search.space" or not str(v).endswith(SPACE_FILES)}
 
 
-def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return nested mappings as (dotted name, value) pairs.
-
-    Example:
-        >>> flatten({"a": {"b": 1}, "c": [2]})
-        [('a.b', 1), ('c', [2])]
-    """
-    pairs: list[tuple[str, Any]] = []
-    for key, value in plain.items():
-        if isinstance(value, Mapping):
-            pairs.extend(flatten(value, f"{prefix}{key}."))
-        else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
-
-
-Named = Callable[[Sequence[int | str]], str]
-"""Gives a field's name by its keys."""
-
-
 def make_spec(plain: Any, origin: str, named: Named | None = None) -> StudySpec:
     """Build a specification from plain values; see :func:`parse_plain`."""
     spec: StudySpec = parse_plain(TypeAdapter(StudySpec), plain, origin, StudySpec, named)
     return spec
-
-
-def parse_plain(
-    adapter: Any, plain: Any, origin: str, record: type[BaseModel] | None = None, named: Named | None = None
-) -> Any:
-    """Validate plain values strictly.
-
-    Args:
-        adapter: pydantic's, of the type wanted.
-        plain: nested mappings, collected from options or read from YAML (where it may turn out to be anything).
-        origin: what they came from, for the message; empty where the names of the fields say that.
-        record: the type wanted, where it is one; an unknown key is then answered with the nearest of its keys.
-        named: names a field in the message; None: by its keys with dots between them.
-
-    Raises:
-        UsageError: a value is malformed; the message names the field, the value seen and what is allowed.
-    """
-    try:
-        # Lists in YAML stand for tuples here; strict mode would refuse them in Python mode.
-        return adapter.validate_json(json.dumps(plain))
-    except ValidationError as error:
-        raise UsageError(f"{origin}: {readable(error, record, named)}".removeprefix(": ")) from error
-    except (TypeError, ValueError) as error:  # YAML knows dates and sets, JSON does not
-        raise UsageError(f"{origin}: only numbers, texts, lists and mappings are allowed: {error}") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Reads plain values only, and refuses a key that is given twice: YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"given twice: {', '.join(twice)}", node.start_mark)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file safely.
-
-    Raises:
-        UsageError: the file is missing, is not YAML or gives a key twice.
-    """
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  a safe loader
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {error}") from error
-
-
-def readable(error: ValidationError, record: type[BaseModel] | None = None, named: Named | None = None) -> str:
-    """Return pydantic's findings in one line: field, what must hold, the value seen; of unknown keys the nearest.
-
-    Args:
-        error: pydantic's.
-        record: the type wanted, where it is one.
-        named: gives a field's name by its keys; None: the keys with dots between them.
-    """
-    named = named or _dotted
-    parts, findings = [], error.errors()
-    for finding in findings:
-        if finding["type"] == "too_short" and _holds_another(finding["loc"], findings):
-            continue  # pydantic counts only the items that are valid themselves
-        *place, key = finding["loc"] or ("the specification",)
-        if finding["type"] == "extra_forbidden":
-            parts.append(_unknown_key(str(key), place, record))
-        elif finding["type"] == "missing":
-            parts.append(f"{named([*place, key])} is not given")
-        elif finding["type"] == "value_error" and not finding["loc"]:  # the record's own check, which names the keys
-            parts.append(finding["msg"].removeprefix("Value error, "))
-        else:
-            seen = "" if key == "storage" else f" (got {finding['input']!r})"  # it may hold a password
-            parts.append(f"{named([*place, key])}: {_rule(finding['msg'])}{seen}")
-    return "; ".join(parts)
-
-
-def _rule(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "must be")
-
-
-def _holds_another(place: tuple[int | str, ...], findings: Sequence[Any]) -> bool:
-    return any(len(one["loc"]) > len(place) and one["loc"][: len(place)] == place for one in findings)
-
-
-def _unknown_key(key: str, place: Sequence[int | str], record: type[BaseModel] | None) -> str:
-    keys = _keys_at(record, place)
-    hint = f"; {nearest(key, keys)}" if keys else ""
-    return f"unknown key {key!r} {f'in {_dotted(place)}' if place else 'at the top level'}{hint}"
-
-
-def _keys_at(record: type[BaseModel] | None, place: Sequence[int | str]) -> list[str]:
-    """Return the keys a record may have at a place of its nested form; none where that cannot be told."""
-    for step in place:
-        if isinstance(step, str) and record is not None:
-            field = record.model_fields.get(step)
-            inner = [] if field is None else [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
-            record = inner[0] if len(inner) == 1 else None
-    return [] if record is None else list(record.model_fields)
-
-
-def _kinds(annotation: Any) -> list[type]:
-    """Return the classes that an annotation such as ``tuple[Entry, ...]`` is made of."""
-    inner = get_args(annotation)
-    return [kind for part in inner for kind in _kinds(part)] if inner else [annotation] * isinstance(annotation, type)
-
-
-def _dotted(place: Sequence[int | str]) -> str:
-    """Return a place as a path.
-
-    Example:
-        >>> _dotted(["entries", 1, "name"])
-        'entries[1].name'
-    """
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-    return path.removeprefix(".")

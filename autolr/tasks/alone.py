@@ -6,6 +6,7 @@ from autolr.data.parts import Data
 from autolr.model.alone import LOOKED_AT, check_same, spread
 from autolr.model.inputs import input_device
 from autolr.tasks.base import Task
+from autolr.tasks.scorer import Answers
 
 
 def check_task(model: nn.Module, task: Task, data: Data, size: int, source: str) -> None:
@@ -15,13 +16,13 @@ def check_task(model: nn.Module, task: Task, data: Data, size: int, source: str)
         model: the dense model.
         task: what it is asked to do.
         data: some of its examples.
-        size: examples in a batch; with one there is nothing to check.
+        size: examples in a batch; with one there is nothing to check, nor where the task makes batches of its own.
         source: where the model came from, for the message.
 
     Raises:
         UsageError: the answers differ by more than rounding.
     """
-    if size == 1:
+    if size == 1 or not task.batched:
         return
     few = data.select(range(min(len(data), LOOKED_AT)))
     order = task.order(few)
@@ -31,4 +32,8 @@ def check_task(model: nn.Module, task: Task, data: Data, size: int, source: str)
     if all(bool(batch["attention_mask"].all()) for batch in batches):
         return  # nothing is padded
     alone = [batch for row in range(len(chosen)) for batch in task.batches(chosen.select([row]), 1, where)]
-    check_same(source, model, lambda asked: (task.scorer(asked, alone).dense, task.scorer(asked, batches).dense))
+
+    def ask(asked: nn.Module) -> tuple[Answers, Answers]:
+        return task.scorer(asked, chosen, alone).dense, task.scorer(asked, chosen, batches).dense
+
+    check_same(source, model, ask)

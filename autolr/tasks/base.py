@@ -20,6 +20,10 @@ class Task(Protocol):
         """What an example is called, in the plural."""
 
     @property
+    def batched(self) -> bool:
+        """Its answers come from :meth:`batches`, so that they are held against those to an example alone."""
+
+    @property
     def backward_passes(self) -> int:
         """How many vectors :meth:`cotangents` returns."""
 
@@ -55,12 +59,26 @@ class Task(Protocol):
     def cut(self, data: Data) -> int:
         """Return how many examples are cut because they have more tokens than the model takes."""
 
-    def scorer(self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None) -> Scorer:
+    def scorer(
+        self, model: nn.Module, data: Data, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+    ) -> Scorer:
         """Return a scorer whose reference is this dense model.
+
+        Args:
+            model: the dense model.
+            data: the examples.
+            batches: of the examples, as :meth:`batches` returns them.
+            tick: called between batches; may raise to stop.
 
         Raises:
             AutolrError: the model's outputs are not finite.
         """
 
-    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> Scorer:
+    def stored_scorer(self, data: Data, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> Scorer:
         """Return the scorer with what another one kept of the dense model."""
+
+    def comparer(self, model: nn.Module, data: Data, batches: Sequence[Batch]) -> Scorer:
+        """Return a scorer that gives divergence and agreement with this dense model, whatever the task's own scores.
+
+        Layers are measured by it one at a time. A task whose scores have both returns its scorer.
+        """

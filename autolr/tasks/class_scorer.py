@@ -113,6 +113,12 @@ class ClassScorer(Scorer):
         """
         return cls(batches, finite(predict(model, batches, tick, readout=readout)), readout)
 
+    @classmethod
+    def unlabelled(cls, model: nn.Module, batches: Sequence[Batch]) -> "ClassScorer":
+        """Build a scorer of examples without labels: of its scores those count that need the dense model alone."""
+        labelled = [{**batch, "labels": torch.zeros(len(batch["input_ids"]), dtype=torch.long)} for batch in batches]
+        return cls.of(model, labelled)
+
     @property
     def labels(self) -> Int[Tensor, " examples"]:
         """The gold labels."""

@@ -33,6 +33,7 @@ class Classification:
     labels: Mapping[str, int]
     side: Side = "right"
     noun: str = "pairs"
+    batched: bool = True
 
     @property
     def backward_passes(self) -> int:
@@ -75,12 +76,16 @@ class Classification:
         return count_cut(self.tokenizer, (data.premises, data.hypotheses), self.max_length)
 
     def scorer(
-        self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+        self, model: nn.Module, data: Data, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
     ) -> ClassScorer:
         """Return a scorer whose reference is this dense model."""
         return ClassScorer.of(model, batches, tick)
 
-    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> ClassScorer:
+    def comparer(self, model: nn.Module, data: Data, batches: Sequence[Batch]) -> ClassScorer:
+        """Return the task's scorer, which gives divergence and agreement."""
+        return self.scorer(model, data, batches)
+
+    def stored_scorer(self, data: Data, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> ClassScorer:
         """Return the scorer with the dense model's logits."""
         return ClassScorer(batches, kept["logits"])
 

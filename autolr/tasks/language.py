@@ -32,6 +32,7 @@ class LanguageModelling:
     length: int
     seed: int
     noun: str = "blocks"
+    batched: bool = True
     backward_passes: int = 1
 
     @classmethod
@@ -76,12 +77,16 @@ class LanguageModelling:
         return 0
 
     def scorer(
-        self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+        self, model: nn.Module, data: Data, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
     ) -> LanguageScorer:
         """Return a scorer whose reference is this dense model."""
         return LanguageScorer.of(model, batches, tick)
 
-    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> LanguageScorer:
+    def comparer(self, model: nn.Module, data: Data, batches: Sequence[Batch]) -> LanguageScorer:
+        """Return the task's scorer, which gives divergence and agreement."""
+        return self.scorer(model, data, batches)
+
+    def stored_scorer(self, data: Data, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> LanguageScorer:
         """Return the scorer with the dense model's next tokens."""
         return LanguageScorer(batches, kept["values"], kept["first"], kept["tokens"], kept["log_probabilities"])
 

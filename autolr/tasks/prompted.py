@@ -126,6 +126,7 @@ class Prompted:
     words: tuple[str, ...]
     readout: WordReadout
     noun: str = "pairs"
+    batched: bool = True
     backward_passes: int = len(LABELS) - 1
     _known: dict[tuple[str, str], list[Tokens]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -200,12 +201,16 @@ class Prompted:
         return sum(any(len(row) > self.max_length for row in rows) for rows in self._whole(data))
 
     def scorer(
-        self, model: nn.Module, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
+        self, model: nn.Module, data: Data, batches: Sequence[Batch], tick: Callable[[], None] = lambda: None
     ) -> ClassScorer:
         """Return a scorer whose reference is this dense model."""
         return ClassScorer.of(model, batches, tick, self.readout)
 
-    def stored_scorer(self, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> ClassScorer:
+    def comparer(self, model: nn.Module, data: Data, batches: Sequence[Batch]) -> ClassScorer:
+        """Return the task's scorer, which gives divergence and agreement."""
+        return self.scorer(model, data, batches)
+
+    def stored_scorer(self, data: Data, batches: Sequence[Batch], kept: Mapping[str, Tensor]) -> ClassScorer:
         """Return the scorer with the dense model's logits."""
         return ClassScorer(batches, kept["logits"], self.readout)
 

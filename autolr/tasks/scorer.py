@@ -66,8 +66,8 @@ class Scorer(ABC):
         """
 
     @abstractmethod
-    def majority(self) -> float:
-        """Return the accuracy of always giving the commonest answer."""
+    def majority(self) -> float | None:
+        """Return the headline score of always giving the commonest answer; None where it is not known."""
 
     def score(self, model: nn.Module, tick: Callable[[], None] = lambda: None) -> dict[str, Score]:
         """Run the model on everything and return its scores.

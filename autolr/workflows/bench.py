@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from autolr.engines import ENGINES, Engine, EngineSettings, Session
 from autolr.errors import UsageError
 from autolr.model.inputs import LONGEST
 from autolr.progress import Progress
+from autolr.results.bench import Bench, TimedModel
 from autolr.spec.study import RunSpec
 from autolr.types import Conditions
 
@@ -25,7 +25,7 @@ def bench(
     max_seconds: float,
     progress: Progress,
     engine: str = "torch",
-) -> dict[str, Any]:
+) -> Bench:
     """Time models and return medians, spread and ratios with the conditions they hold under.
 
     Args:
@@ -61,12 +61,8 @@ def bench(
         max_seconds=max_seconds,
         check=progress.check,
     )
-    return {
-        "conditions": asdict(conditions),
-        "engine": engine,
-        "models": [{"model": source, **asdict(timing)} for source, timing in zip(sources, timed.values(), strict=True)],
-        "settled": all(timing.settled for timing in timed.values()),
-    }
+    models = (TimedModel(source, **asdict(timing)) for source, timing in zip(sources, timed.values(), strict=True))
+    return Bench(conditions, engine, tuple(models))
 
 
 def _opened(engine: Engine, source: str, run: RunSpec, seq_len: int | None, progress: Progress) -> Session:

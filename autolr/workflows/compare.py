@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
@@ -17,11 +17,14 @@ from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
 from autolr.methods import get_methods
 from autolr.progress import Progress
+from autolr.results.comparison import ComparisonSummary, Row
+from autolr.scores import NLI, TASKS
 from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.budgets import Budget
+from autolr.spec.plain import Strict, parse_plain, read_yaml
 from autolr.spec.spaces import load_space_config, presets
-from autolr.spec.study import DataSpec, RunSpec, SearchSpec, Strict, StudySpec, make_spec, parse_plain, read_yaml
+from autolr.spec.study import DataSpec, RunSpec, SearchSpec, StudySpec, make_spec
 from autolr.workflows.comparison_rows import outcome, summarize_rows
 from autolr.workflows.search import run_search
 
@@ -34,7 +37,7 @@ class Entry(Strict):
         space: a preset's name or a YAML file.
         sampler: as ``autolr search --sampler``.
         methods: none: those the space names, else the defaults.
-        objective: as ``autolr search --objective``.
+        objective: as ``autolr search --objective``; empty: the task's own.
         probe_axis: whether the probes are a third objective.
         refit: whether finalists are refitted.
         racing: whether candidates are scored on growing parts of the search data.
@@ -45,7 +48,7 @@ class Entry(Strict):
     space: str = "importance"
     sampler: str = "botorch"
     methods: tuple[str, ...] = ()
-    objective: str = "divergence"
+    objective: str = ""
     probe_axis: bool = False
     refit: bool = True
     racing: bool = True
@@ -63,7 +66,7 @@ class Comparison(Strict):
     """The YAML file of ``autolr compare``."""
 
     model: str | None = None
-    task: Literal["nli", "lm"] = "nli"
+    task: str = NLI.name
     data: DataSpec = DataSpec()
     run: RunSpec = RunSpec()
     budgets: Annotated[tuple[Annotated[str, AfterValidator(_relative)], ...], Field(min_length=1)]
@@ -74,6 +77,11 @@ class Comparison(Strict):
 
     @model_validator(mode="after")
     def _comparable(self) -> "Comparison":
+        objective = TASKS.get(self.task).objective
+        entries = [
+            entry if entry.objective else entry.model_copy(update={"objective": objective}) for entry in self.entries
+        ]
+        object.__setattr__(self, "entries", tuple(entries))  # the record is frozen, and this is still its construction
         names = [slug(entry.name) for entry in self.entries]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"entries: the name {twice[0]!r} is given twice")
@@ -113,10 +121,24 @@ def read_comparison(file: Path) -> Comparison:
     Raises:
         UsageError: it is missing or malformed; a space, sampler or method it names does not exist.
     """
-    comparison: Comparison = parse_plain(TypeAdapter(Comparison), read_yaml(file), str(file), Comparison)
+    return parse_comparison(read_yaml(file), str(file), file.parent)
+
+
+def parse_comparison(plain: Any, origin: str, folder: Path) -> Comparison:
+    """Build a comparison from plain values.
+
+    Args:
+        plain: nested mappings, as the YAML file has them.
+        origin: what they came from, for messages.
+        folder: that paths in it are relative to.
+
+    Raises:
+        UsageError: it is malformed; a space, sampler or method it names does not exist.
+    """
+    comparison: Comparison = parse_plain(TypeAdapter(Comparison), plain, origin, Comparison)
 
     def beside(text: str | None) -> str | None:
-        path = None if text is None else file.parent / Path(text).expanduser()
+        path = None if text is None else folder / Path(text).expanduser()
         return str(path.resolve()) if path is not None and path.exists() else text
 
     parts = () if comparison.data.dataset else ("train", "validation", "test")  # of a data set they name splits
@@ -163,8 +185,8 @@ def _spec(comparison: Comparison, entry: Entry, budget: str, seed: int) -> Study
     return make_spec(plain, f"entry {entry.name!r}")
 
 
-def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run what is not finished and return the summary, which is rewritten after every study.
+def compare(comparison: Comparison, out: Path, progress: Progress) -> ComparisonSummary:
+    """Run what is not finished and return the summary; comparison.json is rewritten after every study.
 
     Args:
         comparison: what to compare.
@@ -176,20 +198,19 @@ def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, 
         Stopped: a signal ended the work; the same command goes on.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
+    rows: list[Row] = []
     todo = list(cells(comparison, out))
     for number, cell in enumerate(todo):
-        named = {"entry": cell.entry.name, "budget": cell.budget, "seed": cell.seed}
-        progress.note(f"{number + 1} of {len(todo)}: {cell.entry.name}, {cell.budget}, seed {cell.seed}")
+        name = cell.entry.name
+        progress.note(f"{number + 1} of {len(todo)}: {name}, {cell.budget}, seed {cell.seed}")
         try:
             result = run_search(cell.spec, cell.folder, progress, checkpoint=False)
         except BudgetError as error:
-            progress.note(f"{cell.entry.name} does not reach {cell.budget}: {error}")
-            rows.append({**named, "reason": str(error)})
+            progress.note(f"{name} does not reach {cell.budget}: {error}")
+            rows.append(Row(name, cell.budget, cell.seed, None, str(error)))
         else:
-            rows.append({**named, **outcome(cell.folder, cell.budget, result)})
-        conditions = comparison.model_dump(mode="json")
-        summary = {"conditions": conditions, **summarize_rows(conditions, rows)}
-        write_atomically(out / "comparison.json", json.dumps(summary, indent=1) + "\n")
+            found = outcome(cell.folder, cell.budget, comparison.task, result)
+            rows.append(Row(name, cell.budget, cell.seed, found))
+        summary = summarize_rows(comparison, rows)
+        write_atomically(out / "comparison.json", json.dumps(summary.to_json(), indent=1) + "\n")
     return summary

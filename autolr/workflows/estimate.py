@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from autolr.errors import BudgetError
 from autolr.model.inputs import Batch
 from autolr.problem import Inputs, open_inputs
 from autolr.progress import Progress
+from autolr.results.estimate import BudgetEstimate, Estimate, LatencyEstimate
 from autolr.search.curve_scales import SCALE_EXAMPLES, stored_menus
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec
@@ -30,7 +29,7 @@ from autolr.workflows.select import FINALISTS
 _STATS_BYTES = 8
 
 
-def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> dict[str, Any]:
+def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> Estimate:
     """Return, for each budget, what is reachable, and the search's time and disk; quality too where a bank exists.
 
     Args:
@@ -52,40 +51,28 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> di
     lowest = lowest_costs(inputs.costs)
     rows = []
     for budget in spec.parsed_budgets:
-        dense = inputs.costs.dense.get(budget.quantity)
-        limit = budget.limit(inputs.costs.dense)
-        rows.append(
-            {
-                "budget": budget.text,
-                "quantity": budget.quantity,
-                "dense": dense,
-                "limit": limit,
-                "ratio": limit / dense,
-                "lowest": lowest[budget.quantity],
-                "lowest_ratio": lowest[budget.quantity] / dense,
-                "reachable": lowest[budget.quantity] <= limit,
-                "predicted_divergence": predicted.get(budget.text),
-            }
-        )
-    return {
-        "model": spec.model or "embedded example",
-        "layers": len(inputs.units.units),
-        "latency": _clock(inputs),
-        "left_dense": dict(inputs.units.excluded),
-        "budgets": rows,
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "disk_bytes": _disk(inputs),
-        "passing_bytes": _passing(inputs),
-    }
+        quantity, limit = budget.quantity, budget.limit(inputs.costs.dense)
+        dense = inputs.costs.dense.get(quantity)
+        rows.append(BudgetEstimate(budget.text, quantity, dense, limit, lowest[quantity], predicted.get(budget.text)))
+    return Estimate(
+        model=spec.model or "embedded example",
+        layers=len(inputs.units.units),
+        left_dense=dict(inputs.units.excluded),
+        budgets=tuple(rows),
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+        disk_bytes=_disk(inputs),
+        passing_bytes=_passing(inputs),
+        latency=_clock(inputs),
+    )
 
 
-def _clock(inputs: Inputs) -> dict[str, Any] | None:
+def _clock(inputs: Inputs) -> LatencyEstimate | None:
     """Return how well latency is predicted, where a budget asks for it."""
     table = inputs.costs.latency
     if table is None:
         return None
-    errors = {"median_error": float(np.median(table.errors)), "worst_error": float(table.errors.max())}
-    return {"dense_ms": table.dense_ms, **errors, "conditions": asdict(inputs.costs.dense.conditions)}
+    median, worst = float(np.median(table.errors)), float(table.errors.max())
+    return LatencyEstimate(table.dense_ms, median, worst, inputs.costs.dense.conditions)
 
 
 def _times(inputs: Inputs) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """From a winner to a claim: scored on data that nothing was chosen on, beside the dense model."""
 
+from collections.abc import Mapping
 from math import hypot
 
 from torch import Tensor
@@ -76,6 +77,6 @@ def _probed(inputs: Inputs, scorer: ProbeScorer, progress: Progress) -> ProbeRep
     return ProbeReport(_by_task(scorer.dense), _by_task(correct), Difference(gap, scorer.stderr(correct)))
 
 
-def _by_task(correct: dict[str, Tensor]) -> ProbeScores:
+def _by_task(correct: Mapping[str, Tensor]) -> ProbeScores:
     tasks = {task: mean_score(right.double()) for task, right in correct.items()}
     return ProbeScores(mean_accuracy(correct), tasks)

@@ -13,6 +13,7 @@ from autolr.progress import Progress
 from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
 from autolr.results import FrontMember, Selection, Variant
+from autolr.results.member import NEARLY_BEST
 from autolr.scores import PROBE, SCORES, TASKS
 from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.search.study.front import member_of
@@ -24,8 +25,6 @@ from autolr.workflows.finalists import changes_of
 
 Rank = tuple[bool, float, float, int]
 """Misses a floor; the objective, less is better; the cost; the number."""
-NEARLY_BEST = 0.01
-"""How much of the headline score may be given for what the probes find, where they are an objective."""
 FINALISTS = 4
 """Members of the front, the best on the selection part, that are recovered and scored again."""
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS, Lines
 
-from autolr.spec.study import parse_plain
+from autolr.spec.plain import parse_plain
 from autolr.workflows.compare import Comparison, compare
 
 BUDGETS = ["0.5x-flops", "0.35x-flops", "0.25x-flops", "0.2x-flops", "0.15x-flops", "0.1x-flops"]

@@ -64,6 +64,8 @@ class Incumbents:
         search = self.inputs.spec.search
         if not search.racing or search.probe_axis or not candidate.choices or len(self._scored) < REFERENCES:
             return None
+        if len(self.scorer.dense) != len(self.inputs.parts.search):  # one number for all examples
+            return None
         sign = SCORES.get(search.objective).sign
         most = [amount * (1 + COST_TOLERANCE) for amount in self._amounts(candidate)]
         cheap = [

@@ -14,6 +14,8 @@ from optuna.distributions import BaseDistribution
 from scipy.optimize import isotonic_regression
 
 from autolr.errors import BudgetError
+from autolr.forms.low_rank import low_rank
+from autolr.scores import AGREEMENT, DIVERGENCE
 from autolr.search.spaces.grouped import Fits, from_shares, largest_that_fits
 from autolr.types import Candidate, Choice, Unit
 
@@ -25,6 +27,8 @@ Loss = Callable[[str, int], float]
 STRS_SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 AIMET_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _MOST_REMOVED = 64.0  # mean share, before it is cut off at 1: then no layer keeps anything
+_OF_DENSE = {DIVERGENCE.name: 0.0, AGREEMENT.name: 1.0}
+"""What the dense model scores: compared with itself."""
 LASER_SHARES = (0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -58,7 +62,7 @@ class Layers:
         found = {}
         for name in self.units:
             choices = [self.candidate({name: share}).as_dict().get(name) for share in shares]
-            dense = {"divergence": 0.0, "agreement": 1.0}[score]
+            dense = _OF_DENSE[score]
             found[name] = np.array([dense if c is None else self.alone(name, c)[score] for c in choices])
         return found
 
@@ -69,7 +73,7 @@ def asvd_strs(layers: Layers) -> Candidate:
     Each layer alone is scored at six shares; one threshold for all: a layer takes the smallest share whose divergence
     is below it; the threshold is the lowest that meets the budget. (The publication scores by perplexity.)
     """
-    return _threshold(layers, STRS_SHARES, layers.scores(STRS_SHARES, "divergence"))
+    return _threshold(layers, STRS_SHARES, layers.scores(STRS_SHARES, DIVERGENCE.name))
 
 
 def aimet_greedy(layers: Layers) -> Candidate:
@@ -80,7 +84,7 @@ def aimet_greedy(layers: Layers) -> Candidate:
     """
     scores = {
         name: 1.0 - np.asarray(isotonic_regression(values).x)
-        for name, values in layers.scores(AIMET_SHARES, "agreement").items()
+        for name, values in layers.scores(AIMET_SHARES, AGREEMENT.name).items()
     }
     return _threshold(layers, AIMET_SHARES, scores)
 
@@ -97,13 +101,13 @@ def laser(layers: Layers) -> Candidate:
             rank = int(share * min(unit.out_features, unit.in_features))
             rank -= rank % layers.multiple
             if rank < unit.break_even:
-                choice = Choice(layers.method, rank)
-                steps.append((layers.alone(name, choice)["divergence"], name, choice))
+                choice = low_rank(layers.method, rank)
+                steps.append((layers.alone(name, choice)[DIVERGENCE.name], name, choice))
     chosen: dict[str, Choice] = {}
-    for _, name, choice in sorted(steps, key=lambda step: (step[0], step[1], -step[2].rank)):
+    for _, name, choice in sorted(steps, key=lambda step: (step[0], step[1], -step[2]["rank"])):
         if layers.fits(Candidate.of(chosen)):
             break
-        if name not in chosen or choice.rank < chosen[name].rank:
+        if name not in chosen or choice["rank"] < chosen[name]["rank"]:
             chosen[name] = choice
     return _checked(layers, Candidate.of(chosen))
 
@@ -121,7 +125,7 @@ def svd_llm_v2(layers: Layers) -> Candidate:
         for role in {unit.role for unit in layers.units.values()}:
             names = [name for name, unit in layers.units.items() if unit.role == role]
             choices = layers.candidate(dict.fromkeys(names, max(kept, 0.0))).as_dict()
-            losses = [layers.loss(name, choices[name].rank) if name in choices else 0.0 for name in names]
+            losses = [layers.loss(name, choices[name]["rank"]) if name in choices else 0.0 for name in names]
             weights = [1.0 / log(max(loss, e)) for loss in losses]
             for name, weight in zip(names, weights, strict=True):
                 removed = len(names) * (1.0 - kept) * weight / sum(weights)

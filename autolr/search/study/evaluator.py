@@ -83,7 +83,7 @@ class Objective:
             if self.probe is not None and outcome.logits is not None:
                 correct = self.probe.correct(model, tick)
                 scores[PROBE.name], probe_error = mean_accuracy(correct), self.probe.stderr(correct)
-                seconds["probe"] = time.perf_counter() - compressed - seconds["score"]
+                seconds[PROBE.name] = time.perf_counter() - compressed - seconds["score"]
         finally:
             restore_(model, dense)
         stopped_by = None if outcome.logits is not None or race is None else race.incumbent.trial

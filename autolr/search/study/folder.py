@@ -30,7 +30,8 @@ from autolr.progress import Progress
 from autolr.search.study.database import open_database
 from autolr.search.study.journal import damaged, open_journal
 from autolr.search.study.trial_record import REQUIRED
-from autolr.spec.study import StudySpec, make_spec, read_yaml
+from autolr.spec.plain import read_yaml
+from autolr.spec.study import StudySpec, make_spec
 
 STUDY_NAME = "autolr"
 _PAUSE = 0.05

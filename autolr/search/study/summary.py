@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError, command
 from autolr.records import Cost
-from autolr.results import Front, FrontMember
+from autolr.results import Failure, Front, FrontMember, StudyStatus
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished, member_of, read_result, scored
 from autolr.search.study.study_attributes import stored_dense_cost
@@ -24,54 +23,6 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A trial that failed.
-
-    Attributes:
-        trial: its number.
-        reason: the error's text.
-    """
-
-    trial: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class StudyStatus:
-    """How far a study is.
-
-    Attributes:
-        study: its folder.
-        trials: how many are complete, stopped, failed, running, waiting.
-        wanted: trials that the search is to have.
-        finished: its result is of as many trials as there are.
-        running: a process of this machine is at work on it.
-        budgets: as the user wrote them.
-        floors: as the user wrote them.
-        front: numbers of the trials on the front, by rising cost.
-        winner: the trial that was chosen; None before the study has ended.
-        trial_seconds: spent on trials, all workers together.
-        failures: the trials that failed.
-    """
-
-    study: str
-    trials: dict[str, int]
-    wanted: int
-    finished: bool
-    running: bool
-    budgets: tuple[str, ...]
-    floors: tuple[str, ...]
-    front: tuple[int, ...]
-    winner: int | None
-    trial_seconds: float
-    failures: tuple[Failure, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plain form that ``autolr status --json`` prints."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def summarize(folder: StudyFolder) -> StudyStatus:

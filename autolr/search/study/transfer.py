@@ -59,7 +59,8 @@ def warm_points(source: Path, space: Mapping[str, BaseDistribution]) -> dict[str
 def _within(value: Value, part: BaseDistribution) -> Value:
     if isinstance(part, CategoricalDistribution):
         return value if value in part.choices else part.choices[0]
-    assert isinstance(part, FloatDistribution | IntDistribution) and isinstance(value, int | float)
+    assert isinstance(part, FloatDistribution | IntDistribution)
+    assert isinstance(value, int | float)
     return min(max(value, part.low), part.high)
 
 

@@ -15,6 +15,7 @@ from autolr.cost import CostTable
 from autolr.data.parts import Parts
 from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
+from autolr.forms import get_forms
 from autolr.machine import locks as slots
 from autolr.machine.atomic import replacing
 from autolr.machine.tensor_digest import tensor_digest
@@ -23,6 +24,7 @@ from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.load import open_model
 from autolr.model.units import Units
 from autolr.problem import Inputs
+from autolr.scores import TASKS, TaskKind, add_task
 from autolr.search.preparation import Prepared
 from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
@@ -54,6 +56,7 @@ class Payload:
         calibration_key: of the bank.
         bank: its folder where the driver runs.
         threads: CPU threads of a worker.
+        own_task: the study's task, where the driver's process alone knows it.
     """
 
     spec: StudySpec
@@ -68,6 +71,7 @@ class Payload:
     calibration_key: str
     bank: Path
     threads: int
+    own_task: TaskKind | None = None
 
     @classmethod
     def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Payload":
@@ -88,6 +92,7 @@ class Payload:
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
             threads,
+            TASKS.added(spec.task),
         )
 
     def open(self, fetch: Fetch, tick: Callable[[], None] = lambda: None) -> Objective:
@@ -101,13 +106,15 @@ class Payload:
             AutolrError: the model here is another one, or cannot be loaded.
         """
         torch.set_num_threads(self.threads)
+        if self.own_task is not None:
+            add_task(self.own_task)
         model, tokenizer = open_model(self.spec)
         tick()
         if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != self.digests:
             raise AutolrError(f"the model {self.spec.model} here is not the one that the study began with")
-        methods = get_methods(self.spec.search.methods)
+        methods, forms = get_methods(self.spec.search.methods), get_forms(self.spec.search.forms)
         task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
-        given = (self.max_length, self.parts, self.units, self.costs, tuple(methods), self.probes)
+        given = (self.max_length, self.parts, self.units, self.costs, methods, forms, self.probes)
         inputs = Inputs(self.spec, model, tokenizer, task, *given)
         bank = Bank(self.bank, model, self.units.units, self.calibration_key)
         if not bank.present(methods):
@@ -116,7 +123,8 @@ class Payload:
         probe = None
         if self.dense_probes is not None:
             probe = stored_probes(inputs, "search", self.dense_probes)
-        return Objective(inputs, bank, task.stored_scorer(inputs.batches("search"), self.dense), probe)
+        scorer = task.stored_scorer(self.parts.search, inputs.batches("search"), self.dense)
+        return Objective(inputs, bank, scorer, probe)
 
     def _fetched(self, files: Mapping[str, Path], fetch: Fetch, tick: Callable[[], None]) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""
