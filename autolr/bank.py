@@ -73,7 +73,7 @@ class Bank:
         self.directory = directory
         self.units = tuple(units)
         self._units = {unit.name: unit for unit in units}
-        self._model = model
+        self.model = model
         self._calibration_key = calibration_key
         self._dtype = dtype
         self._weight_keys: dict[str, str] = {}
@@ -204,7 +204,7 @@ class Bank:
         return self._open[name, method]
 
     def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
-        weight = unit_weight(self._model, unit)
+        weight = unit_weight(self.model, unit)
         given = stats if method.needs else None
         try:
             result = _decomposed(method, weight, given, _fast_device(weight))
@@ -226,7 +226,7 @@ class Bank:
 
     def _weight_key(self, unit: Unit) -> str:
         if unit.name not in self._weight_keys:
-            self._weight_keys[unit.name] = tensor_digest({"weight": unit_weight(self._model, unit)})
+            self._weight_keys[unit.name] = tensor_digest({"weight": unit_weight(self.model, unit)})
         return self._weight_keys[unit.name]
 
     def _stats_key(self, unit: Unit) -> str:

@@ -17,6 +17,8 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
+from autolr.forms import get_forms
+from autolr.forms.base import Form
 from autolr.methods import get_methods
 from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.inputs import Batch, check_tokens, longest_input
@@ -54,6 +56,7 @@ class Inputs:
         units: what can be compressed.
         costs: prices candidates.
         methods: in the study's order.
+        forms: what a unit may become.
         probes: part -> its probing tasks; empty where there are none.
     """
 
@@ -66,6 +69,7 @@ class Inputs:
     units: Units
     costs: CostTable
     methods: tuple[Method, ...]
+    forms: tuple[Form, ...]
     probes: ProbeParts
 
     def part(self, name: str) -> Data:
@@ -150,7 +154,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         UsageError: something given cannot be used.
         BudgetError: a budget cannot be reached by any candidate.
     """
-    methods = get_methods(spec.search.methods)
+    methods, forms = get_methods(spec.search.methods), get_forms(spec.search.forms)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
     progress.start("load the model and the data")
@@ -196,7 +200,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
-    return Inputs(spec, model, tokenizer, task, longest, parts, units, costs, methods, probes)
+    return Inputs(spec, model, tokenizer, task, longest, parts, units, costs, methods, forms, probes)
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

@@ -3,23 +3,24 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One weight matrix that can be compressed.
+    """What is compressed as a whole: one weight matrix, or several that are changed together.
 
     Attributes:
-        name: dotted path of the module in the model.
+        name: dotted path of the module in the model; of several matrices, of what holds them.
         role: path inside its block, with inner indices as ``*``: equal for the same layer of different blocks.
         block: index of the repeated block that holds it, from 0; -1 outside every block.
         n_blocks: how many blocks there are.
-        out_features: rows of ``W``.
-        in_features: columns of ``W``.
+        out_features: rows of ``W``; of several matrices, of the last.
+        in_features: columns of ``W``; of several matrices, of the first.
         transposed: the module stores ``W`` as (in, out), as GPT-2's ``Conv1D`` does.
+        matrices: the matrices, each as a unit of its own, where there are several.
     """
 
     name: str
@@ -29,6 +30,17 @@ class Unit:
     out_features: int
     in_features: int
     transposed: bool = False
+    matrices: tuple["Unit", ...] = ()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Dotted paths of the modules that a choice for this unit replaces."""
+        return tuple(matrix.name for matrix in self.matrices) or (self.name,)
+
+    @property
+    def weights(self) -> int:
+        """How many weights the dense unit has."""
+        return sum(matrix.weights for matrix in self.matrices) or self.out_features * self.in_features
 
     @property
     def depth(self) -> float:
@@ -51,13 +63,62 @@ def break_even_rank(out_features: int, in_features: int) -> int:
     return -(-out_features * in_features // (out_features + in_features))
 
 
+Sizes = tuple[tuple[str, int], ...]
+"""Names and values of what says how large a compressed unit is."""
+TOLD_BY_SIZES = {("rank",): "low-rank", ("rank", "rows"): "low-rank-rows"}
+"""Forms that stored candidates do not name, for they were the only ones once; there a rank alone has rows 0."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Choice:
-    """What is done to one unit: the method, the rank and, for row-keeping methods, the number of rows kept dense."""
+    """What is done to one unit.
 
+    Attributes:
+        form: what it becomes; a name of :data:`autolr.forms.FORMS`.
+        method: what finds the numbers; a name of :data:`autolr.methods.METHODS`.
+        sizes: the form's own, in its order.
+
+    Example:
+        >>> choice = Choice.of("low-rank", "svd", rank=8)
+        >>> choice["rank"], choice.get("rows"), Choice.from_json(choice.to_json()) == choice
+        (8, 0, True)
+    """
+
+    form: str
     method: str
-    rank: int
-    rows: int = 0
+    sizes: Sizes
+
+    @classmethod
+    def of(cls, form: str, method: str, **sizes: int) -> "Choice":
+        """Return a choice with its sizes given by name."""
+        return cls(form, method, tuple(sizes.items()))
+
+    def __getitem__(self, name: str) -> int:
+        """Return one of the sizes."""
+        return dict(self.sizes)[name]
+
+    def get(self, name: str, default: int = 0) -> int:
+        """Return one of the sizes, or the default where the form has none of this name."""
+        return dict(self.sizes).get(name, default)
+
+    def resized(self, **sizes: int) -> "Choice":
+        """Return the choice with some of its sizes changed."""
+        return replace(self, sizes=tuple({**dict(self.sizes), **sizes}.items()))
+
+    def to_json(self) -> dict[str, str | int]:
+        """Return the plain form stored on disk: ``{"method": …, "rank": …, "rows": …}``, or with ``form`` and sizes."""
+        sizes = dict(self.sizes)
+        if TOLD_BY_SIZES.get(tuple(sizes)) == self.form:
+            return {"method": self.method, "rank": sizes["rank"], "rows": sizes.get("rows", 0)}
+        return {"form": self.form, "method": self.method, **sizes}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Choice":
+        """Rebuild a choice from :meth:`to_json`'s form."""
+        sizes = {name: value for name, value in plain.items() if name not in ("form", "method")}
+        if "form" not in plain and not sizes.get("rows"):
+            sizes.pop("rows", None)
+        return cls(plain.get("form") or TOLD_BY_SIZES[tuple(sizes)], plain["method"], tuple(sizes.items()))
 
 
 @dataclass(frozen=True)
@@ -65,10 +126,11 @@ class Candidate:
     """A choice for each compressed unit, sorted by name; a unit that is absent stays dense.
 
     Example:
-        >>> one = Candidate.of({"b": Choice("svd", 8), "a": Choice("afm", 4)})
-        >>> [name for name, _ in one.choices]
+        >>> chosen = {"b": Choice.of("low-rank", "svd", rank=8), "a": Choice.of("low-rank", "afm", rank=4)}
+        >>> candidate = Candidate.of(chosen)
+        >>> [name for name, _ in candidate.choices]
         ['a', 'b']
-        >>> one == Candidate.from_json(one.to_json()), len(one.digest)
+        >>> candidate == Candidate.from_json(candidate.to_json()), len(candidate.digest)
         (True, 12)
     """
 
@@ -83,14 +145,14 @@ class Candidate:
         """Return unit name -> choice."""
         return dict(self.choices)
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
+    def to_json(self) -> dict[str, dict[str, str | int]]:
         """Return the plain form stored on disk: ``{unit: {"method": …, "rank": …, "rows": …}}``."""
-        return {name: {"method": c.method, "rank": c.rank, "rows": c.rows} for name, c in self.choices}
+        return {name: choice.to_json() for name, choice in self.choices}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Mapping[str, Any]]) -> "Candidate":
         """Rebuild a candidate from :meth:`to_json`'s form."""
-        return cls.of({name: Choice(**choice) for name, choice in plain.items()})
+        return cls.of({name: Choice.from_json(choice) for name, choice in plain.items()})
 
     @cached_property
     def digest(self) -> str:

@@ -71,7 +71,7 @@ class Registry(Generic[R]):
                     )
                 if record.name in rows:
                     raise AutolrError(
-                        f"entry point {point.value} registers the {self.noun} {record.name!r}, a name that is in use"
+                        f"entry point {point.value} registers the {self.noun} name {record.name!r}, which is in use"
                     )
                 rows[record.name] = record
             self._rows = rows

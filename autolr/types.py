@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, device
 
 from autolr.records import (
@@ -31,7 +31,6 @@ __all__ = [
     "Cost",
     "Decomposition",
     "Evaluation",
-    "Factors",
     "LayerStats",
     "Method",
     "Need",
@@ -83,25 +82,6 @@ class LayerStats:
     def in_covariance(self) -> Float[Tensor, "in in"]:
         """``E[x xᵀ] − E[x] E[x]ᵀ``, (in, in)."""
         return self.in_gram - torch.outer(self.mean, self.mean)
-
-
-@dataclass(frozen=True)
-class Factors:
-    """A layer ready to run: ``y = left (right x) + b + shift``, and the kept rows computed exactly.
-
-    Attributes:
-        left: (out, rank).
-        right: (rank, in).
-        shift: (out,), what is added to the layer's bias.
-        row_index: (rows,) output neurons computed densely; their rows of ``left`` are zero.
-        rows: (rows, in) their weights.
-    """
-
-    left: Float[Tensor, "out rank"]
-    right: Float[Tensor, "rank in"]
-    shift: Float[Tensor, " out"]
-    row_index: Int[Tensor, " rows"] | None = None
-    rows: Float[Tensor, "rows in"] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import peft
 import pytest
 import torch
 from checkpoint_cases import BUILDERS, batch, output
+from tiny import sized
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
@@ -11,7 +12,7 @@ from autolr.checkpoint.formats import FORMATS
 from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.checkpoint.save import compressed_layers, save_checkpoint
-from autolr.records import Candidate, Choice, Conditions
+from autolr.records import Candidate, Conditions
 from autolr.report.card import model_card
 from autolr.results import FrontMember, RelativeCost, Variant
 
@@ -36,7 +37,7 @@ def export(request, tmp_path_factory):
             torch.nn.init.normal_(parameter, std=0.2)
         if number % 4 != 2:
             model.base_model.set_submodule(name, layer)
-    candidate = {name: Choice("kfac", layer.rank) for name, layer in compressed_layers(model).items()}
+    candidate = {name: sized("kfac", layer.rank) for name, layer in compressed_layers(model).items()}
     directory = tmp_path_factory.mktemp("export")
     card = written(candidate)
     save_checkpoint(model, directory, card=card)
@@ -107,6 +108,6 @@ def test_the_name_of_a_low_rank_layer_is_refused_as_the_card_says(export):
 def test_a_card_without_low_rank_layers_tells_nothing_of_adapters():
     """A dense export, rewrites alone, or biases alone."""
     assert not told(written({}))
-    assert not told(written({"query": Choice("kfac", 4)}, "dense"))
-    assert not told(written({"query": Choice("kfac", 0)}))
-    assert len(told(written({"query": Choice("kfac", 4)}))) == 3
+    assert not told(written({"query": sized("kfac", 4)}, "dense"))
+    assert not told(written({"query": sized("kfac", 0)}))
+    assert len(told(written({"query": sized("kfac", 4)}))) == 3

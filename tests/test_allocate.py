@@ -4,17 +4,19 @@ import ctypes
 import importlib
 import itertools
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny import sized
 
 from autolr.allocation.dynamic_program import solve
 from autolr.allocation.hull import could_be_better, relax
 from autolr.allocation.knapsack import Menu, allocate
 from autolr.errors import BudgetError
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 
 allocate_module = importlib.import_module("autolr.allocation.knapsack")
 QUANTITIES = ("flops", "params")
@@ -24,8 +26,8 @@ SLOW_SOLVER = settings(max_examples=60)
 def menu_of(name, options):
     """A menu from (loss, cost of each quantity) of its compressed options; dense comes first."""
     table = np.array([(0.0, 0.0, 0.0), *options])
-    choices = (None, *(Choice("any", rank) for rank in range(len(options))))
-    return Menu(name, choices, table[:, 0], {q: table[:, 1 + k] for k, q in enumerate(QUANTITIES)})
+    choices = (None, *(sized("any", rank) for rank in range(len(options))))
+    return Menu.of_unit(name, choices, table[:, 0], {q: table[:, 1 + k] for k, q in enumerate(QUANTITIES)})
 
 
 losses = st.one_of(st.integers(0, 30).map(float), st.floats(1e-6, 1e3))
@@ -52,7 +54,7 @@ def least_loss(menus, limits):
 
 def costs_of(menus, candidate):
     chosen = candidate.as_dict()
-    index = [menu.choices.index(chosen.get(menu.unit)) for menu in menus]
+    index = [menu.choices.index(chosen.get(menu.name)) for menu in menus]
     return {q: sum(menu.cost[q][k] for menu, k in zip(menus, index, strict=True)) for q in QUANTITIES}, sum(
         menu.loss[k] for menu, k in zip(menus, index, strict=True)
     )
@@ -114,7 +116,7 @@ def test_without_anything_to_save_the_model_stays_dense_or_as_good(units, limits
     """At a budget of 1x the loss is zero, and with strictly positive losses the candidate is empty."""
     menus = menus_of(units)
     assert allocate(menus, limits).loss == 0.0
-    positive = [Menu(m.unit, m.choices, np.where(np.arange(len(m.loss)) > 0, m.loss + 1.0, 0.0), m.cost) for m in menus]
+    positive = [replace(m, loss=np.where(np.arange(len(m.loss)) > 0, m.loss + 1.0, 0.0)) for m in menus]
     assert allocate(positive, limits).candidate == Candidate()
     assert allocate(positive, {}).candidate == Candidate()
 
@@ -156,11 +158,11 @@ def test_layers_of_a_real_model_are_solved_in_whole_ranks_at_exactly_the_budget(
     cost = -2.0 * 1024 * (384 * 384 - ranks * 768)
     loss = np.exp(-ranks / 40)
     menus = [
-        Menu(f"{k}", (None, *(Choice("svd", int(r)) for r in ranks)), np.r_[0, loss], {"flops": np.r_[0, cost]})
+        Menu.of_unit(f"{k}", (None, *(sized("svd", int(r)) for r in ranks)), np.r_[0, loss], {"flops": np.r_[0, cost]})
         for k in range(12)
     ]
     found = allocate(menus, {"flops": 12 * cost[12]})
-    assert {choice.rank for choice in found.candidate.as_dict().values()} == {96}
+    assert {choice["rank"] for choice in found.candidate.as_dict().values()} == {96}
     assert found.loss == pytest.approx(12 * loss[12])
 
 

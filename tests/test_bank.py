@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import batches, build, sequences
+from tiny import batches, build, sequences, sized
 
 import autolr.bank
 from autolr.bank import STATISTICS, Bank
@@ -19,7 +19,7 @@ from autolr.machine.tensor_digest import tensor_digest
 from autolr.methods import get_methods, kfac, svd
 from autolr.model.units import find_units, unit_weight
 from autolr.statistics.calibrate import calibrate
-from autolr.types import Candidate, Choice, Method
+from autolr.types import Candidate, Method
 
 BATCHES = batches(sequences(6), 6)
 
@@ -358,7 +358,7 @@ def test_compression_through_the_bank_keeps_mapped_files_untouched(case, tmp_pat
     bank.build(get_methods(["svd"]), case.calibrate)
     path = tmp_path / "svd" / f"{case.names[0]}.safetensors"
     content = path.read_bytes()
-    with compressed(case.model, Candidate.of({case.names[0]: Choice("svd", 4)}), bank), torch.no_grad():
+    with compressed(case.model, Candidate.of({case.names[0]: sized("svd", 4)}), bank), torch.no_grad():
         layer = case.model.get_submodule(case.names[0])
         layer.left.weight.fill_(7.0)
         layer.right.weight.fill_(7.0)

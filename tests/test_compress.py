@@ -5,16 +5,19 @@ import weakref
 
 import pytest
 import torch
-from tiny import Source, batches, build, sequences
+from tiny import Source, batches, build, given_of, sequences, sized
 from torch import nn
 
 from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 from autolr.errors import UsageError
-from autolr.forms.swap import compress_, compressed, make_factors, make_layer, restore_
-from autolr.methods import methods
+from autolr.forms import FORMS
+from autolr.forms.low_rank import make_factors, make_layer
+from autolr.forms.low_rank_rows import make_row_factors
+from autolr.forms.swap import compress_, compressed, restore_
+from autolr.methods import METHODS
 from autolr.model.units import find_units, unit_bias, unit_weight
 from autolr.statistics.calibrate import calibrate
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 
 BATCH = batches(sequences(6), 6)
 
@@ -39,7 +42,7 @@ def random_candidate(source, seed=0, method="losparse"):
     for number, (name, unit) in enumerate(source.units.items()):
         full = min(unit.out_features, unit.in_features)
         rank = int(torch.randint(0, full + 1, (1,), generator=random))
-        choices[name] = Choice(method, rank, rows=3 * (number % 2) * (method == "losparse"))
+        choices[name] = sized(method, rank, rows=3 * (number % 2) * (method == "losparse"))
     return Candidate.of(choices)
 
 
@@ -57,7 +60,7 @@ def logits(model):
     return model(**BATCH[0]).logits
 
 
-@pytest.mark.parametrize("method", sorted(methods()))
+@pytest.mark.parametrize("method", sorted(METHODS.names()))
 @pytest.mark.parametrize("rank", [0, 1, 5, 16])
 def test_factors_are_slices_of_the_decomposition_and_the_shift_corrects_the_mean(bert, method, rank):
     """left·right is the truncation; left(right μ) + b + shift equals W μ + b: exact on the mean input."""
@@ -65,12 +68,11 @@ def test_factors_are_slices_of_the_decomposition_and_the_shift_corrects_the_mean
     name = "bert.encoder.layer.0.output.dense"
     weight, mean = unit_weight(model, source.unit(name)), source.mean(name)
     decomposition = source.decomposition(name, method)
-    factors = make_factors(Choice(method, rank), decomposition, weight, mean)
+    factors = make_factors(given_of(decomposition, weight, mean), rank)
     assert torch.equal(factors.left, decomposition.left[:, :rank])
     assert torch.equal(factors.right, decomposition.right[:rank])
     assert factors.left.is_contiguous()
     assert factors.right.is_contiguous()
-    assert factors.rows is None
     output = factors.left @ (factors.right @ mean) + factors.shift
     torch.testing.assert_close(output, weight.double() @ mean, atol=1e-12, rtol=1e-10)
 
@@ -84,22 +86,22 @@ def test_kept_rows_are_those_with_the_largest_error_and_are_exact(bert, rank, ro
     unit = source.unit(name)
     weight, bias = unit_weight(model, unit), unit_bias(model, unit)
     decomposition = source.decomposition(name, "losparse")
-    factors = make_factors(Choice("losparse", rank, rows), decomposition, weight, source.mean(name))
-    kept = factors.row_index
+    parts = given_of(decomposition, weight, source.mean(name), bias)
+    factors, kept = make_row_factors(parts, rank, rows)
     assert len(set(kept.tolist())) == rows
     residuals = decomposition.row_residuals(rank)
     others = torch.ones(16, dtype=torch.bool)
     others[kept] = False
     if others.any():
         assert residuals[kept].min() >= residuals[others].max()
-    assert torch.equal(factors.rows, weight[kept].double())
     assert not factors.left[kept].any()
     assert not factors.shift[kept].any()
-    layer = make_layer(factors, bias, weight)
+    layer = FORMS.get("low-rank-rows").build(parts, sized("losparse", rank, rows), weight)
+    assert torch.equal(layer.rows.weight, weight[kept])
     x = torch.randn(7, unit.in_features)
     dense, low = x @ weight.mT + bias, layer(x)
     torch.testing.assert_close(low[:, kept], dense[:, kept], atol=1e-5, rtol=1e-5)
-    plain = make_layer(make_factors(Choice("losparse", rank), decomposition, weight, source.mean(name)), bias, weight)
+    plain = FORMS.get("low-rank").build(parts, sized("losparse", rank), weight)
     torch.testing.assert_close(low[:, others], plain(x)[:, others], atol=1e-5, rtol=1e-5)
     if rank == 4 and rows == 5:
         assert (low - dense)[:, others].abs().max() > 1e-2
@@ -109,7 +111,7 @@ def test_without_a_mean_the_bias_stays_as_it_is(bert):
     model, source = bert
     name = "bert.encoder.layer.0.output.dense"
     weight = unit_weight(model, source.unit(name))
-    factors = make_factors(Choice("svd", 3), source.decomposition(name, "svd"), weight, None)
+    factors = make_factors(given_of(source.decomposition(name, "svd"), weight), 3)
     assert not factors.shift.any()
 
 
@@ -117,7 +119,7 @@ def test_a_layer_without_a_bias_gets_the_shift_as_its_bias():
     model, source = prepared("llama")
     name = "model.layers.0.mlp.down_proj"
     weight = unit_weight(model, source.unit(name))
-    factors = make_factors(Choice("afm", 4), source.decomposition(name, "afm"), weight, source.mean(name))
+    factors = make_factors(given_of(source.decomposition(name, "afm"), weight, source.mean(name)), 4)
     layer = make_layer(factors, None, weight)
     torch.testing.assert_close(layer.bias, factors.shift.float())
     mean = source.mean(name).float()
@@ -129,7 +131,7 @@ def test_a_layer_without_a_bias_gets_the_shift_as_its_bias():
 def test_full_rank_everywhere_reproduces_the_logits(family, method):
     """Also where W is stored transposed, keys are grouped and a layer is shared by all blocks."""
     model, source = prepared(family)
-    full = {name: Choice(method, min(unit.out_features, unit.in_features)) for name, unit in source.units.items()}
+    full = {name: sized(method, min(unit.out_features, unit.in_features)) for name, unit in source.units.items()}
     dense = logits(model)
     with compressed(model, Candidate.of(full), source):
         assert sum(isinstance(m, LowRankLinear) for m in model.modules()) == len(full)
@@ -172,14 +174,14 @@ def test_the_dense_modules_are_back_after_an_exception(bert):
 
 @pytest.mark.parametrize(
     ("choice", "error"),
-    [(Choice("afm", 17), ValueError), (Choice("nothing", 1), UsageError), (Choice("svd", 1, rows=2), ValueError)],
+    [(sized("afm", 17), ValueError), (sized("nothing", 1), UsageError), (sized("svd", 1, rows=2), ValueError)],
 )
 def test_the_dense_modules_are_back_when_a_later_unit_cannot_be_compressed(bert, choice, error):
     """A rank too large, an unknown method, rows of a method that keeps none: the units before it are restored."""
     model, source = bert
     before = snapshot(model)
     first, *_, last = source.units
-    candidate = Candidate.of({first: Choice("svd", 2), last: choice})
+    candidate = Candidate.of({first: sized("svd", 2), last: choice})
     for attempt in (lambda: compress_(model, candidate, source), compressed(model, candidate, source).__enter__):
         with pytest.raises(error):
             attempt()
@@ -190,9 +192,9 @@ def test_nested_candidates_of_different_units_come_off_in_turn(bert):
     model, source = bert
     before = snapshot(model)
     first, second, *_ = source.units
-    with compressed(model, Candidate.of({first: Choice("svd", 2)}), source):
+    with compressed(model, Candidate.of({first: sized("svd", 2)}), source):
         outer = snapshot(model)
-        with compressed(model, Candidate.of({second: Choice("svd", 2)}), source):
+        with compressed(model, Candidate.of({second: sized("svd", 2)}), source):
             assert isinstance(model.get_submodule(first), LowRankLinear)
             assert isinstance(model.get_submodule(second), LowRankLinear)
         assert snapshot(model) == outer
@@ -203,10 +205,10 @@ def test_compressing_a_unit_twice_is_refused_and_changes_nothing(bert):
     model, source = bert
     first, second, *_ = source.units
     before = snapshot(model)
-    with compressed(model, Candidate.of({second: Choice("svd", 2)}), source):
+    with compressed(model, Candidate.of({second: sized("svd", 2)}), source):
         outer = snapshot(model)
-        with pytest.raises(UsageError, match=rf"{second} is compressed already \(rank 2\)"):
-            compress_(model, Candidate.of({first: Choice("svd", 1), second: Choice("svd", 1)}), source)
+        with pytest.raises(UsageError, match=rf"{second} is compressed already \(low-rank: .*rank=2\)"):
+            compress_(model, Candidate.of({first: sized("svd", 1), second: sized("svd", 1)}), source)
         assert snapshot(model) == outer
     assert snapshot(model) == before
 
@@ -227,7 +229,7 @@ def test_dense_weights_are_neither_copied_nor_kept_alive(bert):
     assert all(dense[name].weight.data_ptr() in pointers for name in dense)
     for name, choice in candidate.choices:
         layer, unit = model.get_submodule(name), source.unit(name)
-        kept = choice.rank * (unit.out_features + unit.in_features) + choice.rows * unit.in_features
+        kept = choice["rank"] * (unit.out_features + unit.in_features) + choice.get("rows") * unit.in_features
         assert sum(p.untyped_storage().nbytes() for p in layer.parameters()) == 4 * (kept + unit.out_features)
     references = [weakref.ref(model.get_submodule(name)) for name in dense]
     restore_(model, dense)
@@ -244,7 +246,7 @@ def test_layers_take_the_dtype_mode_and_gradients_of_what_they_replace(dtype):
     name = "bert.encoder.layer.1.intermediate.dense"
     model.get_submodule(name).weight.requires_grad_(False)
     other = "bert.encoder.layer.1.output.dense"
-    with compressed(model, Candidate.of({name: Choice("losparse", 2, 3), other: Choice("svd", 2)}), source):
+    with compressed(model, Candidate.of({name: sized("losparse", 2, 3), other: sized("svd", 2)}), source):
         layer = model.get_submodule(name)
         assert isinstance(layer, LowRankRowsLinear)
         assert {p.dtype for p in layer.parameters()} == {dtype}
@@ -254,7 +256,7 @@ def test_layers_take_the_dtype_mode_and_gradients_of_what_they_replace(dtype):
         assert all(p.requires_grad for p in model.get_submodule(other).parameters())
         assert torch.isfinite(model(**BATCH[0]).logits).all()
     model.eval()
-    with compressed(model, Candidate.of({name: Choice("losparse", 2, 3)}), source):
+    with compressed(model, Candidate.of({name: sized("losparse", 2, 3)}), source):
         assert not any(module.training for module in model.modules())
 
 
@@ -271,7 +273,7 @@ def test_the_bias_correction_lowers_the_error_of_the_layer_on_real_inputs(bert):
     for rank in range(16):
         errors = []
         for mean in (source.mean(name), None):
-            factors = make_factors(Choice("svd", rank), source.decomposition(name, "svd"), weight, mean)
+            factors = make_factors(given_of(source.decomposition(name, "svd"), weight, mean), rank)
             output = x @ factors.right.mT @ factors.left.mT + factors.shift
             errors.append(float((output - x @ weight.double().mT).square().sum()))
         assert errors[0] < errors[1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import PAD, VOCABULARY, Source, build
+from tiny import PAD, VOCABULARY, Source, build, sized
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,7 +12,7 @@ from autolr.errors import UsageError
 from autolr.forms.swap import compressed
 from autolr.methods.weighted_svd import weighted_svd
 from autolr.model.units import find_units, unit_weight
-from autolr.types import QUANTITIES, Candidate, Choice, Conditions, Decomposition
+from autolr.types import QUANTITIES, Candidate, Conditions, Decomposition
 
 FAMILIES = ["bert", "roberta", "distilbert", "deberta", "albert", "gpt2", "gpt2-lm", "llama", "llama-lm-tied", "opt"]
 BATCH, LENGTH = 3, 7
@@ -51,16 +51,16 @@ def prepared(family, **options):
 def candidates(units, seed=0):
     """All at rank 0; all at a rank with rows; all rows kept; each unit at random or dense."""
     names = list(units)
-    yield Candidate.of({name: Choice("any", 0) for name in names})
-    yield Candidate.of({name: Choice("any", 5, 3) for name in names})
-    yield Candidate.of({name: Choice("any", 0, units[name].out_features) for name in names})
+    yield Candidate.of({name: sized("any", 0) for name in names})
+    yield Candidate.of({name: sized("any", 5, 3) for name in names})
+    yield Candidate.of({name: sized("any", 0, units[name].out_features) for name in names})
     random = torch.Generator().manual_seed(seed)
     for _ in range(3):
         chosen = {}
         for name in names:
             rank, rows, skip = torch.randint(0, 12, (3,), generator=random).tolist()
             if skip > 3:
-                chosen[name] = Choice("any", rank, rows if rows > 5 else 0)
+                chosen[name] = sized("any", rank, rows if rows > 5 else 0)
         yield Candidate.of(chosen)
 
 
@@ -109,7 +109,7 @@ def test_layers_that_run_once_a_sequence_and_heads_are_counted_as_often_as_they_
     model, source = prepared("bert", include=["*pooler*", "*layer.0.output.dense"])
     table = measure_costs(model, tuple(source.units.values()), BATCH, LENGTH)
     assert table.rows == {"bert.encoder.layer.0.output.dense": BATCH * LENGTH, "bert.pooler.dense": BATCH}
-    candidate = Candidate.of({name: Choice("any", 2) for name in source.units})
+    candidate = Candidate.of({name: sized("any", 2) for name in source.units})
     with compressed(model, candidate, source):
         assert costs_of(table.cost(candidate)) == measured(model)
 

@@ -1,30 +1,28 @@
 """Error curves: their shape from the spectrum, their height from one measurement, their price from the cost table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from tiny import batches, build, sequences
+from tiny import batches, build, sequences, sized
 
-from autolr.allocation.error_curves import (
-    REFERENCE_SHARE,
-    ROW_SHARES,
-    Curve,
-    build_menus,
-    error_curve,
-    measure_scales,
-    rank_grid,
-    reference_choice,
-)
+from autolr.allocation.error_curves import build_menus, error_curves, measure_scales
 from autolr.bank import Bank
 from autolr.cost import measure_costs
-from autolr.forms.swap import compressed, make_factors
-from autolr.methods import get_methods, methods
+from autolr.forms import FORMS
+from autolr.forms.base import REFERENCE_SHARE
+from autolr.forms.low_rank import rank_grid
+from autolr.forms.low_rank_rows import SHARES
+from autolr.forms.swap import build as build_layer
+from autolr.forms.swap import compressed
+from autolr.methods import METHODS, get_methods
 from autolr.model.units import find_units, unit_weight
 from autolr.statistics.calibrate import calibrate
 from autolr.tasks.class_scorer import ClassScorer
-from autolr.types import QUANTITIES, Candidate, Choice, Unit
+from autolr.types import QUANTITIES, Candidate, Unit
 
-NAMES = sorted(methods())
+NAMES = sorted(METHODS.names())
 DATA = batches(sequences(24), 8)
 
 
@@ -46,7 +44,8 @@ def scorer(bert):
 
 
 def curves_of(bank, names=NAMES, multiple=2):
-    return [error_curve(bank, unit, method, multiple) for unit in bank.units for method in get_methods(names)]
+    methods = get_methods(names)
+    return [curve for unit in bank.units for method in methods for curve in error_curves(bank, unit, method, multiple)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +55,8 @@ def test_curves_never_rise_with_rank_and_kept_rows_only_lower_them(bert, name, m
     bank = bert[1]
     for curve in curves_of(bank, [name], multiple):
         unit = bank.unit(curve.unit)
-        table = {(choice.rank, choice.rows): error for choice, error in zip(curve.choices, curve.error, strict=True)}
+        pairs = zip(curve.choices, curve.error, strict=True)
+        table = {(choice["rank"], choice.get("rows")): error for choice, error in pairs}
         assert len(table) == len(curve.choices)
         assert (curve.error >= 0).all()
         assert {rank for rank, rows in table if rows == 0} == set(range(0, unit.break_even, multiple))
@@ -67,7 +67,7 @@ def test_curves_never_rise_with_rank_and_kept_rows_only_lower_them(bert, name, m
         for rank in {rank for rank, _ in table}:
             errors = [table[key] for key in sorted(table) if key[0] == rank]
             assert (np.diff(errors) <= slack).all()
-        assert any(rows for _, rows in table) == methods()[name].keeps_rows
+        assert any(rows for _, rows in table) == METHODS.get(name).keeps_rows
 
 
 @pytest.mark.parametrize("name", ["svd", "afm", "drone", "kfac", "losparse"])
@@ -76,19 +76,14 @@ def test_errors_are_half_the_weighted_error_of_the_factors_an_example(bert, name
     model, bank = bert
     for unit in bank.units[:6]:
         stats, weight = bank.stats(unit.name), unit_weight(model, unit)
-        decomposition = bank.decomposition(unit.name, name)
-        curve = error_curve(bank, unit, methods()[name], 2)
+        (curve,) = error_curves(bank, unit, METHODS.get(name), 2)
         gram = stats.out_gram
         shrunk = 0.98 * gram + 0.02 * gram.trace() / len(gram) * torch.eye(len(gram), dtype=torch.float64)
         left = {"kfac": shrunk, "losparse": torch.diag(shrunk.diagonal())}.get(name, torch.eye(len(gram)).double())
         right = {"svd": torch.eye(unit.in_features).double(), "drone": stats.in_gram}.get(name, stats.in_covariance)
         tokens = 1.0 if name == "svd" else stats.tokens_per_example
         for choice, error in zip(curve.choices, curve.error, strict=True):
-            factors = make_factors(choice, decomposition, weight, stats.mean)
-            product = (factors.left @ factors.right).double()
-            if factors.rows is not None:
-                product[factors.row_index] = factors.rows.double()
-            gap = weight.double() - product
+            gap = weight.double() - build_layer(model, bank, unit.name, choice).dense_weight()
             explicit = 0.5 * tokens * float((left @ gap @ right @ gap.mT).trace())
             assert error == pytest.approx(explicit, rel=1e-4, abs=1e-5 * float(curve.error.max()))
 
@@ -100,10 +95,10 @@ def test_options_with_rows_stay_cheaper_than_the_dense_layer(bert):
     for curve in curves_of(bank, ["losparse"], 1):
         unit = bank.unit(curve.unit)
         for choice in curve.choices:
-            seen.add((unit.out_features, choice.rows))
-            kept = choice.rank * (unit.out_features + unit.in_features) + choice.rows * unit.in_features
+            seen.add((unit.out_features, choice.get("rows")))
+            kept = choice["rank"] * (unit.out_features + unit.in_features) + choice.get("rows") * unit.in_features
             assert kept < unit.out_features * unit.in_features
-    assert {rows for size, rows in seen if size == 24} == {0, *(max(1, round(24 * share)) for share in ROW_SHARES)}
+    assert {rows for size, rows in seen if size == 24} == {0, *(max(1, round(24 * share)) for share in SHARES)}
 
 
 @pytest.mark.parametrize(("out_features", "in_features"), [(16, 24), (384, 384), (1536, 384), (50, 3)])
@@ -121,11 +116,24 @@ def test_the_rank_grid_is_every_multiple_that_saves(out_features, in_features, m
 
 def test_the_reference_is_the_plain_option_nearest_a_third_of_break_even():
     unit = Unit("a", "a", 0, 1, 96, 96)
-    choices = (*(Choice("m", rank) for rank in (0, 8, 16, 24)), Choice("m", 16, 5))
-    curve = Curve("a", "m", choices, np.array([5.0, 4.0, 3.0, 2.5, 3.0]))
+    choices, form = [sized("m", rank) for rank in (0, 8, 16, 24)], FORMS.get("low-rank")
     assert REFERENCE_SHARE * unit.break_even == 16
-    assert choices[reference_choice(curve, unit)] == Choice("m", 16)
-    assert reference_choice(Curve("a", "m", (Choice("m", 0), Choice("m", 0, 3)), np.zeros(2)), unit) == 0
+    assert form.reference(unit, choices, np.array([5.0, 4.0, 3.0, 2.5])) == 2
+    assert form.reference(unit, [sized("m", 0)], np.zeros(1)) == 0
+
+
+def test_a_curve_of_several_forms_is_measured_at_the_form_that_its_scale_is_named_after(bert):
+    """The rows' options lie among the ranks', by size, and share the measurement; alone they have their own."""
+    bank = bert[1]
+    unit, method = bank.units[0], METHODS.get("losparse")
+    (both,) = error_curves(bank, unit, method, 2)
+    (ranks,) = error_curves(bank, unit, method, 2, [FORMS.get("low-rank")])
+    (rows,) = error_curves(bank, unit, method, 2, [FORMS.get("low-rank-rows")])
+    assert set(both.choices) == {*ranks.choices, *rows.choices}
+    assert [c["rank"] for c in both.choices] == sorted(c["rank"] for c in both.choices)
+    assert both.choices[both.reference] == ranks.choices[ranks.reference]
+    assert rows.choices[rows.reference].form == "low-rank-rows"
+    assert both.key == ranks.key == rows.key == (unit.name, "losparse", "low-rank")
 
 
 def test_a_scaled_curve_passes_through_its_measurement(bert, scorer):
@@ -135,11 +143,11 @@ def test_a_scaled_curve_passes_through_its_measurement(bert, scorer):
     done = []
     scales = measure_scales(model, bank, curves, lambda m: scorer.score(m)["divergence"].value, done.append)
     assert done == list(range(1, 9))
-    assert set(scales) == {(curve.unit, curve.method) for curve in curves}
+    assert set(scales) == {curve.key for curve in curves}
     costs = measure_costs(model, bank.units, 8, 9)
-    menus = {menu.unit: menu for menu in build_menus(curves, scales, costs)}
+    menus = {menu.name: menu for menu in build_menus(curves, scales, costs)}
     for curve in curves:
-        choice = curve.choices[reference_choice(curve, bank.unit(curve.unit))]
+        choice = curve.choices[curve.reference]
         with compressed(model, Candidate.of({curve.unit: choice}), bank):
             measured = scorer.score(model)["divergence"].value
         assert measured > 0
@@ -150,8 +158,8 @@ def test_a_scaled_curve_passes_through_its_measurement(bert, scorer):
 def test_a_curve_that_is_exact_at_its_reference_keeps_its_scale(bert):
     bank = bert[1]
     (curve,) = curves_of(bank, ["svd"])[:1]
-    flat = Curve(curve.unit, curve.method, curve.choices, np.zeros_like(curve.error))
-    assert measure_scales(bert[0], bank, [flat], lambda _: 3.0) == {(curve.unit, "svd"): 1.0}
+    flat = replace(curve, error=np.zeros_like(curve.error))
+    assert measure_scales(bert[0], bank, [flat], lambda _: 3.0) == {curve.key: 1.0}
 
 
 def test_menus_have_dense_first_and_price_every_option(bert):
@@ -159,11 +167,11 @@ def test_menus_have_dense_first_and_price_every_option(bert):
     model, bank = bert
     curves = curves_of(bank, ["losparse", "svd"])
     costs = measure_costs(model, bank.units, 8, 9)
-    scales = {(curve.unit, "svd"): 2.5 for curve in curves}
+    scales = {curve.key: 2.5 for curve in curves if curve.method == "svd"}
     menus = build_menus(curves, scales, costs)
-    assert [menu.unit for menu in menus] == [unit.name for unit in bank.units]
+    assert [menu.name for menu in menus] == [unit.name for unit in bank.units]
     for menu in menus:
-        of_unit = [curve for curve in curves if curve.unit == menu.unit]
+        of_unit = [curve for curve in curves if curve.unit == menu.name]
         assert menu.choices == (None, *(choice for curve in of_unit for choice in curve.choices))
         assert menu.loss[0] == 0.0
         assert menu.loss.tolist()[1:] == [
@@ -173,7 +181,7 @@ def test_menus_have_dense_first_and_price_every_option(bert):
         for quantity, cost in menu.cost.items():
             assert cost[0] == 0.0
             for choice, change in zip(menu.choices[1:], cost[1:], strict=True):
-                alone = costs.cost(Candidate.of({menu.unit: choice}))
+                alone = costs.cost(Candidate.of({menu.name: choice}))
                 assert change == alone.get(quantity) - costs.dense.get(quantity)
 
 
@@ -192,8 +200,7 @@ def test_kfac_predicts_the_divergence_of_the_whole_model_within_a_factor(bert, s
 
 def test_a_rank_deficient_weight_is_measured_at_a_rank_at_which_something_is_lost():
     unit = Unit("a", "a", 0, 1, 32, 32)
-    choices = tuple(Choice("svd", rank) for rank in range(16))
+    choices, form = [sized("svd", rank) for rank in range(16)], FORMS.get("low-rank")
     error = np.array([4.0, 2.0, 1.0, *[1e-20] * 13])
-    assert choices[reference_choice(Curve("a", "svd", choices, error), unit)].rank == 1  # a third of its rank, 3
-    whole = Curve("a", "svd", choices, np.linspace(4, 1, 16))
-    assert choices[reference_choice(whole, unit)].rank == 5
+    assert form.reference(unit, choices, error) == 1  # a third of its rank, 3
+    assert form.reference(unit, choices, np.linspace(4, 1, 16)) == 5

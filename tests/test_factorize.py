@@ -5,22 +5,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from tiny import given_of
 
-import autolr.methods as factorize
+from autolr import registry
 from autolr.errors import AutolrError, FactorizationError, UsageError
-from autolr.forms.swap import make_factors
-from autolr.methods import BUILT_IN, conformance, get_methods, kfac, losparse, methods, svd
+from autolr.forms.low_rank import make_factors
+from autolr.methods import METHODS, conformance, get_methods, kfac, losparse, svd
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens, well_conditioned
 from autolr.methods.weighted_svd import oas_intensity, shrink
-from autolr.types import Choice, Decomposition, LayerStats, Method
+from autolr.types import Decomposition, LayerStats, Method
 
-METHODS = sorted(methods())
+NAMES = METHODS.names()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_method_conforms(name, seed):
-    conformance.check(methods()[name], seed=seed)
+    conformance.check(METHODS.get(name), seed=seed)
 
 
 def broken(change, needs=frozenset(), **options):
@@ -148,7 +149,7 @@ class Sample:
         return float(np.square(left @ (self.weight - approximation) @ right).sum())
 
     def decompose(self, name):
-        return methods()[name].decompose(torch.from_numpy(self.weight), self.stats)
+        return METHODS.get(name).decompose(torch.from_numpy(self.weight), self.stats)
 
 
 @pytest.fixture(scope="module", params=[(10, 16), (16, 10), (12, 12)], ids=["wide", "tall", "square"])
@@ -156,10 +157,10 @@ def sample(request):
     return Sample.of(*request.param)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_method_is_better_in_another_ones_own_metric(sample, name):
     """Each method's error in the metric of its publication is the least of all at every rank, and its tails are it."""
-    found = {other: sample.decompose(other) for other in METHODS}
+    found = {other: sample.decompose(other) for other in NAMES}
     total = sample.error(name, 0 * sample.weight)
     for rank in range(min(sample.weight.shape) + 1):
         products = {other: (d.left[:, :rank] @ d.right[:rank]).numpy() for other, d in found.items()}
@@ -167,7 +168,7 @@ def test_no_method_is_better_in_another_ones_own_metric(sample, name):
         assert errors[name] <= min(errors.values()) + 1e-12 * total
         assert found[name].tail_energy(rank) == pytest.approx(errors[name], abs=1e-10 * total)
         if 0 < rank < min(sample.weight.shape):  # the metrics differ, and the others are not by accident the same
-            assert all(errors[other] > 1.001 * errors[name] for other in METHODS if other != name)
+            assert all(errors[other] > 1.001 * errors[name] for other in NAMES if other != name)
 
 
 def test_drone_is_the_best_low_rank_approximation_of_the_outputs(sample):
@@ -203,8 +204,8 @@ def test_afm_with_the_bias_correction_is_exact_where_inputs_vary_in_few_directio
     stats = LayerStats(400, 400, *(torch.from_numpy(v) for v in (x.mean(0), x.T @ x / 400, np.abs(x).mean(0))))
     errors = {}
     for name in ("afm", "drone"):
-        found = methods()[name].decompose(torch.from_numpy(weight), stats)
-        factors = make_factors(Choice(name, 3), found, torch.from_numpy(weight), stats.mean)
+        found = METHODS.get(name).decompose(torch.from_numpy(weight), stats)
+        factors = make_factors(given_of(found, torch.from_numpy(weight), stats.mean), 3)
         outputs = x @ factors.right.numpy().T @ factors.left.numpy().T + factors.shift.numpy()
         errors[name] = np.abs(outputs - x @ weight.T).max()
     assert errors["afm"] < 1e-6
@@ -215,8 +216,8 @@ def test_afm_of_a_constant_input_costs_nothing_at_rank_zero():
     """The shift alone computes a layer whose input never changes, and the curve says so."""
     weight = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = torch.full((5,), 3.0, dtype=torch.float64)
-    found = methods()["afm"].decompose(weight, LayerStats(400, 100, x, torch.outer(x, x), x))
-    factors = make_factors(Choice("afm", 0), found, weight, x)
+    found = METHODS.get("afm").decompose(weight, LayerStats(400, 100, x, torch.outer(x, x), x))
+    factors = make_factors(given_of(found, weight, x), 0)
     torch.testing.assert_close(factors.shift, weight @ x)
     assert found.tails().tolist() == [0.0] * 6
 
@@ -298,22 +299,22 @@ def test_shrinking_helps_on_tokens_that_were_not_seen(name):
         stats = LayerStats(n, n, x.mean(0), x.mT @ x / n, x.abs().mean(0))
         errors = []
         for claimed in (n, 10**6):  # 10⁶ claimed tokens: not shrunk
-            found = methods()[name].decompose(weight, replace(stats, n_tokens=claimed))
+            found = METHODS.get(name).decompose(weight, replace(stats, n_tokens=claimed))
             gap = (weight - found.left[:, :rank] @ found.right[:rank]).numpy()
             errors.append(np.square(gap @ mixing.T).sum())
         ratios.append(errors[0] / errors[1])
     assert max(ratios) < 0.8
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if BUILT_IN[n].needs])
+@pytest.mark.parametrize("name", [n for n in NAMES if METHODS.get(n).needs])
 def test_missing_statistics_are_named(name):
     weight = torch.ones(4, 5, dtype=torch.float64)
     with pytest.raises(FactorizationError, match=f"{name} needs calibration statistics"):
-        BUILT_IN[name].decompose(weight, None)
-    if "gradients" in BUILT_IN[name].needs:
+        METHODS.get(name).decompose(weight, None)
+    if "gradients" in METHODS.get(name).needs:
         stats = replace(Sample.of(4, 5).stats, fisher_in=None, out_gram=None)
         with pytest.raises(FactorizationError, match=f"{name} needs calibration statistics .(fisher_in|out_gram)"):
-            BUILT_IN[name].decompose(weight, stats)
+            METHODS.get(name).decompose(weight, stats)
 
 
 class Point:
@@ -331,33 +332,33 @@ def register(monkeypatch):
 
     def pretend(loaded):
         monkeypatch.setattr(
-            factorize, "entry_points", lambda group: [Point(loaded)] if group == "autolr.methods" else []
+            registry, "entry_points", lambda group: [Point(loaded)] if group == "autolr.methods" else []
         )
-        methods.cache_clear()
+        METHODS.forget()
 
     yield pretend
     monkeypatch.undo()
-    methods.cache_clear()
+    METHODS.forget()
 
 
 def test_an_installed_package_adds_a_method(register):
     extra = replace(svd.METHOD, name="extra")
     register(extra)
-    assert methods()["extra"] is extra
-    assert set(methods()) == {*BUILT_IN, "extra"}
+    assert METHODS.get("extra") is extra
+    assert set(METHODS.names()) == {*NAMES, "extra"}
     assert get_methods(["extra", "svd"]) == (extra, svd.METHOD)
 
 
 def test_a_name_in_use_is_refused(register):
     register(replace(svd.METHOD, version=2))
     with pytest.raises(AutolrError, match=r"package\.module:METHOD registers the method name 'svd', which is in use"):
-        methods()
+        METHODS.all()
 
 
 def test_something_else_than_a_method_is_refused(register):
     register("svd")
-    with pytest.raises(AutolrError, match=r"extra = package\.module:METHOD must be .*Method, got 'svd'"):
-        methods()
+    with pytest.raises(AutolrError, match=r"extra = package\.module:METHOD of autolr\.methods must be .*, got 'svd'"):
+        METHODS.all()
 
 
 def test_an_unknown_method_names_the_nearest():
@@ -365,9 +366,9 @@ def test_an_unknown_method_names_the_nearest():
         get_methods(["svd", "drome"])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_table_is_keyed_by_name_and_says_its_source(name):
-    method = methods()[name]
+    method = METHODS.get(name)
     assert method.name == name
     assert method.version >= 1
     assert any(character.isdigit() for character in method.source)

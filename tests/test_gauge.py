@@ -7,15 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_compress import prepared, random_candidate
+from tiny import given_of
 from torch import nn
 from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
 from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 from autolr.forms.gauge import balance, balance_
-from autolr.forms.swap import compressed, make_factors, make_layer
+from autolr.forms.low_rank import Factors, fill_, make_factors, make_layer
+from autolr.forms.swap import compressed
 from autolr.methods.weighted_svd import weighted_svd
 from autolr.recovery.refit import Correction, correct
-from autolr.types import Choice, Factors
 
 SCALES = (1e-24, 1e-12, 1e-4, 1.0, 1e8)
 """Of the mean squared gradients: from a model that is sure of everything to one in its first steps."""
@@ -30,7 +31,7 @@ def case(scale: float):
     x = torch.randn(400, IN, generator=random) * spread[torch.randperm(IN, generator=random)]
     g = torch.randn(400, OUT, generator=random) * torch.logspace(0, -2, OUT)
     found = weighted_svd(weight, (x.mT @ x).double() / 400, (g.mT @ g).double() / 400 * scale)
-    return weight, x, make_factors(Choice("kfac", RANK), found, weight, None)
+    return weight, x, make_factors(given_of(found, weight), RANK)
 
 
 def lengths(layer: LowRankLinear) -> torch.Tensor:
@@ -101,8 +102,8 @@ def test_the_output_of_a_compressed_model_is_that_of_the_factors_as_they_came():
         balanced = model(**batch).logits
         for name, choice in candidate.choices:
             layer = model.get_submodule(name)
-            if choice.rank:
-                left, right = source.decomposition(name, choice.method).truncate(choice.rank)
+            if choice["rank"]:
+                left, right = source.decomposition(name, choice.method).truncate(choice["rank"])
                 kept = layer.left.weight.any(1)
                 layer.left.weight.copy_(left.float() * kept[:, None])
                 layer.right.weight.copy_(right)
@@ -145,12 +146,23 @@ def test_one_learning_rate_trains_both_factors(scale):
     assert not after < before
 
 
+def layer_of(factors: Factors, index: torch.Tensor, rows: torch.Tensor, bias: torch.Tensor | None = None):
+    """Return a layer that runs factors, with rows computed densely if there are any."""
+    if not len(index):
+        return make_layer(factors, bias, torch.empty(0))
+    layer = LowRankRowsLinear(IN, OUT, factors.right.shape[0], len(index))
+    fill_(layer, factors, bias)
+    with torch.no_grad():
+        layer.rows.weight.copy_(rows)
+        layer.row_index.copy_(index)
+    return layer
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("n_rows", [0, 3])
 def test_under_autocast_every_layer_gives_autocasts_dtype(n_rows: int, rank: int):
-    kept = {"row_index": torch.tensor([1, 5, 7]), "rows": torch.randn(3, IN)} if n_rows else {}
-    factors = Factors(torch.randn(OUT, rank), torch.randn(rank, IN), torch.randn(OUT), **kept)
-    layer = make_layer(factors, None, torch.empty(0))
+    factors = Factors(torch.randn(OUT, rank), torch.randn(rank, IN), torch.randn(OUT))
+    layer = layer_of(factors, torch.tensor([1, 5, 7])[:n_rows], torch.randn(n_rows, IN))
     x = torch.randn(2, 7, IN, requires_grad=True)
     plain = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -165,9 +177,8 @@ def test_under_autocast_every_layer_gives_autocasts_dtype(n_rows: int, rank: int
 def test_at_rank_0_no_empty_product_is_left(n_rows):
     rows = torch.randn(n_rows, IN)
     index = torch.tensor([1, 5, 7][:n_rows], dtype=torch.long)
-    kept = {"row_index": index, "rows": rows} if n_rows else {}
-    factors = Factors(torch.empty(OUT, 0), torch.empty(0, IN), torch.randn(OUT), **kept)
-    layer = make_layer(factors, torch.ones(OUT), torch.empty(0))
+    factors = Factors(torch.empty(OUT, 0), torch.empty(0, IN), torch.randn(OUT))
+    layer = layer_of(factors, index, rows, torch.ones(OUT))
     assert isinstance(layer, LowRankRowsLinear if n_rows else LowRankLinear)
     assert all(min(module.weight.shape) > 0 for module in layer.modules() if isinstance(module, nn.Linear))
     x = torch.randn(2, 7, IN)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from nli_fixture import write_inputs
 from optuna.trial import FrozenTrial
+from tiny import sized
 from transformers import BertConfig, BertForSequenceClassification
 from typer.testing import CliRunner, Result
 
@@ -20,6 +21,7 @@ from autolr.cost import clock, measure_costs
 from autolr.cost import measure_latency as timing
 from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out
 from autolr.errors import BudgetError, UsageError
+from autolr.forms import FORMS, low_rank
 from autolr.model.units import find_units
 from autolr.problem import open_inputs
 from autolr.progress import Silent
@@ -28,15 +30,18 @@ from autolr.search.preparation import build_bank
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import feasible, finished
 from autolr.spec.study import StudySpec, make_spec
-from autolr.types import Candidate, Choice, Conditions
+from autolr.types import Candidate, Conditions, Unit
 from autolr.workflows import conclude as run_module
 from autolr.workflows import tune_latency as tuning
 from autolr.workflows.search import run_search
 
-ATTENTION = LayerTimes(0.1, (0, 8, 16), (0.01, 0.03, 0.07), (0, 4), (0.0, 0.02))
+RANKS = {(("rank", 0),): 0.01, (("rank", 8),): 0.03, (("rank", 16),): 0.07}
+ATTENTION = LayerTimes(0.1, {"low-rank": RANKS, "low-rank-rows": {(("rank", 8), ("rows", 4)): 0.05}})
+UNITS = {name: Unit(name, name, 0, 1, 40, 40) for name in ("one", "two")}
 TABLE = LatencyTable(
     dense_ms=20.0,
     layers={"a": ATTENTION},
+    units=UNITS,
     shapes={"one": "a", "two": "a"},
     fixed=0.25,
     slope=1.5,
@@ -46,21 +51,21 @@ TABLE = LatencyTable(
 
 def test_a_share_is_what_is_fixed_and_each_layers_own_time() -> None:
     assert TABLE.share(Candidate()) == pytest.approx(0.25 + 1.5 * 0.2)
-    some = Candidate.of({"one": Choice("svd", 12), "two": Choice("svd", 8, 2)})
+    some = Candidate.of({"one": sized("svd", 12), "two": sized("svd", 8, 2)})
     assert TABLE.share(some) == pytest.approx(0.25 + 1.5 * (0.05 + 0.03 + 0.01))
-    saved = sum(TABLE.saving(name, choice) for name, choice in some.choices)
+    saved = sum(TABLE.saving(UNITS[name], choice) for name, choice in some.choices)
     assert TABLE.uncompressed_ms() - saved == pytest.approx(TABLE.share(some) * 20.0)
 
 
 def test_a_choice_that_is_slower_than_dense_saves_less_than_nothing() -> None:
-    slow = LayerTimes(0.05, (0, 8, 16), (0.01, 0.03, 0.07), (0,), (0.0,))
-    table = LatencyTable(10.0, {"a": slow}, {"one": "a"}, 0.5, 1.0, ((1.0, 1.0),))
-    assert table.saving("one", Choice("svd", 16)) == pytest.approx(-0.2)
+    slow = LayerTimes(0.05, {"low-rank": RANKS})
+    table = LatencyTable(10.0, {"a": slow}, UNITS, {"one": "a"}, 0.5, 1.0, ((1.0, 1.0),))
+    assert table.saving(UNITS["one"], sized("svd", 16)) == pytest.approx(-0.2)
 
 
 def test_a_table_comes_back_from_json_and_scales() -> None:
-    assert LatencyTable.from_plain(json.loads(json.dumps(TABLE.to_plain()))) == TABLE
-    some = Candidate.of({"one": Choice("svd", 4)})
+    assert LatencyTable.from_json(json.loads(json.dumps(TABLE.to_json())), UNITS) == TABLE
+    some = Candidate.of({"one": sized("svd", 4)})
     assert TABLE.scaled(1.1).share(some) == pytest.approx(1.1 * TABLE.share(some))
     assert TABLE.errors == pytest.approx([0.25, 0.1])
 
@@ -94,7 +99,7 @@ def quick() -> Iterator[None]:
         patch.setattr(timing, "_LAYER_SECONDS", 0.3)
         patch.setattr(timing, "_MODEL_SECONDS", 1.0)
         patch.setattr(timing, "N_MODELS", 5)
-        patch.setattr(timing, "N_RANKS", 4)
+        patch.setattr(low_rank, "N_TIMED", 4)
         patch.setattr(rewriting, "_SECONDS", 0.3)
         patch.setattr(clock, "BLOCK_SECONDS", 0.003)
         patch.setattr(tuning, "time_checkpoint", lambda *_: LatencyCheck(6.5, 0.65, (0.65, 0.65), (), True))
@@ -106,9 +111,9 @@ def test_a_measured_table_knows_that_less_work_takes_less_time() -> None:
     model = wide_model()
     units = find_units(model).units
     costs = measure_costs(model, units, 4, 32, threads=1)
-    table = timing.measure_latency(model, units, costs.rows, costs.dense.conditions, Silent())
+    table = timing.measure_latency(model, units, tuple(FORMS), costs.rows, costs.dense.conditions, Silent())
     whole = costs.with_latency(table)
-    small = Candidate.of({u.name: Choice("svd", 8) for u in units if u.break_even > 8})
+    small = Candidate.of({u.name: sized("svd", 8) for u in units if u.break_even > 8})
     assert 0 < table.share(small) < 0.8 < table.share(Candidate()) < 1.2
     assert whole.dense.latency == table.dense_ms > 0
     assert whole.cost(small).latency == pytest.approx(table.share(small) * table.dense_ms)

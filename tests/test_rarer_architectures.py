@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as hf
 from architecture_table import ARCHITECTURES, tokenizer
-from tiny import Source
+from tiny import Source, sized
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +18,7 @@ from autolr.machine.tensor_digest import tensor_digest
 from autolr.model.inputs import LONGEST, longest_input
 from autolr.model.units import find_units
 from autolr.statistics.calibrate import calibrate, class_cotangents, unmatched_units
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 
 VOCABULARY, PAD, END, BATCH, LENGTH = 40, 0, 2, 3, 9
 _IDS = {"vocab_size": VOCABULARY, "num_labels": 3, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": END}
@@ -107,7 +107,7 @@ def everything(model: hf.PreTrainedModel) -> tuple[Source, Candidate]:
     units = find_units(model)
     source = Source(model, units.by_name())
     ranks = {unit.name: max(2, unit.break_even // (1 + i % 2)) for i, unit in enumerate(units.units)}
-    return source, Candidate.of({name: Choice("svd", rank) for name, rank in ranks.items()})
+    return source, Candidate.of({name: sized("svd", rank) for name, rank in ranks.items()})
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -9,7 +9,7 @@ import torch
 from nli_fixture import write_inputs
 from safetensors.torch import load_file
 from test_compress import prepared, random_candidate, snapshot
-from tiny import batches, sequences
+from tiny import batches, sequences, sized
 
 from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.runtime.layers import LowRankLinear
@@ -21,7 +21,7 @@ from autolr.recovery.conformance import check
 from autolr.recovery.refit import REFIT, RIDGE, correct, refit
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 from autolr.workflows import finalists
 from autolr.workflows import select as selection
 from autolr.workflows.search import open_study, run_search
@@ -135,7 +135,7 @@ def test_a_refit_is_sequential_least_squares(family) -> None:
 def test_what_is_left_dense_stays_and_a_rank_of_zero_has_its_mean() -> None:
     model, source = prepared("bert")
     names = list(source.units)
-    candidate = Candidate.of({names[3]: Choice("svd", 0), names[8]: Choice("svd", 4)})
+    candidate = Candidate.of({names[3]: sized("svd", 0), names[8]: sized("svd", 4)})
     found = refit(model, candidate, source, DATA)
     assert set(found) == {names[3], names[8]}
     outputs = torch.cat([seen(model, names, batch)[names[3]][1][batch["attention_mask"].bool()] for batch in DATA])
@@ -164,7 +164,7 @@ def test_a_rewritten_model_has_the_same_refit() -> None:
 
 def test_blocks_that_share_their_weights_are_left_alone() -> None:
     model, source = prepared("albert")
-    candidate = Candidate.of({name: Choice("svd", 2) for name in source.units})
+    candidate = Candidate.of({name: sized("svd", 2) for name in source.units})
     assert refit(model, candidate, source, DATA) == {}
 
 
@@ -177,7 +177,7 @@ def test_no_data_is_refused() -> None:
 def test_layers_that_see_too_few_tokens_stay() -> None:
     model, source = prepared("bert")
     names = list(source.units)
-    candidate = Candidate.of({names[0]: Choice("svd", 12), names[3]: Choice("svd", 1)})
+    candidate = Candidate.of({names[0]: sized("svd", 12), names[3]: sized("svd", 1)})
     found = refit(model, candidate, source, DATA[:1])  # fewer than 4 · 13 tokens, more than 4 · 2
     assert set(found) == {names[3]}
 
@@ -196,7 +196,7 @@ def test_something_between_two_blocks_is_noticed() -> None:
 def test_dead_inputs_are_answered_as_the_dense_layer_answers_them() -> None:
     model, source = prepared("bert")
     name = next(iter(source.units))
-    candidate = Candidate.of({name: Choice("svd", 6)})
+    candidate = Candidate.of({name: sized("svd", 6)})
     same = [{"input_ids": torch.full((2, 5), 7), "attention_mask": torch.ones(2, 5, dtype=torch.long)}]
     found = refit(model, candidate, source, same)  # two distinct tokens at most, seven unknowns
     wanted = seen(model, [name], same[0])[name][1]

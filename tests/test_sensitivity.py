@@ -16,7 +16,7 @@ from autolr.search.curve_scales import make_menus
 from autolr.search.spaces.importance import multiplier
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 from autolr.workflows.search import open_study, run_search
 from autolr.workflows.sensitivity import explain
 
@@ -42,7 +42,7 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
     number = study.result()["winner"]
     found = explain(opened.inputs, opened.bank, loaded, number)
     assert json.loads(study.account_file.read_text()) == json.loads(json.dumps(found))
-    menus = {menu.unit: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
+    menus = {menu.name: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
     chosen = Candidate.from_json(loaded.trials[number].user_attrs["candidate"]).as_dict()
     assert [one["unit"] for one in found["layers"]] == list(menus)
     assert any(one["next_step"] is not None for one in found["layers"])
@@ -57,7 +57,7 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
         losses = [loss for _, loss in one["curve"]]
         assert losses == sorted(losses, reverse=True)
         if one["next_step"] is not None:
-            larger = menu.choices.index(Choice(choice.method, choice.rank + 2, choice.rows))
+            larger = menu.choices.index(choice.resized(rank=choice["rank"] + 2))
             step = (menu.cost["flops"][larger] - menu.cost["flops"][index]) / 1e6
             saved = factor * (menu.loss[index] - menu.loss[larger])
             assert one["next_step"] == pytest.approx(saved / step)
@@ -68,7 +68,7 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
 def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFolder) -> None:
     opened = open_study(study, Silent())
     found = explain(opened.inputs, opened.bank, study.load_study(), 0)  # the dense model
-    menus = {menu.unit: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
+    menus = {menu.name: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
     for one in found["layers"]:
         menu = menus[one["unit"]]
         assert (one["method"], one["rank"], one["loss"], one["next_step"]) == (None, None, 0.0, None)
@@ -83,7 +83,8 @@ def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFold
 
 
 def test_no_number_is_cut_off_in_a_narrow_terminal() -> None:
-    layer = {"unit": "bert.encoder.layer.11.attention.self.query", "method": "losparse", "rank": 1280, "rows": 16}
+    layer = {"unit": "bert.encoder.layer.11.attention.self.query", "method": "losparse"}
+    layer |= {"form": "low-rank-rows", "sizes": {"rank": 1280, "rows": 16}}
     layer |= {"break_even": 1536, "loss": 0.000123, "curve": [[0.125, 0.0456]], "multiplier": 1.25}
     found = {"trial": 3, "layers": [layer | {"next_step": 1.2e-05, "last_step": 3.4e-05}]}
     for width, shown in ((80, 0), (160, 1)):

@@ -35,7 +35,7 @@ DENSE = sum(u.out_features * u.in_features for u in UNITS.values())
 def weights(candidate: Candidate) -> int:
     chosen = candidate.as_dict()
     return sum(
-        chosen[name].rank * (u.out_features + u.in_features) if name in chosen else u.out_features * u.in_features
+        chosen[name]["rank"] * (u.out_features + u.in_features) if name in chosen else u.out_features * u.in_features
         for name, u in UNITS.items()
     )
 
@@ -74,7 +74,7 @@ def test_every_point_of_a_grouped_space_uses_its_budget(share: float) -> None:
 def test_a_larger_share_has_larger_ranks() -> None:
     space = grouped(0.3, by="role", share={"low": 0.25, "high": 4.0})
     chosen = space.decode({"share/down": 3.0, "method": "svd"}).as_dict()
-    assert all(chosen[f"{b}.down"].rank > 2.5 * chosen[f"{b}.up"].rank for b in range(3))
+    assert all(chosen[f"{b}.down"]["rank"] > 2.5 * chosen[f"{b}.up"]["rank"] for b in range(3))
 
 
 def test_uniform_has_no_parameter_but_the_method() -> None:
@@ -82,7 +82,7 @@ def test_uniform_has_no_parameter_but_the_method() -> None:
     assert list(grouped(0.5, by="model").distributions()) == ["method"]
     assert list(grouped(0.5, by="model").seeds(0, 9)) == ["same share, svd", "same share, afm"]
     candidate = uniform_candidate(UNITS, "svd", 1, fits(0.5))
-    assert len({choice.rank for _, choice in candidate.choices}) == 1
+    assert len({choice["rank"] for _, choice in candidate.choices}) == 1
     assert grouped(0.5, by="model").decode({"method": "svd"}) == candidate
 
 
@@ -96,7 +96,7 @@ def layers(share: float, sensitivity: dict[str, float], losses: dict[str, float]
     """Layers whose divergence alone is sensitivity · (1 - rank / break-even)."""
 
     def alone(name: str, choice: Choice) -> dict[str, float]:
-        cut = 1 - choice.rank / UNITS[name].break_even
+        cut = 1 - choice["rank"] / UNITS[name].break_even
         return {"divergence": sensitivity[name] * cut, "agreement": 1 - 0.1 * sensitivity[name] * cut}
 
     return Layers(UNITS, "svd", 1, alone, lambda name, _rank: (losses or {}).get(name, 0.0), fits(share))
@@ -112,19 +112,19 @@ def test_a_rule_meets_its_budget_and_treats_equals_alike(rule: str, share: float
     even = RULES[rule](layers(share, EVEN, dict.fromkeys(UNITS, 1e4)))
     assert fits(share)(even)
     if rule != "laser":  # which takes layers one by one
-        assert len({choice.rank for _, choice in even.choices}) == 1
+        assert len({choice["rank"] for _, choice in even.choices}) == 1
 
 
 @pytest.mark.parametrize("rule", [asvd_strs, aimet_greedy, laser])
 def test_a_sensitive_layer_keeps_more(rule) -> None:
     chosen = rule(layers(0.5, ODD)).as_dict()
-    others = [choice.rank for name, choice in chosen.items() if name != "0.up"]
-    assert "0.up" not in chosen or chosen["0.up"].rank > max(others)
+    others = [choice["rank"] for name, choice in chosen.items() if name != "0.up"]
+    assert "0.up" not in chosen or chosen["0.up"]["rank"] > max(others)
 
 
 def test_strs_takes_the_lowest_threshold_that_fits() -> None:
     chosen = asvd_strs(layers(0.45, EVEN)).as_dict()
-    assert {choice.rank for choice in chosen.values()} == {int(0.4 * 800 / 60)}  # 0.4 is its largest share below 0.45
+    assert {choice["rank"] for choice in chosen.values()} == {int(0.4 * 800 / 60)}  # its largest share below 0.45
     with pytest.raises(BudgetError, match="smallest shares"):
         asvd_strs(replace(layers(0.45, EVEN), fits=lambda _: False))
 
@@ -132,7 +132,7 @@ def test_strs_takes_the_lowest_threshold_that_fits() -> None:
 def test_svd_llm_v2_removes_in_proportion_to_one_over_the_logarithm() -> None:
     losses = {name: 10.0 ** (2 + unit.block) for name, unit in UNITS.items()}
     chosen = svd_llm_v2(layers(0.6, EVEN, losses)).as_dict()
-    kept = {b: chosen[f"{b}.up"].rank * 60 / 800 if f"{b}.up" in chosen else 1.0 for b in range(3)}
+    kept = {b: chosen[f"{b}.up"]["rank"] * 60 / 800 if f"{b}.up" in chosen else 1.0 for b in range(3)}
     removed = np.array([1 - kept[b] for b in range(3)])
     wanted = np.array([1 / log(max(10.0 ** (2 + b), e)) for b in range(3)])
     np.testing.assert_allclose(removed / removed.sum(), wanted / wanted.sum(), atol=0.05)

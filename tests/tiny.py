@@ -7,9 +7,12 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from autolr.forms.base import Given
+from autolr.forms.low_rank import low_rank
+from autolr.forms.low_rank_rows import low_rank_rows
 from autolr.methods import get_methods
 from autolr.model.units import unit_weight
-from autolr.types import Decomposition, LayerStats, Unit
+from autolr.types import Choice, Decomposition, LayerStats, Unit
 
 VOCABULARY, PAD = 60, 1
 _COMMON = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "num_labels": 3}
@@ -132,3 +135,16 @@ class Source:
 
     def mean(self, name: str) -> Tensor | None:
         return self.stats[name].mean if name in self.stats else None
+
+
+def sized(method: str, rank: int, rows: int = 0) -> Choice:
+    """A choice of the first two forms."""
+    return low_rank_rows(method, rank, rows) if rows else low_rank(method, rank)
+
+
+def given_of(
+    decomposition: Decomposition, weight: Tensor, mean: Tensor | None = None, bias: Tensor | None = None
+) -> Given:
+    """What a form is made of, of any weight."""
+    unit = Unit("layer", "layer", 0, 1, *weight.shape)
+    return Given(unit, "svd", decomposition, weight, mean, bias)

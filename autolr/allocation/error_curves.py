@@ -16,85 +16,75 @@ from torch import nn
 from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
 from autolr.cost import CostTable
-from autolr.forms.swap import compressed
+from autolr.forms import FORMS
+from autolr.forms.base import Form
+from autolr.forms.swap import compressed, given
 from autolr.types import Candidate, Choice, Method, Unit
 
-Scales = Mapping[tuple[str, str], float]
+Key = tuple[str, str, str]
+"""Unit, method, and the scale on which its forms' errors are: see :attr:`autolr.forms.base.Form.scale`."""
+Scales = Mapping[Key, float]
 Divergence = Callable[[nn.Module], float]
-
-ROW_SHARES = (1 / 32, 1 / 16, 1 / 8)
-"""Shares of the output rows that a row-keeping method may keep dense."""
-REFERENCE_SHARE = 1 / 3
-"""Share of the break-even rank where a curve is tied to a measurement (heuristic: the middle of the useful range)."""
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One method's options for one unit.
+    """One method's options for one unit, of all forms whose errors are on one scale.
 
     Attributes:
         unit: its name.
         method: the method's name.
-        choices: n options.
-        error: (n,) half the tail energy per example in the method's own metric; nats if the method is in the loss.
+        scale: the forms' scale.
+        choices: n options, by rising sizes.
+        error: (n,) half the squared error per example in the method's own metric; nats if the method is in the loss.
+        reference: the place of the option whose divergence is measured.
     """
 
     unit: str
     method: str
+    scale: str
     choices: tuple[Choice, ...]
     error: np.ndarray
+    reference: int
+
+    @property
+    def key(self) -> Key:
+        """What the curve's measured scale is filed under."""
+        return self.unit, self.method, self.scale
 
 
-def rank_grid(unit: Unit, multiple: int) -> range:
-    """Return the ranks offered for a unit: 0 and the multiples below its break-even rank.
-
-    Example:
-        >>> list(rank_grid(Unit("a", "a", 0, 1, 32, 32), 8))
-        [0, 8]
-    """
-    return range(0, unit.break_even, multiple)
-
-
-def error_curve(bank: Bank, unit: Unit, method: Method, multiple: int) -> Curve:
-    """Return a method's options for a unit with their errors, from the stored spectrum.
+def error_curves(
+    bank: Bank, unit: Unit, method: Method, multiple: int, forms: Sequence[Form] | None = None
+) -> list[Curve]:
+    """Return a method's options for a unit with their errors, from what the bank has: one curve for each scale.
 
     Args:
         bank: holds the decomposition.
         unit: the layer.
         method: one of the bank's.
         multiple: ranks are multiples of it.
+        forms: what a unit may become; None: every one of the table.
     """
-    decomposition = bank.decomposition(unit.name, method.name)
+    parts = given(bank.model, bank, unit.name, method.name)
     tokens = bank.summary(unit.name).tokens_per_example if method.needs else 1.0
-    tails = decomposition.tails().numpy()
-    choices: list[Choice] = []
-    errors: list[float] = []
-    for rank in rank_grid(unit, multiple):
-        choices.append(Choice(method.name, rank))
-        errors.append(tails[rank])
-        if method.keeps_rows:
-            residuals = decomposition.row_residuals(rank).sort(descending=True).values.numpy()
-            for rows in sorted({max(1, round(share * unit.out_features)) for share in ROW_SHARES}):
-                kept = rank * (unit.out_features + unit.in_features) + rows * unit.in_features
-                if kept < unit.out_features * unit.in_features:
-                    choices.append(Choice(method.name, rank, rows))
-                    errors.append(float(residuals[rows:].sum()))
-    return Curve(unit.name, method.name, tuple(choices), 0.5 * tokens * np.array(errors))
-
-
-def reference_choice(curve: Curve, unit: Unit) -> int:
-    """Return the index of the option whose divergence is measured: no kept rows, a third of the useful ranks.
-
-    Useful are the ranks below break-even at which something is still cut away: beyond the weight's own rank the error
-    is rounding, and so is the divergence.
-    """
-    least = _ROUNDING * float(curve.error.max(initial=0.0))
-    plain = [index for index, choice in enumerate(curve.choices) if choice.rows == 0 and choice.rank > 0]
-    beyond = [curve.choices[index].rank for index in plain if curve.error[index] <= least]
-    wanted = REFERENCE_SHARE * min([unit.break_even, *beyond])
-    plain = [index for index in plain if curve.error[index] > least]
-    return min(plain or [0], key=lambda index: abs(curve.choices[index].rank - wanted))
+    by_scale: dict[str, list[Form]] = {}
+    for form in FORMS if forms is None else forms:
+        if form.applies(unit, method):
+            by_scale.setdefault(form.scale, []).append(form)
+    curves = []
+    for scale, group in by_scale.items():
+        options = {form: form.options(parts, multiple) for form in group}
+        measured = next((form for form in group if form.name == scale), group[0])
+        choices, errors = options[measured]
+        if not choices:
+            continue
+        reference = choices[measured.reference(unit, choices, np.asarray(errors))]
+        pairs = [pair for found, errors in options.values() for pair in zip(found, errors, strict=True)]
+        pairs.sort(key=lambda pair: [value for _, value in pair[0].sizes])
+        listed = tuple(choice for choice, _ in pairs)
+        error = 0.5 * tokens * np.array([error for _, error in pairs])
+        curves.append(Curve(unit.name, method.name, scale, listed, error, listed.index(reference)))
+    return curves
 
 
 def measure_scales(
@@ -103,7 +93,7 @@ def measure_scales(
     curves: Iterable[Curve],
     divergence: Divergence,
     progress: Callable[[int], None] = lambda _: None,
-) -> dict[tuple[str, str], float]:
+) -> dict[Key, float]:
     """Measure, for each curve, the factor that puts it on the scale of the loss.
 
     Args:
@@ -114,16 +104,15 @@ def measure_scales(
         progress: told how many curves are done.
 
     Returns:
-        (unit, method) -> measured divergence / error at the reference option; 1 where the error there is zero.
+        Of each curve's key: measured divergence / error at the reference option; 1 where the error there is zero.
     """
-    scales: dict[tuple[str, str], float] = {}
+    scales: dict[Key, float] = {}
     for done, curve in enumerate(curves):
-        index = reference_choice(curve, bank.unit(curve.unit))
-        candidate = Candidate.of({curve.unit: curve.choices[index]})
+        candidate = Candidate.of({curve.unit: curve.choices[curve.reference]})
         with compressed(model, candidate, bank):
             measured = divergence(model)
-        error = float(curve.error[index])
-        scales[curve.unit, curve.method] = measured / error if error > 0 else 1.0
+        error = float(curve.error[curve.reference])
+        scales[curve.key] = measured / error if error > 0 else 1.0
         progress(done + 1)
     return scales
 
@@ -132,8 +121,8 @@ def build_menus(curves: Sequence[Curve], scales: Scales, costs: CostTable) -> li
     """Merge the curves of each unit into its menu, with dense as the first option.
 
     Args:
-        curves: of every unit and method.
-        scales: (unit, method) -> factor; 1 where absent.
+        curves: of every unit, method and scale.
+        scales: a curve's key -> factor; 1 where absent.
         costs: prices the options.
     """
     by_unit: dict[str, list[Curve]] = {}
@@ -145,9 +134,9 @@ def build_menus(curves: Sequence[Curve], scales: Scales, costs: CostTable) -> li
         loss = [np.zeros(1)]
         for curve in group:
             choices.extend(curve.choices)
-            loss.append(curve.error * scales.get((name, curve.method), 1.0))
-        known = costs.base.quantities
-        savings = [costs.saving(name, choice) if choice else dict.fromkeys(known, 0) for choice in choices]
-        cost = {q: np.array([-saving[q] for saving in savings], dtype=float) for q in known}
-        menus.append(Menu(name, tuple(choices), np.concatenate(loss), cost))
+            loss.append(curve.error * scales.get(curve.key, 1.0))
+        quantities = costs.base.quantities
+        savings = [costs.saving(name, choice) if choice else dict.fromkeys(quantities, 0) for choice in choices]
+        cost = {q: np.array([-saving[q] for saving in savings], dtype=float) for q in quantities}
+        menus.append(Menu.of_unit(name, choices, np.concatenate(loss), cost))
     return menus

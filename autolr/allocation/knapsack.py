@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -36,37 +36,67 @@ _TIGHTER = (0.0, 1e-5, 1e-3)
 """By how much of the largest cost a limit is lowered in turn, until the solution meets the limit itself exactly."""
 
 
+Option = tuple[tuple[str, Choice], ...]
+"""(unit, choice) of each unit that is compressed."""
+
+
 @dataclass(frozen=True)
 class Menu:
-    """What can be done to one unit.
+    """What can be done to one unit, or to several whose options exclude one another.
 
     Attributes:
-        unit: its name.
-        choices: one for each option; None is the dense layer.
+        name: of the unit, or of the units.
+        options: what each option does: a choice for each unit that it compresses; none is the dense model.
         loss: (n,) predicted loss of each option, nats per example, ≥ 0.
         cost: quantity -> (n,) cost of each option relative to the dense layer, ≤ 0 where it saves.
     """
 
-    unit: str
-    choices: tuple[Choice | None, ...]
+    name: str
+    options: tuple[Option, ...]
     loss: np.ndarray
     cost: Mapping[str, np.ndarray]
 
+    @classmethod
+    def of_unit(
+        cls, unit: str, choices: Sequence[Choice | None], loss: np.ndarray, cost: Mapping[str, np.ndarray]
+    ) -> "Menu":
+        """Return the menu of one unit; None is its dense layer."""
+        return cls(unit, tuple(() if choice is None else ((unit, choice),) for choice in choices), loss, cost)
+
+    @property
+    def choices(self) -> tuple[Choice | None, ...]:
+        """Of one unit's menu: the choice of each option; None is the dense layer."""
+        return tuple(option[0][1] if option else None for option in self.options)
+
     def scaled(self, factor: float) -> "Menu":
         """Return the menu with every loss multiplied by a factor > 0."""
-        return Menu(self.unit, self.choices, self.loss * factor, self.cost)
+        return replace(self, loss=self.loss * factor)
 
     def pruned(self, quantities: Sequence[str]) -> "Menu":
         """Return the menu without options that another one beats in loss and in every named quantity."""
-        columns = [*(self.cost[q] for q in quantities), self.loss]
-        order = np.lexsort(columns[::-1])
-        kept = _staircase(self.loss[order]) if len(quantities) == 1 else _unbeaten(np.column_stack(columns)[order])
-        return self.kept(np.sort(order[kept]))
+        return self.kept(unbeaten(self.loss, [self.cost[q] for q in quantities]))
 
     def kept(self, index: np.ndarray) -> "Menu":
         """Return the menu with the options at some places only."""
         cost = {q: c[index] for q, c in self.cost.items()}
-        return Menu(self.unit, tuple(map(self.choices.__getitem__, index.tolist())), self.loss[index], cost)
+        return Menu(self.name, tuple(map(self.options.__getitem__, index.tolist())), self.loss[index], cost)
+
+
+def unbeaten(loss: np.ndarray, costs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the places of the options that no other one beats in loss and in every cost, rising.
+
+    Args:
+        loss: (n,).
+        costs: (n,) each.
+
+    Example:
+        >>> unbeaten(np.array([0.0, 2.0, 1.0]), [np.array([0.0, -1.0, -1.0])])
+        array([0, 2])
+    """
+    columns = [*costs, loss]
+    order = np.lexsort(columns[::-1])
+    kept = _staircase(loss[order]) if len(costs) == 1 else _unbeaten(np.column_stack(columns)[order])
+    return np.sort(order[kept])
 
 
 def _staircase(loss: np.ndarray) -> np.ndarray:
@@ -102,7 +132,7 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
     """Solve the knapsack.
 
     Args:
-        menus: one for each unit.
+        menus: of units that do not share a module; see :mod:`autolr.allocation.modes`.
         limits: quantity -> the largest sum of relative costs allowed, that is (budget − dense), ≤ 0 where it must save.
         gap: relative optimality gap to prove.
 
@@ -113,9 +143,10 @@ def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DE
         BudgetError: not even the cheapest options meet a limit, or no candidate meets all of them at once.
 
     Example:
-        >>> menu = Menu("a", (None, Choice("svd", 4)), np.array([0.0, 1.0]), {"flops": np.array([0.0, -10.0])})
-        >>> allocate([menu], {"flops": -5.0}).candidate.as_dict()
-        {'a': Choice(method='svd', rank=4, rows=0)}
+        >>> rank_4 = Choice.of("low-rank", "svd", rank=4)
+        >>> menu = Menu.of_unit("a", [None, rank_4], np.array([0.0, 1.0]), {"flops": np.array([0.0, -10.0])})
+        >>> allocate([menu], {"flops": -5.0}).candidate.to_json()
+        {'a': {'method': 'svd', 'rank': 4, 'rows': 0}}
     """
     quantities = sorted(limits)
     for quantity in quantities:
@@ -174,9 +205,10 @@ def _within(menus: Sequence[Menu], picked: Sequence[int], quantity: str, limit: 
 
 def _allocation(menus: Sequence[Menu], picked: Sequence[int], bound: float) -> Allocation:
     loss = _total(menus, picked)
-    choices = {menu.unit: menu.choices[index] for menu, index in zip(menus, picked, strict=True)}
-    candidate = Candidate.of({unit: choice for unit, choice in choices.items() if choice is not None})
-    return Allocation(candidate, loss, max(0.0, min(loss, bound)))
+    chosen = (menu.options[index] for menu, index in zip(menus, picked, strict=True))
+    return Allocation(
+        Candidate.of(dict(pair for option in chosen for pair in option)), loss, max(0.0, min(loss, bound))
+    )
 
 
 def _total(menus: Sequence[Menu], picked: Sequence[int]) -> float:

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autolr.checkpoint.carried import MODELLING_MODULE, remove_own_entries
 from autolr.checkpoint.directory import replaced_directory
-from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.checkpoint.runtime.layers import CompressedLinear
 from autolr.checkpoint.save import compressed_layers, write_model
 from autolr.errors import UsageError
 
@@ -100,7 +100,7 @@ def _skeleton(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedMod
 
 @torch.no_grad()
 def _dense_state(
-    model: PreTrainedModel, layers: dict[str, LowRankLinear], skeleton: PreTrainedModel
+    model: PreTrainedModel, layers: dict[str, CompressedLinear], skeleton: PreTrainedModel
 ) -> dict[str, Tensor]:
     """Return the state of the dense model: shared with the model's except for the compressed layers' weights."""
     state = {

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.errors import UsageError
 
 _RIDGE = 1e-6
 """Added to G's diagonal, as a share of its mean: directions that the inputs hardly have stay out of v."""
@@ -44,10 +45,14 @@ def fold_biases(model: nn.Module, constants: Mapping[str, Float[Tensor, " in"]])
     Args:
         model: changed.
         constants: dotted name of a layer -> its v.
+
+    Raises:
+        UsageError: one of them is not a low-rank layer.
     """
     for name, v in constants.items():
         layer = model.get_submodule(name)
-        assert isinstance(layer, LowRankLinear)
+        if not isinstance(layer, LowRankLinear):
+            raise UsageError(f"the bias of {name}, a {type(layer).__name__}, cannot be folded into its factors")
         like = layer.outer_weight
         sizes = {**layer.sizes(), "rank": layer.rank + 1}
         folded = type(layer)(**sizes, device=like.device, dtype=like.dtype)

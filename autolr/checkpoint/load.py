@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
+from autolr.checkpoint.accepted import check_accepted, check_weights_read
 from autolr.checkpoint.carried import auto_classes
-from autolr.checkpoint.forms import check_form, check_weights_read
 from autolr.checkpoint.plugin import FormatError
 from autolr.checkpoint.source import check_path, check_whole, nearest_checkpoint
 from autolr.errors import UsageError
@@ -38,7 +38,7 @@ def load_checkpoint(
     check_path(source)
     try:
         local = {"local_files_only": bool(options.get("local_files_only", False))}
-        check_form(source, compressed, **local)
+        check_accepted(source, compressed, **local)
         check_whole(source)
         config = _config(source, trust_remote_code, local)
         auto_class = _auto_class(source, config)

@@ -7,6 +7,7 @@ This file depends on torch, transformers, ``autolr.checkpoint.runtime`` and ``au
 of all travels with every checkpoint.
 """
 
+from importlib.metadata import entry_points
 from typing import Any
 
 import transformers
@@ -16,11 +17,15 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autolr.checkpoint.carried import QUANT_METHOD, expect_sign, remove_own_entries, teach_saving
-from autolr.checkpoint.runtime.layers import KINDS
+from autolr.checkpoint.runtime.layers import KINDS, CompressedLinear
 from autolr.checkpoint.runtime.rewrites import REWRITES, apply
 
 FORMAT_VERSION = 2
 """2: a low-rank layer of rank 0 is its bias alone."""
+
+
+ENTRY_POINTS = "autolr.forms"
+"""Where packages register what a layer can become."""
 
 
 class FormatError(ValueError):
@@ -61,9 +66,10 @@ class AutolrConfig(QuantizationConfigMixin):
                 f"{len(empty)}) were stored otherwise: export it again from its study"
             )
         for name, spec in layers.items():
-            if spec.get("kind") not in KINDS:
+            if _class_of(spec.get("kind")) is None:
                 raise FormatError(
-                    f"layer {name!r} is of kind {spec.get('kind')!r}, known are {sorted(KINDS)}: {remedy}"
+                    f"layer {name!r} is of kind {spec.get('kind')!r}, "
+                    f"known are {sorted(KINDS)} and those of installed packages: {remedy}"
                 )
         self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # a plain string serves; the enum is closed
         self.format_version = format_version
@@ -145,7 +151,20 @@ def _build(spec: dict[str, Any], like: nn.Module) -> nn.Module:
     """Return the layer of a spec with the dtype of the dense one and on its device, which is meta while loading."""
     sizes = {key: value for key, value in spec.items() if key != "kind"}
     weight: Any = like.weight
-    return KINDS[spec["kind"]](**sizes, device=weight.device, dtype=weight.dtype)
+    cls = _class_of(spec["kind"])
+    assert cls is not None  # the configuration was checked
+    arguments: dict[str, Any] = {**sizes, "device": weight.device, "dtype": weight.dtype}
+    return cls(**arguments)
+
+
+def _class_of(kind: Any) -> type[CompressedLinear] | None:
+    """Return the class of a kind: of this file, or the layer of a form that an installed package registers."""
+    if kind not in KINDS:
+        for point in entry_points(group=ENTRY_POINTS):
+            layer = getattr(point.load(), "layer", None)
+            if getattr(layer, "kind", None) == kind:
+                return layer
+    return KINDS.get(kind)
 
 
 if __name__ == "autolr.checkpoint.plugin":  # not in the copies that travel with checkpoints

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from autolr.checkpoint.carried import teach_saving
 from autolr.checkpoint.directory import replaced_directory
 from autolr.checkpoint.plugin import AutolrConfig
-from autolr.checkpoint.runtime.layers import KINDS, LowRankLinear
+from autolr.checkpoint.runtime.layers import CompressedLinear, is_compressed
 from autolr.checkpoint.runtime.rewrites import applied
 from autolr.errors import UsageError
 
@@ -50,9 +51,10 @@ def save_checkpoint(
         write_model(model, new, tokenizer, card)
 
 
-def compressed_layers(model: PreTrainedModel) -> dict[str, LowRankLinear]:
-    """Return the low-rank layers by dotted name, known by their kind: a checkpoint's own copy may have built them."""
-    return {name: module for name, module in model.named_modules() if getattr(module, "kind", None) in KINDS}
+def compressed_layers(model: PreTrainedModel) -> dict[str, CompressedLinear]:
+    """Return the compressed layers by dotted name."""
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if is_compressed(module)}
+    return layers
 
 
 def write_model(
@@ -84,7 +86,7 @@ def _config_swapped(model: PreTrainedModel, config: PretrainedConfig) -> Iterato
         model.config = own
 
 
-def _check_ties(model: PreTrainedModel, layers: dict[str, LowRankLinear]) -> None:
+def _check_ties(model: PreTrainedModel, layers: dict[str, CompressedLinear]) -> None:
     ties = model.get_expanded_tied_weights_keys(all_submodels=True)
     tied = sorted(name for name in layers if f"{name}.weight" in {*ties, *ties.values()})
     if tied:

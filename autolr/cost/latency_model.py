@@ -10,11 +10,13 @@ measurements cancels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from autolr.forms import FORMS
+from autolr.forms.base import Times
 from autolr.types import Candidate, Choice, Unit
 
 
@@ -24,24 +26,26 @@ class LayerTimes:
 
     Attributes:
         dense: of the dense layer.
-        ranks: (k,) rising, from 0.
-        times: (k,) of a low-rank layer at these ranks.
-        row_counts: (m,) rising, from 0.
-        row_times: (m,) what so many kept rows add.
+        forms: form -> its sizes that were timed, and their times.
     """
 
     dense: float
-    ranks: tuple[int, ...]
-    times: tuple[float, ...]
-    row_counts: tuple[int, ...]
-    row_times: tuple[float, ...]
+    forms: Mapping[str, Times]
 
-    def at(self, choice: Choice | None) -> float:
-        """Return the time of a choice, interpolated between the measured ranks; None is dense."""
-        if choice is None:
-            return self.dense
-        extra = np.interp(choice.rows, self.row_counts, self.row_times) if choice.rows else 0.0
-        return float(np.interp(choice.rank, self.ranks, self.times) + extra)
+    def at(self, unit: Unit, choice: Choice | None) -> float:
+        """Return the time of a choice for a unit of this shape, interpolated between those measured; None is dense."""
+        return self.dense if choice is None else FORMS.get(choice.form).time(unit, choice, self.forms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form that is stored."""
+        forms = {name: [[dict(sizes), time] for sizes, time in times.items()] for name, times in self.forms.items()}
+        return {"dense": self.dense, "forms": forms}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "LayerTimes":
+        """Rebuild times from :meth:`to_json`'s form."""
+        forms = {name: {tuple(sizes.items()): time for sizes, time in times} for name, times in plain["forms"].items()}
+        return cls(plain["dense"], forms)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class LatencyTable:
     Attributes:
         dense_ms: median time of the dense model's pass, milliseconds.
         layers: shape key -> times; see :func:`shape_key`.
+        units: by name.
         shapes: unit name -> shape key.
         fixed: share of the dense model's pass that no choice of ranks changes.
         slope: what a layer takes inside the model / alone.
@@ -59,15 +64,16 @@ class LatencyTable:
 
     dense_ms: float
     layers: Mapping[str, LayerTimes]
+    units: Mapping[str, Unit]
     shapes: Mapping[str, str]
     fixed: float
     slope: float
     checks: tuple[tuple[float, float], ...]
 
-    def saving(self, name: str, choice: Choice) -> float:
+    def saving(self, unit: Unit, choice: Choice) -> float:
         """Return the milliseconds that one choice saves against the dense layer; negative where it is slower."""
-        times = self.layers[self.shapes[name]]
-        return self.slope * (times.dense - times.at(choice)) * self.dense_ms
+        times = self.layers[self.shapes[unit.name]]
+        return self.slope * (times.dense - times.at(unit, choice)) * self.dense_ms
 
     def uncompressed_ms(self) -> float:
         """Return the predicted milliseconds of the model with every layer dense, and its rewrites."""
@@ -76,7 +82,7 @@ class LatencyTable:
     def share(self, candidate: Candidate) -> float:
         """Return a candidate's predicted time as a share of the dense model's."""
         chosen = candidate.as_dict()
-        alone = sum(self.layers[shape].at(chosen.get(name)) for name, shape in self.shapes.items())
+        alone = sum(self.layers[shape].at(self.units[name], chosen.get(name)) for name, shape in self.shapes.items())
         return self.fixed + self.slope * alone
 
     def scaled(self, factor: float) -> "LatencyTable":
@@ -89,21 +95,23 @@ class LatencyTable:
         table = np.array(self.checks)
         return np.asarray(np.abs(table[:, 0] / table[:, 1] - 1.0))
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the form that is stored as JSON."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form that is stored; units are left out, for whoever reads it has them."""
+        return {
+            "dense_ms": self.dense_ms,
+            "layers": {shape: times.to_json() for shape, times in self.layers.items()},
+            "shapes": dict(self.shapes),
+            "fixed": self.fixed,
+            "slope": self.slope,
+            "checks": [list(pair) for pair in self.checks],
+        }
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "LatencyTable":
-        """Rebuild a table from :meth:`to_plain`'s form, or from what JSON made of it."""
-        fields = dict(plain)
-        fields["layers"] = {name: LayerTimes(**_tuples(one)) for name, one in plain["layers"].items()}
-        fields["checks"] = tuple((pair[0], pair[1]) for pair in plain["checks"])
-        return cls(**fields)
-
-
-def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    def from_json(cls, plain: Mapping[str, Any], units: Mapping[str, Unit]) -> "LatencyTable":
+        """Rebuild a table from :meth:`to_json`'s form and the units it is of."""
+        layers = {shape: LayerTimes.from_json(times) for shape, times in plain["layers"].items()}
+        checks = tuple((predicted, measured) for predicted, measured in plain["checks"])
+        return cls(plain["dense_ms"], layers, units, plain["shapes"], plain["fixed"], plain["slope"], checks)
 
 
 def shape_key(unit: Unit, rows: int) -> str:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from autolr.checkpoint.runtime import rewrites
-from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
 from autolr.checkpoint.runtime.rewrites.fused_activation import FusedActivation
 from autolr.cost.clock import Run, Timing, compare
 from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out, shape_key
+from autolr.forms import FORMS
+from autolr.forms.base import Form
+from autolr.forms.low_rank import NAME as LOW_RANK
+from autolr.forms.low_rank import low_rank
 from autolr.progress import Progress
 from autolr.types import Candidate, Choice, Conditions, Unit
 
-N_RANKS = 12
-"""Ranks at which each shape of layer is timed."""
 N_MODELS = 10
 """Whole models that are timed."""
-ROW_SHARES = (1 / 32, 1 / 8)
 LOWEST_LEVEL = 0.08
 """Mean rank of the smallest random candidate, as a share of break-even."""
 _MOST_COPIES = 6  # of a layer: enough that its weights come from where they come from in the model
@@ -64,13 +64,19 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
 
 def measure_latency(
-    model: nn.Module, units: Sequence[Unit], rows: Mapping[str, int], conditions: Conditions, progress: Progress
+    model: nn.Module,
+    units: Sequence[Unit],
+    forms: Sequence[Form],
+    rows: Mapping[str, int],
+    conditions: Conditions,
+    progress: Progress,
 ) -> LatencyTable:
     """Measure what predicts a candidate's latency.
 
     Args:
         model: the dense model, with its rewrites.
         units: its compressible layers.
+        forms: what they may become.
         rows: unit name -> vectors that it multiplies in one pass under the conditions.
         conditions: batch, length, threads.
         progress: told what is under way.
@@ -88,10 +94,10 @@ def measure_latency(
     dense = forward(plain, inputs)
     layers = {}
     for done, (key, group) in enumerate(groups.items()):
-        layers[key] = _time_layers(model, group, rows[group[0].name], dense, clock)
+        layers[key] = _time_layers(model, group, forms, rows[group[0].name], dense, clock)
         progress.update(done / (len(groups) + 2))
     candidates = random_candidates(units, N_MODELS)
-    table = LatencyTable(1.0, layers, shapes, 0.0, 1.0, ())
+    table = LatencyTable(1.0, layers, {unit.name: unit for unit in units}, shapes, 0.0, 1.0, ())
     runs = {"dense": dense}
     for index, candidate in enumerate(candidates):
         runs[str(index)] = forward(with_random_factors(model, candidate, units), inputs)
@@ -113,7 +119,7 @@ def random_candidates(units: Sequence[Unit], count: int, seed: int = 0, multiple
     """Return candidates of all sizes: every layer dense, and random ranks from low to high.
 
     None has rank 0 everywhere: such a layer skips work that every other one has, and what a pass takes without it says
-    little about the rest. The method of a choice does not matter for its time; it is named ``svd``.
+    little about the rest. The method of a choice does not matter for its time.
     """
     rng = np.random.default_rng(seed)
     found = [Candidate()]
@@ -122,7 +128,7 @@ def random_candidates(units: Sequence[Unit], count: int, seed: int = 0, multiple
         for unit in units:
             rank = int(level * rng.uniform(0.3, 1.7) * unit.break_even) // multiple * multiple
             if rank < unit.break_even:
-                choices[unit.name] = Choice("svd", rank)
+                choices[unit.name] = low_rank("", rank)
         found.append(Candidate.of(choices))
     return found[:count]
 
@@ -138,62 +144,44 @@ def with_random_factors(model: nn.Module, candidate: Candidate, units: Sequence[
 
 def random_layer(unit: Unit, choice: Choice | None, like: Tensor) -> nn.Module:
     """Return a layer of a choice's shape with random weights; None is dense."""
-    sizes = (unit.in_features, unit.out_features)
-    layer: nn.Module
     if choice is None:
-        layer = nn.Linear(*sizes, device=like.device, dtype=like.dtype)
-    elif choice.rows:
-        layer = LowRankRowsLinear(*sizes, choice.rank, choice.rows, like.device, like.dtype)
+        layer: nn.Module = nn.Linear(unit.in_features, unit.out_features, device=like.device, dtype=like.dtype)
     else:
-        layer = LowRankLinear(*sizes, choice.rank, like.device, like.dtype)
+        layer = FORMS.get(choice.form).empty(unit, choice, like)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.02)
     return layer
 
 
-def timed_ranks(unit: Unit, count: int = N_RANKS) -> list[int]:
-    """Return the ranks at which a shape is timed: closer together where they are small.
-
-    Example:
-        >>> timed_ranks(Unit("a", "a", 0, 1, 384, 384), 5)
-        [0, 24, 64, 120, 192]
-    """
-    top = unit.break_even
-    wanted = top * np.linspace(0, 1, count) ** 1.75
-    step = 8 if top > 8 * count else 1
-    return sorted({min(top, int(np.ceil(rank / step - 1e-9)) * step) for rank in wanted})
-
-
 def _time_layers(
-    model: nn.Module, group: Sequence[Unit], rows: int, dense: Run, clock: Mapping[str, Any]
+    model: nn.Module,
+    group: Sequence[Unit],
+    forms: Sequence[Form],
+    rows: int,
+    dense: Run,
+    clock: Mapping[str, Any],
 ) -> LayerTimes:
     """Time one shape of layer alone, in turn with the dense model's pass."""
     unit, like = group[0], next(model.parameters())
     copies = min(len(group), _MOST_COPIES)
-    ranks = timed_ranks(unit)
-    row_counts = sorted({max(1, round(share * unit.out_features)) for share in ROW_SHARES})
-    middle = ranks[len(ranks) // 2]
+    names = dict.fromkeys([LOW_RANK, *(name for form in forms for name in (form.scale, form.name) if name in FORMS)])
+    by_form = {name: FORMS.get(name).timed(unit) for name in names}
     options: dict[str, Choice | None] = {"dense": None}
-    options |= {f"rank {rank}": Choice("svd", rank) for rank in ranks}
-    options |= {f"rows {count}": Choice("svd", middle, count) for count in row_counts}
+    options |= {_label(choice): choice for choices in by_form.values() for choice in choices}
     x = torch.randn(rows, unit.in_features, device=like.device, dtype=like.dtype)
     runs: dict[str, Run] = {"model": dense}
     for name, choice in options.items():
         runs[name] = _chain([_in_place(model, unit, random_layer(unit, choice, like)) for _ in range(copies)], x)
     timed = compare(runs, precision=0.02, max_seconds=_LAYER_SECONDS, **clock)
-
-    def share(name: str) -> float:
-        return timed[name].ratio / copies
-
-    times = [share(f"rank {rank}") for rank in ranks]
-    added = [max(0.0, share(f"rows {count}") - share(f"rank {middle}")) for count in row_counts]
+    times = {name: timed[name].ratio / copies for name in options}
     return LayerTimes(
-        dense=share("dense"),
-        ranks=tuple(ranks),
-        times=tuple(times),
-        row_counts=(0, *row_counts),
-        row_times=(0.0, *added),
+        times["dense"],
+        {form: {choice.sizes: times[_label(choice)] for choice in choices} for form, choices in by_form.items()},
     )
+
+
+def _label(choice: Choice) -> str:
+    return f"{choice.form} {dict(choice.sizes)}"
 
 
 def _key(model: nn.Module, unit: Unit, rows: int) -> str:

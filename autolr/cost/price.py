@@ -23,11 +23,14 @@ from autolr.cost.choose_rewrites import reapply, rewrite
 from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
 from autolr.errors import BudgetError, UsageError
+from autolr.forms import get_forms
+from autolr.forms.base import Form
+from autolr.forms.low_rank import low_rank
 from autolr.machine.atomic import write_atomically
 from autolr.progress import Progress
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.study import StudySpec
-from autolr.types import Choice, Unit
+from autolr.types import Unit
 
 LATENCY_MARGIN = 0.04
 """Share of a latency budget that candidates leave free: what a measurement of the same checkpoint differs from the next
@@ -62,14 +65,15 @@ def price(
     costs = measure_costs(model, units, *shape)
     if all(budget.quantity != "latency" for budget in spec.parsed_budgets):
         return costs
-    key = _key(model, units, costs)
+    forms = get_forms(spec.search.forms)
+    key = _key(model, units, costs, forms)
     stored = read_times(latency_file)
     if stored.get("key") == key:
         reapply(model, stored["rewrites"])
-        return measure_costs(model, units, *shape).with_latency(LatencyTable.from_plain(stored["table"]))
+        return measure_costs(model, units, *shape).with_latency(LatencyTable.from_json(stored["table"], costs.units))
     rewrite(model, units, costs.dense.conditions, progress)
     costs = measure_costs(model, units, *shape)
-    table = measure_latency(model, units, costs.rows, costs.dense.conditions, progress)
+    table = measure_latency(model, units, forms, costs.rows, costs.dense.conditions, progress)
     progress.note(
         f"a dense pass takes {table.dense_ms:.2f} ms; the latency of {len(table.checks)} whole models was "
         f"predicted, each from the others, within {100 * float(np.median(table.errors)):.1f} % (median; worst "
@@ -80,13 +84,14 @@ def price(
     return costs.with_latency(table)
 
 
-def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable) -> str:
+def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable, forms: Sequence[Form]) -> str:
     """Return a digest of all that times are measured under."""
     described: list[Any] = [
         asdict(costs.dense.conditions),
         sorted(costs.rows.items()),
         [asdict(u) for u in units],
         REWRITES,
+        [form.name for form in forms],
     ]
     versions = [version(name) for name in ("torch", "transformers")]
     target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else _processor()
@@ -111,7 +116,7 @@ def store_times(file: Path, key: str, rewrites: Sequence[str], table: LatencyTab
         table: what predicts latency.
         tuned: whether :func:`autolr.workflows.tune_latency.tune` has seen it.
     """
-    stored = {"key": key, "rewrites": list(rewrites), "tuned": tuned, "table": table.to_plain()}
+    stored = {"key": key, "rewrites": list(rewrites), "tuned": tuned, "table": table.to_json()}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(stored, indent=1) + "\n")
 
@@ -139,7 +144,7 @@ def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, fl
 
 def lowest_costs(costs: CostTable) -> dict[str, int | float]:
     """Return quantity -> what remains when every unit is at rank 0."""
-    candidate = [costs.saving(name, Choice("svd", 0)) for name in costs.units]
+    candidate = [costs.saving(name, low_rank("", 0)) for name in costs.units]
     return {q: costs.base.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
 
 

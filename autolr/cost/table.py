@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from autolr.cost.latency_model import LatencyTable
+from autolr.forms import FORMS
 from autolr.types import Candidate, Choice, Cost, Unit
-
-_INDEX_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,19 @@ class CostTable:
     def saving(self, name: str, choice: Choice) -> dict[str, int | float]:
         """Return what one choice saves against the dense layer, by quantity; negative where it costs more.
 
-        A low-rank layer of rank r with k kept rows multiplies ``r (out + in) + k in`` weights instead of ``out in``.
         Latency is in milliseconds.
         """
-        unit = self.units[name]
-        dense = unit.out_features * unit.in_features
-        kept = choice.rank * (unit.out_features + unit.in_features) + choice.rows * unit.in_features
-        params = dense - kept - (0 if name in self.biased else unit.out_features)
+        unit, form = self.units[name], FORMS.get(choice.form)
+        fewer = unit.weights - form.weights(unit, choice)
+        params = fewer - (0 if name in self.biased else unit.out_features)
         saved: dict[str, int | float] = {
-            "flops": 2 * self.rows[name] * (dense - kept),
+            "flops": 2 * self.rows[name] * fewer,
             "params": params,
             "nonembedding-params": params,
-            "memory": params * self.bytes_per_param - choice.rows * _INDEX_BYTES,
+            "memory": params * self.bytes_per_param - form.index_bytes(unit, choice),
         }
         if self.latency is not None:
-            saved["latency"] = self.latency.saving(name, choice)
+            saved["latency"] = self.latency.saving(unit, choice)
         return saved
 
     def cost(self, candidate: Candidate) -> Cost:

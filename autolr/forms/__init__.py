@@ -1,1 +1,24 @@
-"""What a unit becomes: its factors, their gauge, and the swap of modules in place and back."""
+"""What a unit can become: ``FORMS`` is the table, one file a form.
+
+How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs it,
+:class:`autolr.checkpoint.runtime.layers.CompressedLinear`; register an instance in the entry-point group
+``autolr.forms``, and run :func:`autolr.forms.conformance.check` on it.
+"""
+
+from collections.abc import Iterable
+
+from autolr.forms import low_rank, low_rank_rows
+from autolr.forms.base import Form
+from autolr.registry import Registry
+
+FORMS: Registry[Form] = Registry("form", Form, lambda: (low_rank.FORM, low_rank_rows.FORM))
+"""Every form: the built-in ones and those of installed packages."""
+
+
+def get_forms(names: Iterable[str]) -> tuple[Form, ...]:
+    """Return the named forms in the order given.
+
+    Raises:
+        UsageError: a name is unknown; the message has the nearest one.
+    """
+    return tuple(FORMS.get(name) for name in names)

@@ -6,17 +6,17 @@ trials and never copied.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
+from autolr.checkpoint.runtime.layers import CompressedLinear, is_compressed
 from autolr.errors import UsageError
-from autolr.forms.gauge import balance
+from autolr.forms import FORMS
+from autolr.forms.base import Given
 from autolr.model.units import unit_bias, unit_weight
-from autolr.types import Candidate, Choice, Decomposition, Factors, Unit
+from autolr.types import Candidate, Choice, Decomposition, Unit
 
 
 @runtime_checkable
@@ -36,63 +36,24 @@ class DecompositionSource(Protocol):
         ...
 
 
-def make_factors(
-    choice: Choice,
-    decomposition: Decomposition,
-    weight: Float[Tensor, "out in"],
-    mean: Float[Tensor, " in"] | None,
-) -> Factors:
-    """Slice a decomposition to a choice and correct the bias for the mean of what was cut away.
-
-    The shift is ``(W − left·right) μ``: with it the layer is exact on its mean input. Kept rows take their dense
-    weights, so their rows of ``left`` and of the shift are zero.
+def given(model: nn.Module, source: DecompositionSource, name: str, method: str) -> Given:
+    """Return what a form of a unit is made of.
 
     Args:
-        choice: rank and kept rows.
-        decomposition: of ``weight``.
-        weight: W, (out, in).
-        mean: μ, (in,); None leaves the bias as it is.
-
-    Returns:
-        Contiguous factors, in the decomposition's dtype, on the weight's device.
+        model: the dense model.
+        source: where decompositions and mean inputs come from.
+        name: of the unit.
+        method: of the decomposition.
     """
-    left, right = (factor.contiguous().to(weight.device) for factor in decomposition.truncate(choice.rank))
-    dense = weight.to(left.dtype)
-    index = rows = None
-    if choice.rows:
-        index = decomposition.row_residuals(choice.rank).topk(choice.rows).indices.sort().values.to(weight.device)
-        left = left.index_fill(0, index, 0.0)
-        rows = dense[index].contiguous()
-    if mean is None:
-        return Factors(left, right, left.new_zeros(weight.shape[0]), index, rows)
-    mu = mean.to(weight.device).double()
-    shift = dense.double() @ mu - left.double() @ (right.double() @ mu)
-    if index is not None:
-        shift[index] = 0.0
-    return Factors(left, right, shift.to(left.dtype), index, rows)
+    unit = source.unit(name)
+    weight, bias = unit_weight(model, unit), unit_bias(model, unit)
+    return Given(unit, method, source.decomposition(name, method), weight, source.mean(name), bias)
 
 
-def make_layer(factors: Factors, bias: Float[Tensor, " out"] | None, like: Tensor) -> LowRankLinear:
-    """Build the module that runs the factors, balanced, on the device and in the dtype of ``like``."""
-    rank, in_features = factors.right.shape
-    out_features = factors.left.shape[0]
-    if factors.rows is None:
-        layer = LowRankLinear(in_features, out_features, rank, like.device, like.dtype)
-    else:
-        n_rows = factors.rows.shape[0]
-        layer = LowRankRowsLinear(in_features, out_features, rank, n_rows, like.device, like.dtype)
-    full_bias = factors.shift if bias is None else factors.shift + bias.to(factors.shift)
-    with torch.no_grad():
-        if rank:
-            left, right = balance(factors.left, factors.right)  # in their own precision, which may be higher
-            layer.left.weight.copy_(left)
-            layer.right.weight.copy_(right)
-        layer.bias.copy_(full_bias)
-        if isinstance(layer, LowRankRowsLinear):
-            assert factors.rows is not None
-            assert factors.row_index is not None
-            layer.rows.weight.copy_(factors.rows)
-            layer.row_index.copy_(factors.row_index)
+def build(model: nn.Module, source: DecompositionSource, name: str, choice: Choice) -> CompressedLinear:
+    """Return the layer that a choice makes of a unit of a dense model, on its device and in its dtype."""
+    like: Any = model.get_submodule(name).weight
+    layer = FORMS.get(choice.form).build(given(model, source, name, choice.method), choice, like)
     return layer.requires_grad_(like.requires_grad)
 
 
@@ -113,13 +74,13 @@ def compress_(model: nn.Module, candidate: Candidate, source: DecompositionSourc
     dense: dict[str, nn.Module] = {}
     try:
         for name, choice in candidate.choices:
-            unit = source.unit(name)
             module = model.get_submodule(name)
-            if isinstance(module, LowRankLinear):
-                raise UsageError(f"{name} is compressed already (rank {module.rank}); restore the dense module first")
-            weight = unit_weight(model, unit)
-            factors = make_factors(choice, source.decomposition(name, choice.method), weight, source.mean(name))
-            layer = make_layer(factors, unit_bias(model, unit), module.weight)  # type: ignore[arg-type]
+            if is_compressed(module):
+                sizes = module.extra_repr()
+                raise UsageError(
+                    f"{name} is compressed already ({module.kind}: {sizes}); restore the dense module first"
+                )
+            layer = build(model, source, name, choice)
             dense[name] = module
             model.set_submodule(name, layer.train(module.training))
     except BaseException:

@@ -10,7 +10,8 @@ layer's output on its own, over the live tokens of the calibration data:
 a least-squares problem of rank + 1 unknowns for each output. Each column is drawn to what it was by its relative
 change, so that it does not matter how the two factors share the size of their product. Layers are taken in the order of
 the pass, so each makes up for what those before it lost; those fed the same tensor (query, key, value) together.
-``right``, kept rows and dense layers stay as they are. The cost is two to five passes of the dense model over the data.
+``right``, kept rows, dense layers and those of other forms stay as they are. The cost is two to five passes of the
+dense model over the data.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
@@ -217,7 +218,10 @@ class _Blocks:
     def solve(
         self, stage: Sequence[str], inside: Mapping[str, Unit], dense_x: Sequence[Tensor], small_x: Sequence[Tensor]
     ) -> dict[str, Correction]:
-        """Return the corrections of the units of a stage."""
+        """Return the corrections of the units of a stage; layers that are not low-rank ones have none."""
+        stage = [inner for inner in stage if isinstance(self.small.get_submodule(inner), LowRankLinear)]
+        if not stage:
+            return {}
         sums = {inner: _Sums() for inner in stage}
         for call, mask, x, small in zip(self.calls, self.masks, dense_x, small_x, strict=True):
             targets = {inner: output for inner, (_, output) in _observed(self.dense, stage, call, x).items()}

@@ -6,7 +6,10 @@ from math import exp
 from pathlib import Path
 
 from autolr import __version__
-from autolr.records import Candidate, Score
+from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.forms import FORMS
+from autolr.forms.layer_table import as_markdown, layer_table
+from autolr.records import Candidate, Choice, Score
 from autolr.report.sentences import latency_sentence
 from autolr.results import FrontMember, RecoveryNote, Report
 from autolr.results.scores import Scores
@@ -81,18 +84,18 @@ def _costs(member: FrontMember) -> Iterator[str]:
 
 def _adapters(candidate: Candidate) -> Iterator[str]:
     """Yield how adapters are trained on the low-rank layers, with names of two kinds of them; nothing without any."""
-    names = list(dict.fromkeys(unit.rpartition(".")[2] for unit, choice in candidate.choices if choice.rank))
+    names = list(dict.fromkeys(unit.rpartition(".")[2] for unit, choice in candidate.choices if _adaptable(choice)))
     if names:
         yield _ADAPT.format(names=names, alternatives="|".join(names[:2]))
 
 
+def _adaptable(choice: Choice) -> bool:
+    return issubclass(FORMS.get(choice.form).layer, LowRankLinear) and choice.get("rank") > 0
+
+
 def _layers(candidate: Candidate) -> Iterator[str]:
-    """Yield the table of the layers; with the number of rows kept dense where a method keeps some."""
-    keeps = any(choice.rows for _, choice in candidate.choices)
-    yield "| layer | method | rank |" + " rows kept dense |" * keeps
-    yield "|---|---|---|" + "---|" * keeps
-    for unit, choice in candidate.choices:
-        yield f"| {unit} | {choice.method} | {choice.rank} |" + f" {choice.rows or 0} |" * keeps
+    """Yield the table of the layers."""
+    yield from as_markdown(layer_table(candidate))
 
 
 def _scores(member: FrontMember, report: Report | None, objective: str, recovery: RecoveryNote | None) -> list[str]:

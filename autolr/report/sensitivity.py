@@ -42,11 +42,11 @@ def sensitivity_table(found: Mapping[str, Any], width: int = WHOLE_WIDTH) -> Tab
     for name in ("rank", "break\neven", "loss", *losses, "multi-\nplier", "step\nup", "step\ndown"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in found["layers"]:
-        rank = "full" if one["rank"] is None else f"{one['rank']}" + (f"+{one['rows']}" if one["rows"] else "")
+        size = "+".join(str(value) for value in one["sizes"].values()) if one["sizes"] else "full"
         table.add_row(
             one["unit"],
             one["method"] or "dense",
-            rank,
+            size,
             str(one["break_even"]),
             _number(one["loss"]),
             *(_number(loss) for _, loss in one["curve"] if whole),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autolr.allocation.error_curves import Curve, build_menus, error_curve, measure_scales
+from autolr.allocation.error_curves import Curve, Key, build_menus, error_curves, measure_scales
 from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
 from autolr.machine.atomic import write_atomically
@@ -36,7 +36,12 @@ def stored_menus(inputs: Inputs, bank: Bank) -> list[Menu] | None:
 
 def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
     multiple = inputs.spec.search.multiple
-    return [error_curve(bank, unit, method, multiple) for unit in inputs.units.units for method in inputs.methods]
+    return [
+        curve
+        for unit in inputs.units.units
+        for method in inputs.methods
+        for curve in error_curves(bank, unit, method, multiple, inputs.forms)
+    ]
 
 
 def sample_scorer(inputs: Inputs) -> Scorer:
@@ -45,7 +50,7 @@ def sample_scorer(inputs: Inputs) -> Scorer:
     return inputs.task.comparer(inputs.model, data, inputs.batches_of(data))
 
 
-def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[tuple[str, str], float]:
+def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[Key, float]:
     """Return the measured scale of each curve, from the bank's folder where it was measured before."""
     key = _scales_key(inputs, curves)
     path = _scales_file(bank, key)
@@ -63,7 +68,7 @@ def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progr
         progress.update(done / len(curves))
 
     scales = measure_scales(inputs.model, bank, curves, divergence, step)
-    content = {"key": key, "scales": [[unit, method, value] for (unit, method), value in scales.items()]}
+    content = {"key": key, "scales": [[*key, value] for key, value in scales.items()]}
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, json.dumps(content))
     return scales
@@ -75,13 +80,13 @@ def _scales_file(bank: Bank, key: str) -> Path:
 
 def _scales_key(inputs: Inputs, curves: Sequence[Curve]) -> str:
     versions = {method.name: method.version for method in inputs.methods}
-    described = [[curve.unit, curve.method, versions[curve.method], len(curve.choices)] for curve in curves]
+    described = [[*curve.key, versions[curve.method], *curve.choices[curve.reference].sizes] for curve in curves]
     return hashlib.sha256(
         json.dumps([inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]).encode()
     ).hexdigest()
 
 
-def _stored_scales(path: Path, key: str) -> dict[tuple[str, str], float] | None:
+def _stored_scales(path: Path, key: str) -> dict[Key, float] | None:
     """Return the scales of a file, or None if it is absent, damaged or of other curves."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -89,4 +94,4 @@ def _stored_scales(path: Path, key: str) -> dict[tuple[str, str], float] | None:
         return None
     if not isinstance(stored, dict) or stored.get("key") != key:
         return None
-    return {(unit, method): value for unit, method, value in stored["scales"]}
+    return {(unit, method, scale): value for unit, method, scale, value in stored["scales"]}

@@ -139,6 +139,11 @@ class SearchSpec(Strict):
         Field(min_length=1),
         Option("Methods to choose from; repeatable.", "Search", name="method"),
     ] = ("kfac", "losparse")
+    forms: Annotated[
+        tuple[str, ...],
+        Field(min_length=1),
+        Option("What a layer may become; repeatable.", "Search", name="form"),
+    ] = ("low-rank", "low-rank-rows")
     multiple: Annotated[int, Field(ge=1), Option("Ranks are multiples of it.", "Search")] = 8
     refit: Annotated[
         bool,

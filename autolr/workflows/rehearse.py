@@ -12,6 +12,7 @@ from pathlib import Path
 
 from autolr.data.parts import Data, Parts
 from autolr.errors import AutolrError
+from autolr.forms.low_rank import low_rank
 from autolr.machine.temporary import passing_folder
 from autolr.methods import get_methods
 from autolr.model.units import Units
@@ -21,7 +22,7 @@ from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.preparation import build_bank
 from autolr.search.scorers import scorer_of
 from autolr.search.study.evaluator import Objective
-from autolr.types import Candidate, Choice
+from autolr.types import Candidate
 from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.final_report import report_on
 from autolr.workflows.finalists import changes_of
@@ -64,7 +65,7 @@ def _rehearse(inputs: Inputs, folder: Path, formats: Sequence[str]) -> None:
     silent = Silent()
     bank = build_bank(inputs, folder / "bank", silent)
     unit = inputs.units.units[0]
-    candidate = Candidate.of({unit.name: Choice(_METHOD, max(1, unit.break_even - 1))})
+    candidate = Candidate.of({unit.name: low_rank(_METHOD, max(1, unit.break_even - 1))})
     evaluation = Objective(inputs, bank, scorer_of(inputs, bank, "search", silent)).evaluate(candidate, silent.check)
     cost = RelativeCost.of(evaluation.cost, inputs.costs.dense)
     member = FrontMember(0, "rehearsal", Variant(candidate), cost, evaluation.scores, {})

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
 from autolr.errors import UsageError
+from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.machine.atomic import write_atomically
 from autolr.problem import Inputs
 from autolr.search.curve_scales import stored_menus
@@ -55,13 +56,11 @@ def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dic
         raise UsageError(f"{bank.directory} lacks the measured scales of the curves; resume the study first")
     chosen = Candidate.from_json(trials[number].user_attrs["candidate"]).as_dict()
     params, units = trials[number].params, inputs.units.by_name()
-    layers = [
-        _account(menu, units[menu.unit], chosen.get(menu.unit), params, inputs.spec.search.multiple) for menu in menus
-    ]
+    layers = [_account(menu, units[menu.name], chosen.get(menu.name), params) for menu in menus]
     return {"trial": number, "params": dict(params), "layers": layers, "importances": _importances(study)}
 
 
-def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str, Any], multiple: int) -> dict[str, Any]:
+def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str, Any]) -> dict[str, Any]:
     method = choice.method if choice else None
     losses = {option: float(loss) for option, loss in zip(menu.choices, menu.loss, strict=True)}
     flops = {option: float(cost) for option, cost in zip(menu.choices, menu.cost["flops"], strict=True)}
@@ -83,14 +82,15 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
         below = max(smaller, key=lambda o: (flops[o], -scale(o) * losses[o]), default=None)
         down = slope(below)
     else:
-        larger = Choice(choice.method, choice.rank + multiple, choice.rows)
-        up = slope(larger if larger in losses else None)
-        down = slope(Choice(choice.method, choice.rank - multiple, choice.rows)) if choice.rank >= multiple else None
+        smaller_one, larger_one = _neighbours(choice, losses)
+        up, down = slope(larger_one), slope(smaller_one) if smaller_one else None
     return {
         "unit": unit.name,
+        "form": choice.form if choice else None,
         "method": method,
-        "rank": choice.rank if choice else None,
-        "rows": choice.rows if choice else 0,
+        "sizes": dict(choice.sizes) if choice else None,
+        "rank": choice.get("rank") if choice else None,
+        "rows": choice.get("rows") if choice else 0,
         "break_even": unit.break_even,
         "loss": losses.get(choice),
         "curve": [[share, _nearest(best, share * unit.break_even)] for share in CURVE_SHARES],
@@ -100,11 +100,26 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
     }
 
 
+def _neighbours(choice: Choice, options: Iterable[Choice | None]) -> tuple[Choice | None, Choice | None]:
+    """Return the options one step smaller and one larger in the first of the choice's sizes, all else alike."""
+    (main, size), *others = choice.sizes
+    alike = {
+        option[main]: option
+        for option in options
+        if option is not None
+        and (option.form, option.method) == (choice.form, choice.method)
+        and [*option.sizes[1:]] == others
+    }
+    below = [value for value in alike if value < size]
+    above = [value for value in alike if value > size]
+    return alike[max(below)] if below else None, alike[min(above)] if above else None
+
+
 def _best_by_rank(menu: Menu) -> dict[int, float]:
     best: dict[int, float] = {}
     for option, loss in zip(menu.choices, menu.loss, strict=True):
-        if option is not None and not option.rows:
-            best[option.rank] = min(float(loss), best.get(option.rank, np.inf))
+        if option is not None and option.form == LOW_RANK:
+            best[option["rank"]] = min(float(loss), best.get(option["rank"], np.inf))
     return best
 
 

@@ -12,22 +12,22 @@ from pathlib import Path
 import torch
 from common import Lines, spec
 
-from autolr.methods import methods
+from autolr.methods import METHODS
 from autolr.problem import open_inputs
 from autolr.search.preparation import build_bank
 
 
 def main(folder: Path) -> None:
-    inputs = open_inputs(spec(search={"methods": sorted(methods())}), Lines())
+    inputs = open_inputs(spec(search={"methods": sorted(METHODS.names())}), Lines())
     build_bank(inputs, folder, Lines())
-    for name in methods():
+    for name in METHODS.names():
         shutil.rmtree(folder / name)
     started = time.perf_counter()
     build_bank(inputs, folder, Lines())
     seconds = time.perf_counter() - started
     size = sum(p.stat().st_size for p in folder.rglob("*.safetensors"))
     result = {
-        "methods": sorted(methods()),
+        "methods": sorted(METHODS.names()),
         "layers": len(inputs.units.units),
         "seconds": round(seconds, 1),
         "threads": torch.get_num_threads(),

@@ -33,7 +33,7 @@ def evaluation(inputs, prepared, candidate, seconds, rng) -> Evaluation:
     """Return what an evaluation might have found: noise on the dense model's logits that grows with what is cut."""
     cost = inputs.costs.cost(candidate)
     weight = {u.name: 1 + u.depth for u in inputs.units.units}
-    cut = sum(weight[name] / (1 + choice.rank) for name, choice in candidate.choices)
+    cut = sum(weight[name] / (1 + choice["rank"]) for name, choice in candidate.choices)
     logits = prepared.scorer.dense + 0.2 * cut * torch.from_numpy(rng.standard_normal(prepared.scorer.dense.shape))
     logits = logits.float()
     return Evaluation(candidate, cost, prepared.scorer.compare(logits), {"compress": 0.0, "score": seconds}, logits)

@@ -9,13 +9,61 @@ This file depends on torch alone: a copy of it travels with every checkpoint.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 
-class LowRankLinear(nn.Module):
+class CompressedLinear(nn.Module):
+    """What every layer is that stands in place of a dense linear one; a checkpoint is made of such layers.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Attributes:
+        kind: names the class in a checkpoint.
+        weight: empty, see above.
+    """
+
+    kind: ClassVar[str]
+    weight: Tensor
+    bias: Any  # (out_features,), a parameter or a property that gives one
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.register_buffer("weight", torch.empty(0, device=device, dtype=dtype))
+
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer: with ``kind``, what a checkpoint writes down of it."""
+        raise NotImplementedError
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Describe the layer in a model's printout."""
+        return ", ".join(f"{name}={size}" for name, size in self.sizes().items())
+
+
+def is_compressed(module: nn.Module) -> bool:
+    """Tell whether a module is a layer of a checkpoint, by what it offers, not by its class: there may be copies."""
+    return isinstance(getattr(module, "kind", None), str) and hasattr(module, "dense_weight")
+
+
+class LowRankLinear(CompressedLinear):
     """``y = left(right(x)) + bias``: two thin linear layers in place of one (out, in) matrix.
 
     At rank 0 the bias, a parameter named ``constant``, is all there is: an empty product is refused by converters, and
@@ -37,7 +85,6 @@ class LowRankLinear(nn.Module):
     """
 
     kind: ClassVar[str] = "low-rank"
-    weight: Tensor
 
     def __init__(
         self,
@@ -47,16 +94,13 @@ class LowRankLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
+        super().__init__(in_features, out_features, device, dtype)
         self.rank = rank
         if rank:
             self.right = _linear(in_features, rank, False, device, dtype)
             self.left = _linear(rank, out_features, True, device, dtype)
         else:
             self.constant = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
-        self.register_buffer("weight", torch.empty(0, device=device, dtype=dtype))
 
     @property
     def bias(self) -> Tensor:
@@ -96,10 +140,6 @@ class LowRankLinear(nn.Module):
     def dense_weight(self) -> Tensor:
         """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
         return self.outer_weight.double() @ self.inner_weight.double()
-
-    def extra_repr(self) -> str:
-        """Describe the layer in a model's printout."""
-        return ", ".join(f"{name}={size}" for name, size in self.sizes().items())
 
 
 class LowRankRowsLinear(LowRankLinear):
@@ -147,7 +187,7 @@ class LowRankRowsLinear(LowRankLinear):
         return super().dense_weight().index_add(0, self.row_index, self.rows.weight.double())
 
 
-KINDS: dict[str, type[LowRankLinear]] = {layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear)}
+KINDS: dict[str, type[CompressedLinear]] = {layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear)}
 
 
 def _result_dtype(x: Tensor, parameter: Tensor) -> torch.dtype:

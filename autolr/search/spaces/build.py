@@ -71,7 +71,7 @@ def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress
         return sample_scorer(inputs)
 
     def alone(name: str, choice: Choice) -> Mapping[str, float]:
-        entry = f"{name} {choice.rank}"
+        entry = f"{name} {choice['rank']}"
         if entry not in known:
             progress.check()
             with compressed(inputs.model, Candidate.of({name: choice}), bank):

@@ -7,9 +7,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autolr.errors import BudgetError
+from autolr.forms.low_rank import low_rank
 from autolr.search.spaces.importance import parent_module
 from autolr.spec.spaces import GroupedConfig
-from autolr.types import Candidate, Choice, Unit
+from autolr.types import Candidate, Unit
 
 Fits = Callable[[Candidate], bool]
 _STEPS = 30  # of bisection: to far below one rank
@@ -104,7 +105,7 @@ def from_shares(
         rank = int(shares[name] * unit.out_features * unit.in_features / (unit.out_features + unit.in_features))
         rank -= rank % multiple
         if shares[name] < 1 and rank < unit.break_even:
-            choices[name] = Choice(methods[name], rank)
+            choices[name] = low_rank(methods[name], rank)
     return Candidate.of(choices)
 
 

@@ -1,7 +1,7 @@
 """The space ``importance``: multipliers on the error curves, decoded through the knapsack."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, sqrt
 from typing import Any
@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import norm, qmc
 
 from autolr.allocation.knapsack import Menu, allocate
+from autolr.allocation.modes import exclusive
 from autolr.search.sampler.encoding import Encoding
 from autolr.spec.spaces import Bounds, ImportanceConfig
 from autolr.types import Candidate, Unit
@@ -64,8 +65,8 @@ class ImportanceSpace:
         Raises:
             BudgetError: the budgets themselves are not reachable.
         """
-        menus = [self._weighted(menu, params) for menu in self.menus]
         allowed = dict(self.limits)
+        menus = exclusive([self._weighted(menu, params) for menu in self.menus], self.units, sorted(allowed))
         floor = sum(float(menu.cost[self.primary].min()) for menu in menus)
         budget = self.limits[self.primary] + self.base[self.primary]
         wanted = params.get("level", 1.0) * budget - self.base[self.primary]
@@ -106,16 +107,16 @@ class ImportanceSpace:
         return list(dict.fromkeys(parent_module(unit) for unit in self.units.values()))
 
     def _weighted(self, menu: Menu, params: Mapping[str, Any]) -> Menu:
-        factor = multiplier(self.units[menu.unit], params)
+        factor = multiplier(self.units[menu.name], params)
         by_method = np.array([1.0, *(params.get(f"method/{method}", 1.0) for method in self.methods)])
-        return Menu(menu.unit, menu.choices, menu.loss * factor * by_method[self._places[menu.unit]], menu.cost)
+        return replace(menu, loss=menu.loss * factor * by_method[self._places[menu.name]])
 
     @cached_property
     def _places(self) -> dict[str, np.ndarray]:
         """Unit -> (options,) the number of each option's method, from 1; 0 for the dense layer."""
         number = {method: index for index, method in enumerate(self.methods, start=1)}
         return {
-            menu.unit: np.array([0 if choice is None else number[choice.method] for choice in menu.choices])
+            menu.name: np.array([0 if choice is None else number[choice.method] for choice in menu.choices])
             for menu in self.menus
         }
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
+from autolr.forms.low_rank import NAME as LOW_RANK
+from autolr.forms.low_rank import low_rank
 from autolr.types import Candidate, Choice, Unit
 
 
@@ -43,21 +45,21 @@ class PerLayerSpace:
         """Return what is done to one unit; None: it stays dense."""
         rank = int(params[f"rank/{name}"])
         dense = rank >= self.units[name].break_even
-        return None if dense else Choice(params.get(f"method/{name}", self.methods[0]), rank)
+        return None if dense else low_rank(params.get(f"method/{name}", self.methods[0]), rank)
 
     def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
-        """Return the starting candidates that this space can express (it has no kept rows)."""
+        """Return the starting candidates that this space can express (it has ranks alone)."""
         found = {}
         for origin, candidate in self.start.items():
             choices = candidate.as_dict()
-            if any(choice.rows for choice in choices.values()):
+            if any(choice.form != LOW_RANK for choice in choices.values()):
                 continue
             params: dict[str, Any] = {}
             for name, unit in self.units.items():
                 choice = choices.get(name)
                 if len(self.methods) > 1:
                     params[f"method/{name}"] = choice.method if choice else self.methods[0]
-                params[f"rank/{name}"] = choice.rank if choice else self._top(unit)
+                params[f"rank/{name}"] = choice["rank"] if choice else self._top(unit)
             found[origin] = params
         return found
 

@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution
 from scipy.optimize import isotonic_regression
 
 from autolr.errors import BudgetError
+from autolr.forms.low_rank import low_rank
 from autolr.scores import AGREEMENT, DIVERGENCE
 from autolr.search.spaces.grouped import Fits, from_shares, largest_that_fits
 from autolr.types import Candidate, Choice, Unit
@@ -100,13 +101,13 @@ def laser(layers: Layers) -> Candidate:
             rank = int(share * min(unit.out_features, unit.in_features))
             rank -= rank % layers.multiple
             if rank < unit.break_even:
-                choice = Choice(layers.method, rank)
+                choice = low_rank(layers.method, rank)
                 steps.append((layers.alone(name, choice)[DIVERGENCE.name], name, choice))
     chosen: dict[str, Choice] = {}
-    for _, name, choice in sorted(steps, key=lambda step: (step[0], step[1], -step[2].rank)):
+    for _, name, choice in sorted(steps, key=lambda step: (step[0], step[1], -step[2]["rank"])):
         if layers.fits(Candidate.of(chosen)):
             break
-        if name not in chosen or choice.rank < chosen[name].rank:
+        if name not in chosen or choice["rank"] < chosen[name]["rank"]:
             chosen[name] = choice
     return _checked(layers, Candidate.of(chosen))
 
@@ -124,7 +125,7 @@ def svd_llm_v2(layers: Layers) -> Candidate:
         for role in {unit.role for unit in layers.units.values()}:
             names = [name for name, unit in layers.units.items() if unit.role == role]
             choices = layers.candidate(dict.fromkeys(names, max(kept, 0.0))).as_dict()
-            losses = [layers.loss(name, choices[name].rank) if name in choices else 0.0 for name in names]
+            losses = [layers.loss(name, choices[name]["rank"]) if name in choices else 0.0 for name in names]
             weights = [1.0 / log(max(loss, e)) for loss in losses]
             for name, weight in zip(names, weights, strict=True):
                 removed = len(names) * (1.0 - kept) * weight / sum(weights)

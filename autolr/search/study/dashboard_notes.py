@@ -6,6 +6,7 @@ import optuna
 from optuna.trial import Trial
 from optuna_dashboard import save_note
 
+from autolr.forms.layer_table import as_markdown, layer_table
 from autolr.problem import Inputs
 from autolr.search.study.trial_record import TrialRecord
 
@@ -38,10 +39,7 @@ def note_trial(trial: Trial, record: TrialRecord) -> None:
     costs = "\n".join(
         f"| {name} | {record.cost.amounts[name]:,} | {ratio:.4f} |" for name, ratio in record.cost.ratios.items()
     )
-    layers = "\n".join(
-        f"| {unit} | {choice.method} | {choice.rank} | {choice.rows or ''} |"
-        for unit, choice in record.candidate.choices
-    )
+    layers = "\n".join(as_markdown(layer_table(record.candidate)))
     methods = Counter(choice.method for _, choice in record.candidate.choices)
     summary = ", ".join(f"{count} x {method}" for method, count in sorted(methods.items())) or "dense"
     met = ", ".join(
@@ -51,5 +49,5 @@ def note_trial(trial: Trial, record: TrialRecord) -> None:
         trial,
         f"{summary}; {met}\n\n| score | value | standard error | n |\n|---|---|---|---|\n{scores}\n\n"
         f"| cost | amount | ratio to dense |\n|---|---|---|\n{costs}\n\n"
-        f"| layer | method | rank | rows kept |\n|---|---|---|---|\n{layers}\n",
+        f"{layers}\n",
     )

@@ -13,6 +13,7 @@ from autolr.cost import CostTable
 from autolr.data.parts import Parts
 from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
+from autolr.forms import get_forms
 from autolr.machine import locks as slots
 from autolr.machine.atomic import replacing
 from autolr.machine.tensor_digest import tensor_digest
@@ -100,9 +101,9 @@ class Shipment:
         tick()
         if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != self.digests:
             raise AutolrError(f"the model {self.spec.model} here is not the one that the study began with")
-        methods = get_methods(self.spec.search.methods)
+        methods, forms = get_methods(self.spec.search.methods), get_forms(self.spec.search.forms)
         task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
-        given = (self.max_length, self.parts, self.units, self.costs, tuple(methods), self.probes)
+        given = (self.max_length, self.parts, self.units, self.costs, methods, forms, self.probes)
         inputs = Inputs(self.spec, model, tokenizer, task, *given)
         bank = Bank(self.bank, model, self.units.units, self.calibration_key)
         if not bank.present(methods):

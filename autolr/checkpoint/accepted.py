@@ -36,7 +36,7 @@ _QUANTIZED = re.compile(
 _ADAPTED = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\.")
 
 
-def check_form(source: str | Path, compressed: bool = True, local_files_only: bool = False) -> None:
+def check_accepted(source: str | Path, compressed: bool = True, local_files_only: bool = False) -> None:
     """Refuse a model whose weights are not plain ones.
 
     Args:

@@ -1,0 +1,105 @@
+"""Units that share a module exclude one another: the menus of all that can be done to them become one.
+
+Query and key can be compressed each for itself or jointly, a feed-forward pair matrix by matrix or by dropping neurons.
+Such alternatives are the modes of their modules: sets of units of which no two share a module. What a mode offers is
+the sum of its units' menus (an option of each, losses and costs added up); what the modules offer is the union of the
+modes, one item of the same multiple-choice knapsack. Options that another one beats in loss and in every budgeted cost
+are dropped on the way, so that sums stay small; none that a solution could need is lost.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from autolr.allocation.knapsack import Menu, unbeaten
+from autolr.records import Unit
+
+
+def exclusive(menus: Sequence[Menu], units: Mapping[str, Unit], quantities: Sequence[str]) -> list[Menu]:
+    """Return menus of which any options go together, in the order of the first unit of each.
+
+    Args:
+        menus: one for each unit.
+        units: by name.
+        quantities: what is budgeted; an option that is beaten in all of them and in loss is dropped from joined menus.
+
+    Returns:
+        The menus themselves where no two units share a module.
+    """
+    places = range(len(menus))
+    modules = [set(units[menu.name].modules) for menu in menus]
+    rivals = [{other for other in places if other != place and modules[place] & modules[other]} for place in places]
+    joined, done = [], set[int]()
+    for place in places:
+        if place in done:
+            continue
+        group = _reached(place, rivals)
+        done |= group
+        if len(group) == 1:
+            joined.append(menus[place])
+        else:
+            modes = [[menus[p] for p in mode] for mode in independent_sets(sorted(group), rivals)]
+            joined.append(union([total(mode, quantities) for mode in modes], quantities))
+    return joined
+
+
+def independent_sets(places: Sequence[int], rivals: Sequence[set[int]]) -> Iterator[tuple[int, ...]]:
+    """Yield every largest set of places of which no two are rivals: those to which none can be added.
+
+    Args:
+        places: rising.
+        rivals: of each place, symmetric.
+
+    Example:
+        >>> list(independent_sets([0, 1, 2], [{2}, {2}, {0, 1}]))
+        [(0, 1), (2,)]
+    """
+
+    def grow(chosen: tuple[int, ...], left: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        if not left:
+            if all(rivals[place] & set(chosen) for place in places if place not in chosen):
+                yield chosen
+            return
+        place, rest = left[0], left[1:]
+        yield from grow((*chosen, place), [other for other in rest if other not in rivals[place]])
+        if rivals[place] & set(rest):  # otherwise nothing speaks against it
+            yield from grow(chosen, rest)
+
+    yield from grow((), places)
+
+
+def total(menus: Sequence[Menu], quantities: Sequence[str]) -> Menu:
+    """Return what several units offer together: an option of each, without those that another one beats.
+
+    Args:
+        menus: of units that share no module.
+        quantities: what is budgeted.
+    """
+    first, *others = (menu.pruned(quantities) for menu in menus)
+    for menu in others:
+        loss = np.add.outer(first.loss, menu.loss).ravel()
+        cost = {q: np.add.outer(amounts, menu.cost[q]).ravel() for q, amounts in first.cost.items()}
+        index = unbeaten(loss, [cost[q] for q in quantities])
+        places = zip(*(place.tolist() for place in np.divmod(index, len(menu.options))), strict=True)
+        options = tuple((*first.options[i], *menu.options[j]) for i, j in places)
+        first = Menu(f"{first.name} + {menu.name}", options, loss[index], {q: c[index] for q, c in cost.items()})
+    return first
+
+
+def union(modes: Sequence[Menu], quantities: Sequence[str]) -> Menu:
+    """Return what several modes offer of which one is taken."""
+    return Menu(
+        " | ".join(mode.name for mode in modes),
+        tuple(option for mode in modes for option in mode.options),
+        np.concatenate([mode.loss for mode in modes]),
+        {quantity: np.concatenate([mode.cost[quantity] for mode in modes]) for quantity in modes[0].cost},
+    ).pruned(quantities)
+
+
+def _reached(place: int, rivals: Sequence[set[int]]) -> set[int]:
+    """Return the places that rivalry leads to from one, itself among them."""
+    reached, new = {place}, {place}
+    while new:
+        new = {other for p in new for other in rivals[p]} - reached
+        reached |= new
+    return reached

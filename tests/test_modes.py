@@ -1,0 +1,90 @@
+"""Units that exclude one another: the joined menus against enumeration of everything that can be chosen."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import sized
+
+from autolr.allocation.knapsack import Menu, allocate
+from autolr.allocation.modes import exclusive, independent_sets
+from autolr.errors import BudgetError
+from autolr.records import Candidate, Unit
+
+QUANTITIES = ("flops", "params")
+Q, K, V, OUT = (Unit(name, name, 0, 1, 8, 8) for name in "qkvo")
+QK = Unit("qk", "qk", 0, 1, 8, 8, matrices=(Q, K))
+OV = Unit("ov", "ov", 0, 1, 8, 8, matrices=(V, OUT))
+HEADS = Unit("heads", "heads", 0, 1, 8, 8, matrices=(Q, K, V, OUT))
+ELSEWHERE = Unit("up", "up", 0, 1, 8, 8)
+UNITS = {unit.name: unit for unit in (Q, QK, K, ELSEWHERE, V, OUT, OV, HEADS)}
+
+option = st.tuples(st.integers(1, 30).map(float), st.integers(-20, 4).map(float), st.integers(-20, 4).map(float))
+tables = st.fixed_dictionaries({name: st.lists(option, max_size=2) for name in UNITS})
+
+
+def menus_of(table: Mapping[str, Sequence[tuple[float, float, float]]]) -> list[Menu]:
+    menus = []
+    for name, options in table.items():
+        rows = np.array([(0.0, 0.0, 0.0), *options])
+        choices = [None, *(sized("any", rank) for rank in range(len(options)))]
+        menus.append(Menu.of_unit(name, choices, rows[:, 0], {q: rows[:, 1 + k] for k, q in enumerate(QUANTITIES)}))
+    return menus
+
+
+def everything(menus: Sequence[Menu]) -> Iterator[tuple[float, dict[str, float], Candidate]]:
+    """Every combination of options in which no module is changed twice, with its loss and costs."""
+    for picked in itertools.product(*(range(len(menu.options)) for menu in menus)):
+        pairs = list(zip(menus, picked, strict=True))
+        candidate = Candidate.of(dict(pair for menu, k in pairs for pair in menu.options[k]))
+        modules = [module for name, _ in candidate.choices for module in UNITS[name].modules]
+        if len(modules) == len(set(modules)):
+            costs = {q: sum(float(menu.cost[q][k]) for menu, k in pairs) for q in QUANTITIES}
+            yield sum(float(menu.loss[k]) for menu, k in pairs), costs, candidate
+
+
+@given(table=tables, flops=st.integers(-60, 0).map(float), both=st.booleans(), params=st.integers(-60, 0).map(float))
+def test_the_best_of_all_modes_is_what_enumeration_finds(table, flops, both, params) -> None:
+    menus = menus_of(table)
+    limits = {"flops": flops} | ({"params": params} if both else {})
+    inside = {
+        candidate: loss
+        for loss, costs, candidate in everything(menus)
+        if all(costs[q] <= limit for q, limit in limits.items())
+    }
+    joined = exclusive(menus, UNITS, sorted(limits))
+    if not inside:
+        with pytest.raises(BudgetError):
+            allocate(joined, limits)
+        return
+    found = allocate(joined, limits, gap=0.0)
+    assert inside[found.candidate] == pytest.approx(found.loss)
+    assert found.loss <= min(inside.values()) * (1 + 1e-6)
+    assert found.bound <= min(inside.values()) + 1e-6
+
+
+def test_menus_of_units_that_share_nothing_stay_as_they_are() -> None:
+    menus = menus_of({name: [(1.0, -2.0, -2.0)] for name in ("q", "up", "ov")})
+    joined = exclusive(menus, UNITS, QUANTITIES)
+    assert [id(menu) for menu in joined] == [id(menu) for menu in menus]
+
+
+def test_an_item_holds_every_way_to_cover_its_modules_once() -> None:
+    menus = menus_of({name: [(1.0, -1.0 - place, 0.0)] for place, name in enumerate(UNITS)})
+    joined = exclusive(menus, UNITS, ["flops"])
+    assert [menu.name for menu in joined] == ["q + k + v + o | q + k + ov | qk + v + o | qk + ov | heads", "up"]
+    assert all(menu.options[-1] == () or menu.options[0] == () for menu in joined)
+
+
+@given(edges=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] != pair[1])))
+def test_independent_sets_are_those_that_nothing_can_be_added_to(edges) -> None:
+    rivals = [{b for a, b in [*edges, *((b, a) for a, b in edges)] if a == place} for place in range(7)]
+    subsets = [set(s) for size in range(8) for s in itertools.combinations(range(7), size)]
+    apart = [s for s in subsets if not any(rivals[place] & s for place in s)]
+    largest = {tuple(sorted(s)) for s in apart if not any(s < other for other in apart)}
+    found = list(independent_sets(range(7), rivals))
+    assert len(found) == len(set(found))
+    assert set(found) == largest
