@@ -317,13 +317,13 @@ def test_failed_trials_come_back_with_their_reasons(
     few = spec.model_copy(update={"trials": 8})
     run_search(few, folder, Silent(), checkpoint=False)
     said = summarize(folder)
-    assert [one["reason"] for one in said["failures"]] == ["RuntimeError: out of memory"]
+    assert [failure.reason for failure in said.failures] == ["RuntimeError: out of memory"]
     garble(folder.journal)
     rebuild(folder, Silent())
     assert summarize(folder) == said
     run_search(few.model_copy(update={"trials": 10}), folder, Silent(), checkpoint=False)
     digests = [attributes["digest"] for *_, attributes in trials_of(folder)]
-    assert digests.count(digests[said["failures"][0]["trial"]]) == 1
+    assert digests.count(digests[said.failures[0].trial]) == 1
 
 
 def test_a_study_comes_back_from_a_journal_whose_first_line_is_damaged(finished: StudyFolder, tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Records of results: what they write they read, and files of earlier versions are read as they were meant."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autolr.errors import UsageError
+from autolr.records import Candidate, Choice, Score
+from autolr.report.front_table import front_table
+from autolr.report.sentences import missed_limits, recovery_sentence, result_lines
+from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, StudyResult, Variant
+from autolr.search.study.folder import StudyFolder
+from autolr.search.study.front import read_result, write_result
+from autolr.search.study.summary import read_front
+from autolr.spec.study import make_spec
+
+OLD_MEMBER = """{
+ "trial": 7, "origin": "search",
+ "candidate": {"encoder.layer.0.key": {"method": "kfac", "rank": 8, "rows": 0},
+               "encoder.layer.0.query": {"method": "losparse", "rank": 4, "rows": 2}},
+ "digest": "DIGEST",
+ "costs": {"absolute": {"flops": 500, "params": 900, "nonembedding-params": 300, "memory": 3600},
+           "ratio": {"flops": 0.5, "params": 0.9, "nonembedding-params": 0.6, "memory": 0.9},
+           "conditions": {"batch_size": 8, "seq_len": 32, "dtype": "float32", "device": "cpu", 
+                          "threads": null, "lengths": [32, 9]}},
+ "scores": {"accuracy": {"value": 0.9, "stderr": 0.02, "n": 200},
+            "agreement": {"value": 0.95, "stderr": 0.01, "n": 200},
+            "divergence": {"value": 0.0625, "stderr": 0.0078125, "n": 200}},
+ "constraints": {"0.6x-flops": -0.16666666666666663, "accuracy>=0.8": -0.1}
+"""
+SELECTED = """,
+ "selection": {"accuracy": {"value": 0.88, "stderr": 0.02, "n": 250},
+  "agreement": {"value": 0.94, "stderr": 0.01, "n": 250},
+               "divergence": {"value": 0.05, "stderr": 0.006, "n": 250}},
+ "keeps_floors": true,
+ "before_refit": {"accuracy": {"value": 0.87, "stderr": 0.02, "n": 250},
+  "agreement": {"value": 0.93, "stderr": 0.01, "n": 250},
+                  "divergence": {"value": 0.07, "stderr": 0.006, "n": 250}}
+"""
+OLD_RESULT = """{
+ "winner": 7, "reached": true, "members": [MEMBER],
+ "report": {
+  "data": "dev.jsonl [report]",
+  "dense": {"accuracy": {"value": 0.92, "stderr": 0.01, "n": 500},
+  "agreement": {"value": 1.0, "stderr": 0.0, "n": 500},
+            "divergence": {"value": 0.0, "stderr": 0.0, "n": 500}},
+  "compressed": {"accuracy": {"value": 0.875, "stderr": 0.015, "n": 500},
+  "agreement": {"value": 0.93, "stderr": 0.01, "n": 500},
+                 "divergence": {"value": 0.055, "stderr": 0.005, "n": 500}},
+  "accuracy_difference": {"value": -0.045, "stderr": 0.012, "n": 500},
+  "accuracy_ratio": 0.9510869565217391,
+  "refitted": 2,
+  "majority": 0.34
+ },
+ "trials": 12, "checkpoint": "front/7"
+}"""
+"""As a study wrote it before optimism was measured, before scores of a whole difference, before recoveries had names."""
+DIGEST = Candidate.of(
+    {"encoder.layer.0.key": Choice("kfac", 8), "encoder.layer.0.query": Choice("losparse", 4, 2)}
+).digest
+SPEC = make_spec({"budgets": ["0.6x-flops"], "floors": ["accuracy>=0.8"]}, "test")
+
+
+@pytest.fixture
+def old() -> dict:
+    member = OLD_MEMBER.replace("DIGEST", DIGEST) + SELECTED + "}"
+    return json.loads(OLD_RESULT.replace("MEMBER", member))
+
+
+def held(part, whole) -> bool:
+    """Whether everything in a plain form is in another one too."""
+    if isinstance(part, dict):
+        return all(key in whole and held(value, whole[key]) for key, value in part.items())
+    if isinstance(part, list):
+        return len(part) == len(whole) and all(held(a, b) for a, b in zip(part, whole, strict=True))
+    return part == whole
+
+
+def test_a_result_of_an_earlier_version_is_read(old: dict) -> None:
+    result = StudyResult.from_json(old)
+    winner = result.winning
+    assert winner.variant == Variant(winner.candidate, "refit")
+    assert winner.selected.before_recovery["divergence"] == Score(0.07, 0.006, 250)
+    assert winner.cost.conditions.lengths == (32, 9)
+    assert result.report.recovery.layers == 2
+    assert result.report.differences == {"accuracy": Score(-0.045, 0.012, 500)}
+    assert result.report.headline == "accuracy"
+    assert (result.report.optimism, result.report.search, result.report.latency) == (None, None, None)
+    assert held(old, json.loads(json.dumps(result.to_json())))
+    assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_its_sentences_are_those_it_had(old: dict, tmp_path: Path) -> None:
+    result = StudyResult.from_json(old)
+    lines = list(result_lines(result, SPEC, tmp_path))
+    assert lines[0] == ("Winner: trial 7 at 0.500x flops of the dense model (a batch of 8 x 32 tokens, float32).")
+    assert lines[1] == (
+        "On dev.jsonl [report], 500 pairs that nothing was chosen on: dense 92.0 ± 1.0 %, compressed 87.5 ± 1.5 % "
+        "(standard errors); difference -4.5 ± 1.2 points; 95.1 % of dense is kept. Nothing was trained; 2 layers were "
+        "refitted by least squares."
+    )
+    assert lines[2] == (
+        "Divergence of the winner: search part 0.0625, selection part 0.07, after refit, selection part 0.05, report "
+        "part 0.055."
+    )
+    assert list(missed_limits(result, SPEC)) == []
+
+
+def test_what_is_missed_is_named(old: dict) -> None:
+    result = StudyResult.from_json(old)
+    late = LatencyCheck(9.0, 0.75, (0.7, 0.8), ((0.75, 0.74, 0.76),), within=False)
+    over = replace(
+        result.winning,
+        constraints={"0.6x-flops": 0.25, "accuracy>=0.8": 0.05},
+        selection=replace(result.winning.selected, keeps_floors=False),
+    )
+    missed = list(missed_limits(replace(result, members=(over,), report=replace(result.report, latency=late)), SPEC))
+    assert missed == [
+        "0.6x-flops is missed by 25.0 %",
+        "accuracy>=0.8 is missed by 5.0 points on the search part, before the refit",
+        "the checkpoint takes 0.750x of the dense model's time",
+    ]
+
+
+def test_training_is_not_denied() -> None:
+    said = recovery_sentence(RecoveryNote("distil", 3, "distilled from the dense model", trains=True))
+    assert said == "3 layers were distilled from the dense model."
+
+
+def test_a_damaged_result_is_none_at_all(old: dict, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    assert read_result(folder) is None
+    write_result(folder, StudyResult.from_json(old))
+    assert read_result(folder) == StudyResult.from_json(old)
+    del old["report"]["dense"]
+    folder.result_file.write_text(json.dumps(old))
+    assert read_result(folder) is None
+
+
+def test_a_front_of_an_earlier_version_is_read_with_its_scores_on_the_selection_part(old: dict, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    with pytest.raises(UsageError, match="no finished trial yet"):
+        read_front(folder)
+    member = json.loads(OLD_MEMBER.replace("DIGEST", DIGEST) + "}")
+    plain = {"objectives": ["divergence", "flops ratio"], "budgets": ["0.6x-flops"], "floors": [], "members": [member]}
+    folder.front_file.write_text(json.dumps(plain | {"scored_on": "search part"}))
+    front = read_front(folder)
+    assert (front.winner, front.members[0].selection) == (None, None)
+    assert held(plain, json.loads(json.dumps(front.to_json())))
+    assert Front.from_json(json.loads(json.dumps(front.to_json()))) == front
+    write_result(folder, StudyResult.from_json(old))
+    front = read_front(folder)
+    assert front.winner == 7
+    assert front.to_json()["members"][0]["selection"] == old["members"][0]["selection"]
+    assert front_table(front).row_count == 1
+
+
+def test_a_recovered_copy_is_another_point(old: dict) -> None:
+    plain = FrontMember.from_json(json.loads(OLD_MEMBER.replace("DIGEST", DIGEST) + "}"))
+    copy = replace(plain, variant=Variant(plain.candidate, "refit"))
+    assert plain.variant.digest == plain.candidate.digest != copy.variant.digest
+    assert FrontMember.from_json(copy.to_json()) == copy
+    assert "recovery" not in plain.to_json()
