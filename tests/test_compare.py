@@ -105,7 +105,7 @@ def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain:
         ({"budgets": ["0.5x-flops", "0.5x-params"]}, "must be of one quantity"),
         ({"budgets": ["12ms-latency"]}, "relative to the dense model"),
         ({"entries": [{"name": "a", "space": "grupped"}]}, "did you mean grouped"),
-        ({"entries": [ENTRIES[0] | {"sampler": "tep"}]}, r"no sampler 'tep'; did you mean tpe\?"),
+        ({"entries": [ENTRIES[0] | {"sampler": "tep"}]}, r"unknown sampler 'tep'; did you mean tpe\?"),
         ({"entries": [ENTRIES[0] | {"methods": ["kfca"]}]}, r"unknown method 'kfca'; did you mean kfac\?"),
         ({"seed": 1}, r"unknown key 'seed' at the top level; did you mean seeds\?$"),
         ({"run": {"thread": 1}}, r"unknown key 'thread' in run; did you mean threads or stream\?$"),

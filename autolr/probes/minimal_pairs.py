@@ -26,6 +26,7 @@ from autolr.probes.features import features, sentence_batches, text_inputs
 LEAST_PAIRS = 4
 """With which a probe can be trained and asked."""
 How = Literal["likelihood", "pseudo-likelihood", "probe"]
+"""By a language model's head, or where there is none by a probe."""
 Scores = Float[Tensor, " sentences"]
 
 

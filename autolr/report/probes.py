@@ -8,6 +8,7 @@ from rich.table import Table
 
 from autolr.records import Score
 from autolr.report import format as shown
+from autolr.scores import ACCURACY, PROBE
 
 
 def probe_tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
@@ -28,7 +29,7 @@ def probe_tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
 def _tasks(found: Mapping[str, Any]) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"{found['checkpoint']}: what {found['probe']} probes read, pooling {found['pooling']}",
+        title=f"{found['checkpoint']}: what {found[PROBE.name]} probes read, pooling {found['pooling']}",
         caption="Per cent of the test sentences, ± standard error. layer: the best one on halves of the training "
         "sentences, 0 the embeddings; "
         "selective: above a control task of the same sentences at that layer; chance: the commonest label; "
@@ -39,7 +40,7 @@ def _tasks(found: Mapping[str, Any]) -> Table:
         pad_edge=False,
     )
     table.add_column("task", overflow="fold")
-    for name in ("layer", "accuracy", "last layer", "selective", "chance", "length", "n"):
+    for name in ("layer", ACCURACY.name, "last layer", "selective", "chance", "length", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, task in found["tasks"].items():
         layer = task["layer"]
@@ -47,8 +48,8 @@ def _tasks(found: Mapping[str, Any]) -> Table:
         table.add_row(
             name,
             str(layer),
-            percent(best["accuracy"]),
-            percent(last["accuracy"]),
+            percent(best[ACCURACY.name]),
+            percent(last[ACCURACY.name]),
             f"{100 * best['selectivity']['value']:.1f}",
             f"{100 * task['majority']:.1f}",
             f"{100 * task['length']['value']:.1f}",

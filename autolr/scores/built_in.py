@@ -69,7 +69,7 @@ AGREEMENT = ScoreKind(
 DIVERGENCE = ScoreKind(
     "divergence",
     better="smaller",
-    help="Kullback-Leibler divergence of the answers from the dense model's",
+    help="divergence from dense",
     unit="nats",
     bounds=(0.0, inf),
     column="nats",

@@ -69,6 +69,11 @@ class TaskKind:
         builder: Callable[..., Any] = getattr(import_module(module), function)
         return builder
 
+    @property
+    def exponential(self) -> ScoreKind | None:
+        """The score that states another one's exponential, as the perplexity does; None where there is none."""
+        return next((score for score in self.scores if score.exponential_of is not None), None)
+
     def given(self) -> tuple[ScoreKind, ...]:
         """Return every score of this task: its own, and of a classification all that are registered for one."""
         from autolr.scores.tables import SCORES

@@ -112,7 +112,7 @@ class ExampleTask(ABC):
         return load_examples(source, split, spec.run.offline)
 
     def majority(self, examples: Sequence[Example]) -> float | None:
-        """Return the headline score of always giving the commonest answer; None: not known, guessing is not noticed."""
+        """Return what always giving the commonest answer scores, where more is better; None: not known."""
         del examples
         return None
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
@@ -17,6 +17,7 @@ from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
 from autolr.methods import get_methods
 from autolr.progress import Progress
+from autolr.scores import NLI, TASKS
 from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.budgets import Budget
@@ -35,7 +36,7 @@ class Entry(Strict):
         space: a preset's name or a YAML file.
         sampler: as ``autolr search --sampler``.
         methods: none: those the space names, else the defaults.
-        objective: as ``autolr search --objective``.
+        objective: as ``autolr search --objective``; empty: the task's own.
         probe_axis: whether the probes are a third objective.
         refit: whether finalists are refitted.
         racing: whether candidates are scored on growing parts of the search data.
@@ -46,7 +47,7 @@ class Entry(Strict):
     space: str = "importance"
     sampler: str = "botorch"
     methods: tuple[str, ...] = ()
-    objective: str = "divergence"
+    objective: str = ""
     probe_axis: bool = False
     refit: bool = True
     racing: bool = True
@@ -64,7 +65,7 @@ class Comparison(Strict):
     """The YAML file of ``autolr compare``."""
 
     model: str | None = None
-    task: Literal["nli", "lm"] = "nli"
+    task: str = NLI.name
     data: DataSpec = DataSpec()
     run: RunSpec = RunSpec()
     budgets: Annotated[tuple[Annotated[str, AfterValidator(_relative)], ...], Field(min_length=1)]
@@ -75,6 +76,11 @@ class Comparison(Strict):
 
     @model_validator(mode="after")
     def _comparable(self) -> "Comparison":
+        objective = TASKS.get(self.task).objective
+        entries = [
+            entry if entry.objective else entry.model_copy(update={"objective": objective}) for entry in self.entries
+        ]
+        object.__setattr__(self, "entries", tuple(entries))  # the record is frozen, and this is still its construction
         names = [slug(entry.name) for entry in self.entries]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"entries: the name {twice[0]!r} is given twice")
@@ -203,7 +209,7 @@ def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, 
             progress.note(f"{cell.entry.name} does not reach {cell.budget}: {error}")
             rows.append({**named, "reason": str(error)})
         else:
-            rows.append({**named, **outcome(cell.folder, cell.budget, result)})
+            rows.append({**named, **outcome(cell.folder, TASKS.get(comparison.task), cell.budget, result)})
         conditions = comparison.model_dump(mode="json")
         summary = {"conditions": conditions, **summarize_rows(conditions, rows)}
         write_atomically(out / "comparison.json", json.dumps(summary, indent=1) + "\n")

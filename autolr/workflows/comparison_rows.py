@@ -7,6 +7,7 @@ import numpy as np
 
 from autolr.pareto import hypervolume
 from autolr.results import StudyResult
+from autolr.scores import DIVERGENCE, TASKS, TaskKind
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import scored
 from autolr.search.study.trial_record import TrialRecord
@@ -16,11 +17,12 @@ NEARLY = 0.99
 """Share of the best entry's final area that counts as having arrived."""
 
 
-def outcome(folder: StudyFolder, budget: str, result: StudyResult) -> dict[str, Any]:
+def outcome(folder: StudyFolder, task: TaskKind, budget: str, result: StudyResult) -> dict[str, Any]:
     """Return what one finished study found.
 
     Args:
         folder: of the study.
+        task: of the study.
         budget: its first.
         result: of the study.
 
@@ -28,7 +30,7 @@ def outcome(folder: StudyFolder, budget: str, result: StudyResult) -> dict[str, 
         The winner's scores on the report part and its ratio, and ``trace``, for each evaluation in turn the seconds and
         the examples it took, its ratio and its objective; None where it was over the budget or stopped.
     """
-    report, quantity = result.report.to_json(), Budget.parse(budget).quantity
+    report, quantity, stated = result.report.to_json(), Budget.parse(budget).quantity, task.exponential
     trace = []
     for record in map(TrialRecord.of, scored(folder.load_study())):
         anew = record.same_as is None and record.candidate.choices
@@ -38,12 +40,12 @@ def outcome(folder: StudyFolder, budget: str, result: StudyResult) -> dict[str, 
     return {
         "reached": result.reached,
         "ratio": result.winning.cost.ratios[quantity],
-        "accuracy": report["compressed"]["accuracy"],
-        "dense_accuracy": report["dense"]["accuracy"],
-        "accuracy_ratio": report["accuracy_ratio"],
+        task.headline: report["compressed"][task.headline],
+        f"dense_{task.headline}": report["dense"][task.headline],
+        f"{task.headline}_ratio": report[f"{task.headline}_ratio"],
         "majority": report["majority"],
-        "divergence": report["compressed"]["divergence"],
-        **({"perplexity": report["perplexity"]["compressed"]} if "perplexity" in report else {}),
+        task.objective: report["compressed"][task.objective],
+        **({} if stated is None else {stated.name: report[stated.name]["compressed"]}),
         "trials": result.trials,
         "trace": trace,
     }
@@ -63,11 +65,11 @@ def summarize_rows(conditions: Mapping[str, Any], rows: Sequence[Mapping[str, An
         ``examples`` spent until then, and ``evaluations``, the first after which the mean area is ``NEARLY`` 1 (None:
         never). ``search`` is empty where the entries do not search by one and the same divergence.
     """
-    names = [entry["name"] for entry in conditions["entries"]]
+    names, task = [entry["name"] for entry in conditions["entries"]], TASKS.get(conditions["task"])
     done = [row for row in rows if "trace" in row]
     table = {
         name: {
-            budget: _moments([row for row in done if (row["entry"], row["budget"]) == (name, budget)])
+            budget: _moments(task, [row for row in done if (row["entry"], row["budget"]) == (name, budget)])
             for budget in conditions["budgets"]
         }
         for name in names
@@ -75,12 +77,15 @@ def summarize_rows(conditions: Mapping[str, Any], rows: Sequence[Mapping[str, An
     return {"rows": list(rows), "table": table, "search": _progress(conditions, names, done)}
 
 
-def _moments(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _moments(task: TaskKind, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not rows:
         return None
     found: dict[str, Any] = {"seeds": len(rows), "reached": sum(row["reached"] for row in rows)}
-    for name in ("accuracy_ratio", "divergence", "ratio", *(["perplexity"] if "perplexity" in rows[0] else [])):
+    stated = [] if task.exponential is None else [task.exponential.name]
+    for name in (f"{task.headline}_ratio", task.headline, task.objective, "ratio", *stated):
         values = [row[name]["value"] if isinstance(row[name], dict) else row[name] for row in rows]
+        if None in values:  # a share of a dense model that scores zero
+            continue
         found[name] = [float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None]
     return found
 
@@ -88,7 +93,7 @@ def _moments(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _progress(
     conditions: Mapping[str, Any], names: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    if any(entry["objective"] != "divergence" for entry in conditions["entries"]):
+    if any(entry["objective"] != DIVERGENCE.name for entry in conditions["entries"]):
         return {}
     best = [min((v for *_, v in row["trace"] if v is not None), default=None) for row in rows]
     finals = [value for value in best if value is not None]

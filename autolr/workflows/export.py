@@ -15,6 +15,7 @@ from autolr.progress import Progress
 from autolr.recovery.base import Changes, recovered
 from autolr.report.card import model_card
 from autolr.results import FrontMember, Report
+from autolr.scores import SCORES
 from autolr.search.scorers import scorer_of
 from autolr.tasks import Scorer
 
@@ -89,13 +90,14 @@ def _fold(inputs: Inputs, bank: Bank, kind: Format, scorer: Scorer, progress: Pr
     names = [] if kind.homeless is None else kind.homeless(inputs.model)
     if not names:
         return
-    before = scorer.score(inputs.model, progress.check)["divergence"]
+    score = SCORES.get(inputs.spec.search.objective)
+    before = scorer.score(inputs.model, progress.check)[score.name]
     stats = {name: bank.stats(name) for name in names}
     fold_biases(inputs.model, {name: nearest_to_one(layer.mean, layer.in_gram) for name, layer in stats.items()})
-    after = scorer.score(inputs.model, progress.check)["divergence"]
+    after = scorer.score(inputs.model, progress.check)[score.name]
     progress.note(
         f"{type(inputs.model).__name__} has no biases in {len(names)} layers; they are folded into the weights: "
-        f"divergence on the selection part {before.value:.4g} -> {after.value:.4g} nats"
+        f"{score.name} on the selection part {before.value:.4g} -> {after.value:.4g} {score.unit}".rstrip()
     )
 
 

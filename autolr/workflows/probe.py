@@ -16,6 +16,7 @@ from autolr.probes.features import Features, features, sentence_batches
 from autolr.probes.minimal_pairs import check_askable, how_asked, preferred
 from autolr.probes.scorer import best_layer, probe_sentences
 from autolr.progress import Progress
+from autolr.scores import ACCURACY, PROBE
 from autolr.search.study.evaluator import describe_score
 from autolr.spec.study import StudySpec
 from autolr.tasks import mean_score
@@ -64,7 +65,7 @@ def probe_checkpoint(
     check_pairs(model, tokenizer, paradigms, size, max_length)
     for note in notes_on(read):
         progress.note(note)
-    found: Plain = {"checkpoint": spec.model, "probe": kind, "pooling": spec.data.pooling}
+    found: Plain = {"checkpoint": spec.model, PROBE.name: kind, "pooling": spec.data.pooling}
     by_task = {}
     for number, task in enumerate(read):
         progress.start(f"probe {task.name}, {number + 1} of {len(read)}")
@@ -103,7 +104,7 @@ def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Pla
         selectivity = mean_score(right.double() - control.double())
         layers.append(
             {
-                "accuracy": describe_score(accuracy),
+                ACCURACY.name: describe_score(accuracy),
                 "control": describe_score(chance),
                 "selectivity": describe_score(selectivity),
             }

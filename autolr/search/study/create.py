@@ -8,6 +8,7 @@ from optuna.samplers import BaseSampler
 
 from autolr.errors import UsageError
 from autolr.problem import Inputs
+from autolr.scores import PROBE
 from autolr.search.study.dashboard_notes import note_study
 from autolr.search.study.database import alone
 from autolr.search.study.folder import StudyFolder
@@ -45,7 +46,7 @@ def create_study(folder: StudyFolder, inputs: Inputs, sampler: BaseSampler) -> o
             names = [spec.search.objective, f"{spec.parsed_budgets[0].quantity} ratio"]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([*names, *(["probe"] if spec.search.probe_axis else [])])
+                study.set_metric_names([*names, *([PROBE.name] if spec.search.probe_axis else [])])
             note_study(study, inputs)
         store_dense_cost(study, inputs.costs.dense)
     return study

@@ -13,6 +13,7 @@ from autolr.machine import locks as slots
 from autolr.model.inputs import Batch
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import Inputs
+from autolr.scores import PROBE
 from autolr.search.racing.race import Outcome, Race, RacedScorer
 from autolr.spec.budgets import Budget, Floor
 from autolr.tasks import Scorer
@@ -59,7 +60,7 @@ class Objective:
             seconds = {"compress": 0.0, "score": 0.0}
             scores = self.scorer.compare(dense_logits)
             if self.probe is not None:
-                scores["probe"] = mean_accuracy(self.probe.dense)
+                scores[PROBE.name] = mean_accuracy(self.probe.dense)
             return Evaluation(candidate, cost, scores, seconds, dense_logits)
         with slots.evaluating(tick):
             return self._score(candidate, cost, tick, race, halved)
@@ -81,8 +82,8 @@ class Objective:
             scores, probe_error = dict(outcome.scores), 0.0
             if self.probe is not None and outcome.logits is not None:
                 correct = self.probe.correct(model, tick)
-                scores["probe"], probe_error = mean_accuracy(correct), self.probe.stderr(correct)
-                seconds["probe"] = time.perf_counter() - compressed - seconds["score"]
+                scores[PROBE.name], probe_error = mean_accuracy(correct), self.probe.stderr(correct)
+                seconds[PROBE.name] = time.perf_counter() - compressed - seconds["score"]
         finally:
             restore_(model, dense)
         stopped_by = None if outcome.logits is not None or race is None else race.incumbent.trial

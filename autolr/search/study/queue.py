@@ -15,6 +15,7 @@ from autolr.errors import AutolrError, command
 from autolr.probes.scorer import mean_accuracy
 from autolr.problem import Inputs
 from autolr.records import Candidate
+from autolr.scores import PROBE
 from autolr.search.optuna_access import storage_of
 from autolr.search.preparation import Prepared
 from autolr.search.racing.incumbents import Incumbents
@@ -191,5 +192,5 @@ class TrialQueue:
 def _dense_scores(prepared: Prepared) -> dict[str, Score]:
     scores = prepared.scorer.compare(prepared.scorer.dense)
     if prepared.probe is not None:
-        scores["probe"] = mean_accuracy(prepared.probe.dense)
+        scores[PROBE.name] = mean_accuracy(prepared.probe.dense)
     return scores

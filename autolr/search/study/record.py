@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from autolr.problem import Inputs
+from autolr.scores import PROBE
 from autolr.search.optuna_access import as_stored
 from autolr.search.racing.incumbents import Incumbents
 from autolr.search.study.candidates import Claim
@@ -55,7 +56,7 @@ class Recorder:
         values = [scores[spec.search.objective].value, cost.ratios[spec.parsed_budgets[0].quantity]]
         errors = [error, 0.0]
         if spec.search.probe_axis:  # then nothing is stopped early
-            values.append(scores["probe"].value)
+            values.append(scores[PROBE.name].value)
             errors.append(evaluation.probe_stderr)
         floors = () if stopped else spec.parsed_floors  # an estimate decides no floor
         return TrialRecord(

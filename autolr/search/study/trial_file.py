@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autolr.scores import PROBE
 from autolr.spec.study import StudySpec
 from autolr.types import Candidate
 
@@ -84,7 +85,7 @@ def restored_trial(content: Mapping[str, Any], number: int, spec: StudySpec) -> 
 def _values(content: Mapping[str, Any], spec: StudySpec) -> list[float]:
     scores, ratios = content["scores"], content["costs"]["ratio"]
     known = [scores[spec.search.objective]["value"], ratios[spec.parsed_budgets[0].quantity]]
-    axis = [scores["probe"]["value"]] if spec.search.probe_axis else []
+    axis = [scores[PROBE.name]["value"]] if spec.search.probe_axis else []
     values: list[float] = content.get("values", known + axis)
     if values[: len(known)] != known:
         raise ValueError("its values are not those of its scores and costs")

@@ -24,6 +24,7 @@ from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.load import open_model
 from autolr.model.units import Units
 from autolr.problem import Inputs
+from autolr.scores import TASKS, TaskKind, add_task
 from autolr.search.preparation import Prepared
 from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
@@ -55,6 +56,7 @@ class Payload:
         calibration_key: of the bank.
         bank: its folder where the driver runs.
         threads: CPU threads of a worker.
+        own_task: the study's task, where the driver's process alone knows it.
     """
 
     spec: StudySpec
@@ -69,6 +71,7 @@ class Payload:
     calibration_key: str
     bank: Path
     threads: int
+    own_task: TaskKind | None = None
 
     @classmethod
     def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Payload":
@@ -89,6 +92,7 @@ class Payload:
             inputs.calibration_key,
             prepared.bank.directory.resolve(),
             threads,
+            TASKS.added(spec.task),
         )
 
     def open(self, fetch: Fetch, tick: Callable[[], None] = lambda: None) -> Objective:
@@ -102,6 +106,8 @@ class Payload:
             AutolrError: the model here is another one, or cannot be loaded.
         """
         torch.set_num_threads(self.threads)
+        if self.own_task is not None:
+            add_task(self.own_task)
         model, tokenizer = open_model(self.spec)
         tick()
         if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != self.digests:
