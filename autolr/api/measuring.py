@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from autolr.workflows.bench import bench as time_checkpoints
 from autolr.workflows.compare import compare as run_comparison
 from autolr.workflows.compare import parse_comparison
 from autolr.workflows.evaluate import evaluate_checkpoint
-from autolr.workflows.placed import Data, Model, is_rows, placed
+from autolr.workflows.placed import Data, Model, is_rows, named, placed
 from autolr.workflows.probe import probe_checkpoint
 from autolr.workflows.resolve import resolve
 
@@ -80,8 +81,10 @@ def evaluate(
     name = task_name(task)
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
         source = str(write_rows(data, Path(temporary), "data")) if is_rows(data) else str(data)
-        given = placed({"model": model}, tokenizer, Path(temporary))
-        return evaluate_checkpoint(_spec(given["model"], {**options, "task": name}), source, split, listener)
+        place = placed({"model": model}, tokenizer, Path(temporary))["model"]
+        evaluation = evaluate_checkpoint(_spec(place, {**options, "task": name}), source, split, listener)
+        shown = evaluation.data if not is_rows(data) else Path(source).stem  # objects have no place that stays
+        return replace(evaluation, data=shown, checkpoint=_shown(model))
 
 
 def bench(
@@ -115,7 +118,9 @@ def bench(
             for model in models
         ]
         run = resolve({**options, "budget": "1x-latency"}, profile).run
-        return time_checkpoints(sources, run, precision, max_seconds, listener, engine)
+        timed = time_checkpoints(sources, run, precision, max_seconds, listener, engine)
+        rows = zip(timed.models, models, strict=True)
+        return replace(timed, models=tuple(replace(row, model=_shown(model)) for row, model in rows))
 
 
 def probe(
@@ -152,7 +157,8 @@ def probe(
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
         spec = _spec(placed({"model": model}, tokenizer, Path(temporary))["model"], options)
         probing, minimal = (None if place is None else Path(place) for place in (tasks, minimal_pairs))
-        return probe_checkpoint(spec, probing, minimal, kind, pairs, listener)
+        measured = probe_checkpoint(spec, probing, minimal, kind, pairs, listener)
+        return {**measured, "checkpoint": _shown(model)}
 
 
 def compare(
@@ -200,6 +206,11 @@ def compare(
         plain |= {"entries": [dict(entry) for entry in entries], "seeds": list(seeds)}
         comparison = parse_comparison({**plain, "multiple": spec.search.multiple}, "comparison", Path())
         return run_comparison(comparison, Path(out), listener)
+
+
+def _shown(model: Checkpoint) -> str:
+    """Return how a model is called: by its place, or what it is where it is an object."""
+    return str(named({"model": model})["model"])
 
 
 def _spec(model: object, options: Mapping[str, object]) -> StudySpec:

@@ -13,14 +13,14 @@ Rows = Iterable[Mapping[str, Any]]
 """Examples as columns with values: a list of dicts, or a ``datasets.Dataset``."""
 
 
-def write_rows(rows: Rows, folder: Path, name: str) -> Path:
+def write_rows(rows: Iterable[object], folder: Path, name: str) -> Path:
     r"""Write rows to a file that is named by its content, and return the file; the same rows are one file.
 
     Class labels that a ``datasets.Dataset`` keeps as numbers are written as their names, which are then matched to the
     model's: numbers in a file would be the model's own.
 
     Args:
-        rows: the examples.
+        rows: the examples, which should be :data:`Rows`.
         folder: to write to; it is made where it is missing.
         name: what they are, such as ``train``, for the file's name and for messages.
 
@@ -31,7 +31,7 @@ def write_rows(rows: Rows, folder: Path, name: str) -> Path:
         >>> import tempfile
         >>> file = write_rows([{"text": "It rains."}], Path(tempfile.mkdtemp()), "train")
         >>> file.name, file.read_text()
-        ('train-09e5dbb9b7ff.jsonl', '{"text": "It rains."}\n')
+        ('train-533f743c9a4c.jsonl', '{"text": "It rains."}\n')
     """
     classes = _class_names(rows)
     lines = [_line(row, f"{name} data, row {number}", classes) for number, row in enumerate(rows, start=1)]
@@ -43,13 +43,13 @@ def write_rows(rows: Rows, folder: Path, name: str) -> Path:
     return path
 
 
-def _class_names(rows: Rows) -> dict[str, list[str]]:
+def _class_names(rows: object) -> dict[str, list[str]]:
     """Return column -> the names of its classes, of a data set that keeps classes as numbers."""
     features: Mapping[str, Any] = getattr(rows, "features", None) or {}
     return {column: list(kind.names) for column, kind in features.items() if hasattr(kind, "names")}
 
 
-def _line(row: Mapping[str, Any], where: str, classes: Mapping[str, list[str]]) -> str:
+def _line(row: object, where: str, classes: Mapping[str, list[str]]) -> str:
     if not isinstance(row, Mapping):
         raise UsageError(f"{where} must be a mapping of columns to values, saw {row!r:.60}; give a list of dicts")
     plain = {}

@@ -22,7 +22,7 @@ def model_directory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
         tokenizer: the model's; None: it is not needed.
         folder: where a copy is saved.
     """
-    origin = Path(model.name_or_path)
+    origin = Path(model.name_or_path or "")
     if model.name_or_path and is_checkpoint(origin) and _holds(origin, model, tokenizer):
         return origin.resolve()
     read = None if tokenizer is None else tokenizer_digest(tokenizer)
@@ -55,7 +55,7 @@ def _same_weights(directory: Path, model: PreTrainedModel) -> bool:
     state = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
     stored: set[int] = set()
     for file in directory.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  it is no mapping
                 ours, theirs = state.get(name), tensors.get_tensor(name)
                 if ours is None or ours.dtype != theirs.dtype or not torch.equal(ours.cpu(), theirs):

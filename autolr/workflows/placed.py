@@ -6,7 +6,7 @@ with it. Contents decide what is the same, as everywhere: files are named by the
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -61,11 +61,11 @@ def named(given: Mapping[str, object]) -> dict[str, object]:
     told = {name: f"{name} rows" if name in DATA and is_rows(value) else value for name, value in given.items()}
     model = given.get("model")
     if isinstance(model, PreTrainedModel):
-        told["model"] = Path(model.name_or_path).name or type(model).__name__
+        told["model"] = Path(model.name_or_path or "").name or type(model).__name__
     return told
 
 
-def is_rows(data: Any) -> bool:
+def is_rows(data: object) -> TypeGuard[Rows]:
     """Tell whether data are rows rather than the place of some."""
     return data is not None and not isinstance(data, str | Path)
 

@@ -34,7 +34,7 @@ def undisturbed() -> Iterator[None]:
             torch.set_num_threads(threads)
             hf.set_verbosity(verbosity)
             if bars:
-                hf.enable_progress_bar()
+                hf.enable_progress_bar()  # type: ignore[no-untyped-call]
             if not data_bars:
                 datasets.enable_progress_bars()
             log.setLevel(level)
