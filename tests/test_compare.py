@@ -1,6 +1,7 @@
 """``autolr compare``: what it runs, what it sums up, that it goes on where it stopped."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.comparison import comparison_lines, comparison_table
+from autolr.results.comparison import ComparisonSummary
 from autolr.spec.study import DataSpec, RunSpec
 from autolr.workflows import compare as comparing
 from autolr.workflows.compare import Comparison, Entry, compare, read_comparison
@@ -46,13 +48,13 @@ def written(plain: dict, path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def summary(plain: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def summary(plain: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ComparisonSummary]:
     folder = tmp_path_factory.mktemp("compared")
     return folder / "out", compare(read_comparison(written(plain, folder / "c.yaml")), folder / "out", Silent())
 
 
 def test_every_entry_is_run_at_every_budget_and_seed(summary) -> None:
-    out, found = summary
+    out, found = summary[0], summary[1].to_json()
     assert len(found["rows"]) == 3 * 2 * 2
     for row in found["rows"]:
         assert row["reached"]
@@ -68,7 +70,7 @@ def test_every_entry_is_run_at_every_budget_and_seed(summary) -> None:
 
 
 def test_the_table_is_the_mean_over_the_seeds(summary) -> None:
-    _, found = summary
+    found = summary[1].to_json()
     for name, by_budget in found["table"].items():
         for budget, cell in by_budget.items():
             rows = [r for r in found["rows"] if (r["entry"], r["budget"]) == (name, budget)]
@@ -92,7 +94,7 @@ def test_it_goes_on_where_it_stopped(summary, plain: dict, tmp_path: Path, monke
 
 def test_an_entry_that_cannot_reach_a_budget_is_said_and_the_others_go_on(plain: dict, tmp_path: Path) -> None:
     changed = plain | {"budgets": ["0.02x-flops", "0.6x-flops"], "seeds": [0], "entries": ENTRIES[1:2]}
-    found = compare(read_comparison(written(changed, tmp_path / "c.yaml")), tmp_path / "out", Silent())
+    found = compare(read_comparison(written(changed, tmp_path / "c.yaml")), tmp_path / "out", Silent()).to_json()
     assert "not reachable" in found["rows"][0]["reason"]
     assert found["table"]["uniform SVD"]["0.02x-flops"] is None
     assert found["table"]["uniform SVD"]["0.6x-flops"]["seeds"] == 1
@@ -177,7 +179,7 @@ def test_the_table_shows_accuracy_ratio_and_divergence_in_any_width(summary, wid
     for budget in ("0.6x-flops", "0.4x-flops"):
         first = next(number for number, line in enumerate(lines) if line.lstrip().startswith(budget))
         for line, entry in zip(lines[first:], ENTRIES, strict=False):
-            cell = found["table"][entry["name"]][budget]
+            cell = found.table[entry["name"]][budget].to_json()
             assert entry["name"] in line
             assert f"{100 * cell['accuracy_ratio'][0]:.1f} ± {100 * cell['accuracy_ratio'][1]:.1f} " in line
             assert f" {cell['ratio'][0]:.3f} " in line
@@ -187,21 +189,25 @@ def test_the_table_shows_accuracy_ratio_and_divergence_in_any_width(summary, wid
 def test_cells_at_chance_and_over_the_budget_are_marked(summary) -> None:
     _, found = summary
     name, budget = "laser", "0.4x-flops"
-    found = found | {"rows": [row | {"majority": 0.0} for row in found["rows"]]}  # a random model only guesses
-    rows = [
-        row | ({"majority": row["accuracy"]["value"]} if (row["entry"], row["budget"]) == (name, budget) else {})
-        for row in found["rows"]
-    ]
-    searched = found["table"]["autolr"]
-    over = found["table"] | {"autolr": searched | {budget: searched[budget] | {"reached": 1}}}
+
+    def changed(row, **change):
+        return replace(row, outcome=replace(row.outcome, **change))
+
+    def majority(row) -> float:
+        return row.outcome.score.value if (row.entry, row.budget) == (name, budget) else 0.0
+
+    rows = tuple(changed(row, majority=majority(row)) for row in found.rows)  # a random model only guesses
+    searched = found.table["autolr"]
+    over = {**found.table, "autolr": {**searched, budget: replace(searched[budget], reached=1)}}
     console = Console(width=80, record=True, file=StringIO())
-    console.print(comparison_table(found | {"rows": rows, "table": over}))
+    console.print(comparison_table(replace(found, rows=rows, table=over)))
     marked = [line.split() for line in console.export_text().splitlines() if line.rstrip().endswith(("?", "!"))]
     assert [(line[-1], name in line) for line in marked] == [("!", False), ("?", True)]
-    lines = list(comparison_lines(found | {"rows": [row | {"reached": False} for row in rows]}))
+    lines = list(comparison_lines(replace(found, rows=tuple(changed(row, reached=False) for row in rows))))
     assert lines[0].startswith("? for some seed not distinguishably above chance")
     assert lines[1] == "! for some seed over the budget"
-    assert not [line for line in comparison_lines(found) if line.startswith(("?", "!"))]
+    sure = tuple(changed(row, majority=0.0) for row in found.rows)
+    assert not [line for line in comparison_lines(replace(found, rows=sure)) if line.startswith(("?", "!"))]
 
 
 def test_names_become_folders() -> None:

@@ -23,7 +23,7 @@ OLD_MEMBER = """{
  "digest": "DIGEST",
  "costs": {"absolute": {"flops": 500, "params": 900, "nonembedding-params": 300, "memory": 3600},
            "ratio": {"flops": 0.5, "params": 0.9, "nonembedding-params": 0.6, "memory": 0.9},
-           "conditions": {"batch_size": 8, "seq_len": 32, "dtype": "float32", "device": "cpu", 
+           "conditions": {"batch_size": 8, "seq_len": 32, "dtype": "float32", "device": "cpu",
                           "threads": null, "lengths": [32, 9]}},
  "scores": {"accuracy": {"value": 0.9, "stderr": 0.02, "n": 200},
             "agreement": {"value": 0.95, "stderr": 0.01, "n": 200},
@@ -56,7 +56,7 @@ OLD_RESULT = """{
  },
  "trials": 12, "checkpoint": "front/7"
 }"""
-"""As a study wrote it before optimism was measured, before scores of a whole difference, before recoveries had names."""
+"""As a study wrote it before optimism was measured and recoveries had names."""
 DIGEST = Candidate.of(
     {"encoder.layer.0.key": Choice("kfac", 8), "encoder.layer.0.query": Choice("losparse", 4, 2)}
 ).digest

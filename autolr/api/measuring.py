@@ -13,6 +13,7 @@ from autolr.errors import UsageError
 from autolr.model.load import open_model
 from autolr.model.objects import model_directory
 from autolr.results.bench import Bench
+from autolr.results.comparison import ComparisonSummary
 from autolr.results.evaluation import Evaluation
 from autolr.scores import NLI, TaskKind
 from autolr.spec.study import StudySpec
@@ -168,7 +169,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     progress: Listener = False,
     **options: object,
-) -> dict[str, Any]:
+) -> ComparisonSummary:
     """Compare ways to search at equal budgets, evaluations and seeds: a study each, which are gone on with.
 
     Args:
@@ -186,7 +187,7 @@ def compare(
         options: ``trials``, ``multiple``, and those of the data and of where it runs.
 
     Returns:
-        What comparison.json holds; see :func:`autolr.workflows.comparison_rows.summarize_rows`.
+        What comparison.json holds.
 
     Raises:
         UsageError: something given cannot be used.

@@ -27,7 +27,7 @@ def compare(
     if plot is not None:
         plot_comparison(summary, plot)
     if json:
-        print_json(summary)
+        print_json(summary.to_json())
     else:
         out.print(comparison_table(summary))
         for line in comparison_lines(summary):

@@ -17,6 +17,7 @@ from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
 from autolr.methods import get_methods
 from autolr.progress import Progress
+from autolr.results.comparison import ComparisonSummary, Row
 from autolr.scores import NLI, TASKS
 from autolr.search.sampler.registry import SAMPLERS
 from autolr.search.study.folder import StudyFolder
@@ -184,8 +185,8 @@ def _spec(comparison: Comparison, entry: Entry, budget: str, seed: int) -> Study
     return make_spec(plain, f"entry {entry.name!r}")
 
 
-def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run what is not finished and return the summary, which is rewritten after every study.
+def compare(comparison: Comparison, out: Path, progress: Progress) -> ComparisonSummary:
+    """Run what is not finished and return the summary; comparison.json is rewritten after every study.
 
     Args:
         comparison: what to compare.
@@ -197,20 +198,19 @@ def compare(comparison: Comparison, out: Path, progress: Progress) -> dict[str, 
         Stopped: a signal ended the work; the same command goes on.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
+    rows: list[Row] = []
     todo = list(cells(comparison, out))
     for number, cell in enumerate(todo):
-        named = {"entry": cell.entry.name, "budget": cell.budget, "seed": cell.seed}
-        progress.note(f"{number + 1} of {len(todo)}: {cell.entry.name}, {cell.budget}, seed {cell.seed}")
+        name = cell.entry.name
+        progress.note(f"{number + 1} of {len(todo)}: {name}, {cell.budget}, seed {cell.seed}")
         try:
             result = run_search(cell.spec, cell.folder, progress, checkpoint=False)
         except BudgetError as error:
-            progress.note(f"{cell.entry.name} does not reach {cell.budget}: {error}")
-            rows.append({**named, "reason": str(error)})
+            progress.note(f"{name} does not reach {cell.budget}: {error}")
+            rows.append(Row(name, cell.budget, cell.seed, None, str(error)))
         else:
-            rows.append({**named, **outcome(cell.folder, TASKS.get(comparison.task), cell.budget, result)})
-        conditions = comparison.model_dump(mode="json")
-        summary = {"conditions": conditions, **summarize_rows(conditions, rows)}
-        write_atomically(out / "comparison.json", json.dumps(summary, indent=1) + "\n")
+            found = outcome(cell.folder, cell.budget, comparison.task, result)
+            rows.append(Row(name, cell.budget, cell.seed, found))
+        summary = summarize_rows(comparison, rows)
+        write_atomically(out / "comparison.json", json.dumps(summary.to_json(), indent=1) + "\n")
     return summary

@@ -8,7 +8,7 @@ Writes exports.json. ``python studies/latency/exports.py FOLDER [PROFILE [BUDGET
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from common import Lines, spec
@@ -16,10 +16,11 @@ from common import Lines, spec
 from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
 from autolr.problem import open_inputs
+from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.curve_scales import make_menus
-from autolr.search.preparation import scorer_of
+from autolr.search.scorers import scorer_of
 from autolr.workflows.export import export
-from autolr.workflows.finalists import corrections_of
+from autolr.workflows.finalists import changes_of
 from autolr.workflows.select import score_candidate
 from autolr.workflows.verify_latency import time_checkpoint
 
@@ -44,25 +45,25 @@ def export_at(folder: Path, profile: str, budget: float) -> dict:
     attempts = []
     while True:
         candidate = allocate(make_menus(inputs, bank, Lines()), inputs.relative_limits).candidate
-        costs = {"ratio": {}, "absolute": {}, "conditions": asdict(inputs.costs.dense.conditions)}
-        one = {"trial": 0, "origin": "knapsack", "candidate": candidate.to_json(), "costs": costs, "scores": {}}
-        corrections = corrections_of(inputs, bank, candidate, Lines())
-        export(inputs, bank, one, corrections, None, directory, "hf", Lines())
+        cost = RelativeCost.of(inputs.costs.cost(candidate), inputs.costs.dense)
+        solution = FrontMember(0, "knapsack", Variant(candidate), cost, {}, {})
+        changes = changes_of(inputs, bank, candidate, Lines())
+        export(inputs, bank, solution, changes, None, directory, "hf", Lines())
         clock = time_checkpoint(inputs, directory, Lines())
-        attempts.append(clock["ratio"])
+        attempts.append(clock.ratio)
         table = inputs.costs.latency
-        factor = clock["ratio"] / table.share(candidate)
-        if abs(factor - 1) < CLOSE or len(attempts) == ATTEMPTS or (clock["within"] and budget >= LOW):
+        factor = clock.ratio / table.share(candidate)
+        if abs(factor - 1) < CLOSE or len(attempts) == ATTEMPTS or (clock.within and budget >= LOW):
             break
         inputs = replace(inputs, costs=inputs.costs.with_latency(table.scaled(factor)))
     flops = inputs.costs.cost(candidate).flops / inputs.costs.dense.flops
-    scorer = scorer_of(inputs, "report", Lines())
-    found = score_candidate(inputs, bank, candidate, scorer, Lines(), corrections)
+    scorer = scorer_of(inputs, bank, "report", Lines())
+    found = score_candidate(inputs, bank, candidate, scorer, Lines(), changes)
     dense = scorer.compare(scorer.dense)["accuracy"].value
     quality = {"accuracy": found["accuracy"].value, "dense_accuracy": dense, "divergence": found["divergence"].value}
-    shown = [budget, clock["ratio"], *clock["ratio_range"], flops, quality["accuracy"] / dense]
-    print([round(x, 4) for x in shown], clock["within"], attempts, flush=True)
-    return {"budget": budget, "flops_ratio": flops, **quality, **clock, "attempts": attempts}
+    shown = [budget, clock.ratio, *clock.ratio_range, flops, quality["accuracy"] / dense]
+    print([round(x, 4) for x in shown], clock.within, attempts, flush=True)
+    return {"budget": budget, "flops_ratio": flops, **quality, **clock.to_json(), "attempts": attempts}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import build_bank, scorer_of
 from autolr.search.spaces.grouped import uniform_candidate
 from autolr.types import Candidate
-from autolr.workflows.finalists import corrections_of
+from autolr.workflows.finalists import changes_of
 from autolr.workflows.select import score_candidate
 
 BUDGETS = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1)
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     menus = make_menus(inputs, bank, progress)
     kfac = open_inputs(spec(search={"methods": ["kfac"]}), progress)
     kfac_menus = make_menus(kfac, build_bank(kfac, folder / "bank-kfac", progress), progress)
-    scorer = scorer_of(inputs, "report", progress)
+    scorer = scorer_of(inputs, bank, "report", progress)
     dense = scorer.compare(scorer.dense)["accuracy"]
     rows = []
     for share in BUDGETS:
@@ -51,8 +51,8 @@ def main(folder: Path) -> None:
             candidates[f"uniform {method}"] = uniform_candidate(inputs.units.by_name(), method, 1, fits)
         candidates |= {f"{name}, refitted": candidates[name] for name in REFITTED}
         for name, candidate in candidates.items():
-            corrections = corrections_of(inputs, bank, candidate, progress) if name.endswith("refitted") else {}
-            scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections)
+            changes = changes_of(inputs, bank, candidate, progress) if name.endswith("refitted") else None
+            scores = score_candidate(inputs, bank, candidate, scorer, progress, changes)
             ratio = inputs.costs.cost(candidate).ratios(inputs.costs.dense)["flops"]
             row = {
                 "budget": share,

@@ -15,7 +15,7 @@ from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import build_bank, scorer_of
 from autolr.search.spaces.grouped import uniform_candidate
 from autolr.types import Candidate
-from autolr.workflows.finalists import corrections_of
+from autolr.workflows.finalists import changes_of
 from autolr.workflows.select import score_candidate
 
 OUT = Path(__file__).parent / "refit.json"
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     inputs = open_inputs(spec(), progress)
     bank = build_bank(inputs, folder / "bank", progress)
     menus = make_menus(inputs, bank, progress)
-    scorer = scorer_of(inputs, "report", progress)
+    scorer = scorer_of(inputs, bank, "report", progress)
     dense = scorer.compare(scorer.dense)["accuracy"]
     rows = []
     for share in BUDGETS:
@@ -40,9 +40,9 @@ def main(folder: Path) -> None:
         for method in ("kfac", "afm"):
             candidates[f"uniform {method}"] = uniform_candidate(inputs.units.by_name(), method, 1, fits)
         for name, candidate in candidates.items():
-            for corrections in ({}, corrections_of(inputs, bank, candidate, progress)):
-                scores = score_candidate(inputs, bank, candidate, scorer, progress, corrections)
-                row = {"budget": share, "name": name, "refitted": len(corrections)}
+            for changes in (None, changes_of(inputs, bank, candidate, progress)):
+                scores = score_candidate(inputs, bank, candidate, scorer, progress, changes)
+                row = {"budget": share, "name": name, "refitted": 0 if changes is None else len(changes.layers)}
                 row |= {"relative": scores["accuracy"].value / dense.value}
                 row |= {key: [score.value, score.stderr, score.n] for key, score in scores.items()}
                 rows.append(row)

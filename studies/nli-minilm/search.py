@@ -67,12 +67,12 @@ def main(folder: Path, budget: str, seeds: list[int]) -> None:
         seeds = {t.user_attrs["origin"]: t for t in trials if t.user_attrs.get("origin", "").startswith("knapsack")}
         best = min(seeds.values(), key=lambda t: t.values[0])
         first = Candidate.from_json(best.user_attrs["candidate"])
-        winner = Candidate.from_json(trials[result["winner"]].user_attrs["candidate"])
+        winner = Candidate.from_json(trials[result.winner].user_attrs["candidate"])
         parts = {"snli_test": opened.inputs.parts.report, "snli_train, unseen": unseen_pairs(opened.inputs)}
-        row = {"seed": seed, "winner": result["winner"], "winner_flops": trials[result["winner"]].values[1]}
+        row = {"seed": seed, "winner": result.winner, "winner_flops": trials[result.winner].values[1]}
         row["best_seed"] = best.user_attrs["origin"]
         row["on_the_search_part"] = {name: t.values[0] for name, t in seeds.items()}
-        row["on_the_search_part"]["winner"] = trials[result["winner"]].values[0]
+        row["on_the_search_part"]["winner"] = trials[result.winner].values[0]
         row |= {name: compare(opened, first, winner, data) for name, data in parts.items()}
         overhead = [t.user_attrs["seconds"] for t in trials if t.user_attrs["seconds"]["score"] > 0]
         row["median_seconds"] = {k: statistics.median(s[k] for s in overhead) for k in ("propose", "compress", "score")}

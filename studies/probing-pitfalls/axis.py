@@ -94,7 +94,7 @@ def main(folder: Path, budget: str, seeds: list[int]) -> None:
             how = "with" if axis else "without"
             study = StudyFolder(folder / budget / f"{how}-{seed}")
             study.bank = folder / f"bank-{seed}"
-            result = run_search(make_spec(plain, "study"), study, Silent(), checkpoint=False)
+            result = run_search(make_spec(plain, "study"), study, Silent(), checkpoint=False).to_json()
             report = result["report"]["compressed"]
             winner = next(one for one in result["members"] if one["trial"] == result["winner"])
             winners[how] = Candidate.from_json(winner["candidate"])

@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
         "seeds": [0, 1, 2],
         "entries": entries,
     }
-    summary = compare(Comparison.model_validate_json(json.dumps(plain)), folder / "studies", Silent())
+    summary = compare(Comparison.model_validate_json(json.dumps(plain)), folder / "studies", Silent()).to_json()
     rows = [{name: value for name, value in row.items() if name != "trace"} for row in summary["rows"]]
     Path(__file__).with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     cells: dict[tuple[str, str], list[float]] = {}

@@ -2,11 +2,13 @@
 
     python studies/recorded/record.py FOLDER            # runs them in FOLDER and writes FOLDER/recorded.json
     python studies/recorded/record.py FOLDER --check    # and compares with recorded.json beside this script
+    python studies/recorded/record.py FOLDER --check --study embedded    # one of them alone
 
 Digest, costs and scores of every trial, the winner, the report and a checksum of each exported tensor. One thread, seed
 0. Digits are of one kind of processor: record on the machine that checks.
 """
 
+import argparse
 import hashlib
 import json
 import subprocess
@@ -23,6 +25,7 @@ from common import ASSETS
 OUT = Path(__file__).with_name("recorded.json")
 NLI = {"train": "snli_train", "validation": "snli_validation", "test": "snli_test"}
 TEXT = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
+STUDIES = ("embedded", "minilm", "stories260k")
 CLOSE = 1e-6
 """Difference of a score that another order of summation explains."""
 
@@ -83,9 +86,15 @@ def differences(name: str, known: dict[str, Any], found: dict[str, Any]) -> list
     return lines
 
 
-def main(folder: Path, check: bool) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--study", choices=STUDIES, action="append", help="one of the studies; repeatable; none: all")
+    given = parser.parse_args()
+    folder, check = given.folder, given.check
     folder.mkdir(parents=True, exist_ok=True)
-    found = {name: record(name, folder) for name in ("embedded", "minilm", "stories260k")}
+    found = {name: record(name, folder) for name in given.study or STUDIES}
     (folder / OUT.name).write_text(json.dumps(found, indent=1) + "\n")
     if not check:
         return 0
@@ -98,4 +107,4 @@ def main(folder: Path, check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), "--check" in sys.argv[2:]))
+    sys.exit(main())

@@ -13,9 +13,9 @@ from run import BUDGETS, comparison
 
 from autolr.types import Candidate
 from autolr.workflows.compare import cells
-from autolr.workflows.finalists import corrections_of
+from autolr.workflows.final_report import report_on
+from autolr.workflows.finalists import changes_of
 from autolr.workflows.search import open_study
-from autolr.workflows.select import report_on
 
 REFITTED = {"searched": ["autolr", "lems"], "fixed": ["uniform kfac"]}
 
@@ -33,8 +33,8 @@ def main(folder: Path) -> None:
         object.__setattr__(inputs, "spec", inputs.spec.model_copy(update={"search": search}))
         winner = next(one for one in result["members"] if one["trial"] == result["winner"])
         candidate = Candidate.from_json(winner["candidate"])
-        corrections = corrections_of(inputs, opened.bank, candidate, Lines())
-        report = report_on(inputs, opened.bank, candidate, corrections, Lines())
+        changes = changes_of(inputs, opened.bank, candidate, Lines())
+        report = report_on(inputs, opened.bank, candidate, changes, Lines()).to_json()
         row = {
             "entry": f"{cell.entry.name}, refitted",
             "budget": cell.budget,
