@@ -69,7 +69,7 @@ class ExampleData:
             >>> data = ExampleData("hand", tuple({"n": n // 2} for n in range(8)))
             >>> parts = data.divided({"search": 1, "selection": 1}, seed=0)
             >>> [sorted(row["n"] for row in part.rows) for part in parts.values()]
-            [[2, 2, 3, 3], [0, 0, 1, 1]]
+            [[0, 0, 3, 3], [1, 1, 2, 2]]
         """
         equal: dict[str, list[int]] = {}
         for index, row in enumerate(self.rows):
