@@ -98,7 +98,7 @@ def processes(session: int) -> dict[str, list[int]]:
             command, group = (path / "cmdline").read_bytes(), os.getsid(int(path.name))
         except (OSError, ValueError):
             continue
-        if group == session and b"Trainable" in command and b"ray::" in command:
+        if group == session and (b"Trainable" in command or b"RayWorker" in command) and b"ray::" in command:
             found["worker"].append(int(path.name))
         elif group == session and command.split(b"\0")[0].endswith(b"raylet/raylet"):
             found["raylet"].append(int(path.name))

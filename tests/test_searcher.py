@@ -5,8 +5,8 @@ from unittest.mock import create_autospec
 
 from autolr.search.study.driver import Pace
 from autolr.search.workers.dispatcher import Dispatcher, Task
-from autolr.search.workers.ray_driver import StudySearcher
-from autolr.search.workers.worker import IDLE, SHIFT
+from autolr.search.workers.ray_driver import REPLY, WORKER, StudySearcher
+from autolr.search.workers.worker import Reply
 from autolr.types import Candidate
 
 
@@ -25,15 +25,15 @@ def test_a_task_is_handed_again_only_after_a_worker_has_not_found_it_three_times
     dispatcher.next.side_effect = lambda: ready.pop() if ready else None
     pace.finished.return_value = False
     searcher = StudySearcher(dispatcher, pace, board)
-    name = searcher.suggest("one")[SHIFT]
+    name = searcher.suggest("one")[WORKER]
     for _ in range(2):
-        searcher.on_trial_result(name, {IDLE: True})
+        searcher.on_trial_result(name, {REPLY: Reply(), "time_this_iter_s": 1.0})
     ready.append(Task(7, Candidate(()), None, halved=False))
     assert not searcher.over()  # hands it out
     assert board.boxes == [("one", 7)]
     for _ in range(2):
-        searcher.on_trial_result(name, {IDLE: True})
+        searcher.on_trial_result(name, {REPLY: Reply(), "time_this_iter_s": 1.0})
     assert board.boxes == [("one", 7)]
-    searcher.on_trial_result(name, {IDLE: True})
+    searcher.on_trial_result(name, {REPLY: Reply(), "time_this_iter_s": 1.0})
     assert board.boxes == [("one", 7)] * 2
     assert searcher.error is None

@@ -23,8 +23,7 @@ from autolr.progress import Silent
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.front import front_trials
 from autolr.search.workers.dispatcher import MAX_TRIES, Dispatcher
-from autolr.search.workers.fetched_bank import BANK
-from autolr.search.workers.payload import Shipment
+from autolr.search.workers.payload import BANK, Payload
 from autolr.search.workers.ray_driver import RayDriver, cluster
 from autolr.search.workers.watchdog import Watchdog
 from autolr.tasks.class_scorer import predict
@@ -60,7 +59,7 @@ def worker_processes() -> list[int]:
             command = path.read_bytes()
         except OSError:
             continue
-        if b"ray::" in command and b"Trainable" in command:
+        if b"ray::" in command and (b"Trainable" in command or b"RayWorker" in command):
             found.append(int(path.parent.name))
     return found
 
@@ -218,12 +217,12 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
     options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, driver = dispatcher_of(options, tmp_path / "study")
-    shipment = Shipment.of(driver.inputs, driver.prepared, 1)
-    here = shipment.open(lambda path: pytest.fail(f"{path} is reachable"))
-    assert here.bank.directory == shipment.bank
+    payload = Payload.of(driver.inputs, driver.prepared, 1)
+    here = payload.open(lambda path: pytest.fail(f"{path} is reachable"))
+    assert here.bank.directory == payload.bank
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     elsewhere = tmp_path / "not-here"
-    object.__setattr__(shipment, "bank", elsewhere)
+    object.__setattr__(payload, "bank", elsewhere)
     fetched = []
     (old := slots.own_folder() / f"{BANK}old").mkdir()
     os.utime(old, (0, 0))
@@ -232,12 +231,12 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
         fetched.append(path)
         return (driver.prepared.bank.directory / path.relative_to(elsewhere)).read_bytes()
 
-    there = shipment.open(fetch)
+    there = payload.open(fetch)
     assert not old.exists()
     count = len(fetched)
     assert count == len(set(fetched)) == len(driver.inputs.units.units) * (1 + len(driver.inputs.methods))
     os.utime(there.bank.directory, (0, 0))
-    shipment.open(fetch)
+    payload.open(fetch)
     assert len(fetched) == count
     assert there.bank.directory.stat().st_mtime > time.time() - 100  # it is in use
     candidate = driver.prepared.fixed["uniform kfac"]
@@ -247,10 +246,10 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
 
 def test_a_worker_whose_model_is_another_says_so(options: dict[str, str], tmp_path: Path) -> None:
     _, driver = dispatcher_of(options, tmp_path / "study")
-    shipment = Shipment.of(driver.inputs, driver.prepared, 1)
-    object.__setattr__(shipment, "digests", {**shipment.digests, "model config": "0" * 64})
+    payload = Payload.of(driver.inputs, driver.prepared, 1)
+    object.__setattr__(payload, "digests", {**payload.digests, "model config": "0" * 64})
     with pytest.raises(AutolrError, match="here is not the one that the study began with"):
-        shipment.open(lambda _: b"")
+        payload.open(lambda _: b"")
 
 
 def sleeper() -> subprocess.Popen:
@@ -297,13 +296,12 @@ HANGS_AS_IT_STARTS = """
 import time
 from types import SimpleNamespace
 
-from autolr.search.workers import worker as trainable
+from autolr.search.workers import worker
 
-trainable.OPEN_SECONDS = 0.5
+worker.OPEN_SECONDS = 0.5
 crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")
-shipment = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run), threads=1, open=lambda fetch, tick: time.sleep(30))
-worker = object.__new__(trainable.Worker)
-worker.setup({trainable.SHIFT: "one"}, shipment=shipment)
+payload = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run), threads=1, open=lambda fetch, tick: time.sleep(30))
+worker.Worker(payload, fetch=None)
 """
 
 

@@ -21,8 +21,7 @@ from autolr.progress import Silent
 from autolr.search.preparation import build_bank, prepare
 from autolr.search.study.folder import StudyFolder
 from autolr.search.study.queue import TrialQueue
-from autolr.search.workers.dispatcher import Dispatcher
-from autolr.search.workers.ray_driver import ready_ahead
+from autolr.search.workers.dispatcher import Dispatcher, ready_ahead
 from autolr.spec.study import make_spec
 from autolr.types import Evaluation
 

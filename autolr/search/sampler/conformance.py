@@ -1,7 +1,7 @@
 """The laws every sampler obeys, as one function, so that a third-party sampler can be tested with one call."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import optuna
@@ -15,7 +15,8 @@ from autolr.search.sampler.encoding import Encoding, Params
 from autolr.search.sampler.fixed_space import SpaceSampler, suggested
 from autolr.search.sampler.history import ESTIMATE
 
-STUDIES: Mapping[str, tuple[Mapping[str, BaseDistribution], Sequence[str]]] = {
+Direction = Literal["minimize", "maximize"]
+STUDIES: Mapping[str, tuple[Mapping[str, BaseDistribution], Sequence[Direction]]] = {
     "numbers, two objectives": (
         {
             "scale": FloatDistribution(0.1, 10.0, log=True),
@@ -77,7 +78,9 @@ def check(sampler: Sampler, *, seed: int = 0) -> None:
             _check_batches(case, sampler, info, study, seed)
 
 
-def _run(sampler: Sampler, info: SpaceInfo, directions: Sequence[str], seed: int) -> tuple[optuna.Study, list[Params]]:
+def _run(
+    sampler: Sampler, info: SpaceInfo, directions: Sequence[Direction], seed: int
+) -> tuple[optuna.Study, list[Params]]:
     """Run a study, one trial always under way while the next is asked for; return it and what was proposed."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

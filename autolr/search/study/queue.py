@@ -141,7 +141,7 @@ class TrialQueue:
             AutolrError: several trials in a row failed.
         """
         with self._lock:
-            self.trials.close(claim.trial, self._recorder.failed(claim, reason))
+            self.trials.close(claim.trial, self._recorder.failed(claim, reason).to_json())
             self.candidates.failed.add(claim.candidate.digest)
             self._failures_in_a_row += 1
             self.candidates.give_up(claim.candidate.digest)

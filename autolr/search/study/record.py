@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import hypot
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -18,8 +17,8 @@ from autolr.search.study.candidates import Claim
 from autolr.search.study.dashboard_notes import note_trial
 from autolr.search.study.evaluator import constraints
 from autolr.search.study.folder import StudyFolder
-from autolr.search.study.trial_file import trial_content
-from autolr.search.study.trial_record import ORIGIN, REASON, TrialRecord
+from autolr.search.study.trial_file import failed_content, scored_content
+from autolr.search.study.trial_record import ORIGIN, FailureRecord, TrialRecord
 from autolr.types import Evaluation, Score
 
 SECONDS_DIGITS = 4
@@ -85,44 +84,32 @@ class Recorder:
 
         In a database another process may have closed the trial, because this one seemed dead: then it is theirs.
         """
-        trial, values = claim.trial, None if record.stopped else list(record.values)
-        told = record.to_json()
+        trial = claim.trial
         try:
-            for name, content in told.items():
+            for name, content in record.to_json().items():
                 trial.set_user_attr(name, content)
-            stored = as_stored(trial).constraints  # of a trial that is taken up again some may be set
+            stored = as_stored(trial)
             for name, excess in record.constraints.items():
-                if name not in stored:
+                if name not in stored.constraints:  # of a trial that is taken up again some may be set
                     trial.set_constraint(name, excess)
             note_trial(trial, record)
-            self._write(claim, "stopped" if record.stopped else "complete", told, values, record.constraints)
-            if values is None:
+            sampler = self.inputs.spec.search.sampler
+            self.folder.write_trial(trial.number, scored_content(as_stored(trial), record, sampler))
+            if record.stopped:
                 self.study.tell(trial, state=TrialState.PRUNED)
             else:
-                self.study.tell(trial, values)
+                self.study.tell(trial, list(record.values))
         except UpdateFinishedTrialError:
             return False
         return True
 
-    def failed(self, claim: Claim, reason: str) -> dict[str, Any]:
-        """Write the file of a trial that failed; return the attributes that the study is to be told of it."""
-        told = {REASON: reason, "digest": claim.candidate.digest}
-        seconds = _rounded({"propose": claim.proposed})
-        described = {"candidate": claim.candidate.to_json(), "seconds": seconds}
-        self._write(claim, "failed", {**told, **described}, None, {})
-        return told
-
-    def _write(
-        self,
-        claim: Claim,
-        state: str,
-        measured: Mapping[str, Any],
-        values: list[float] | None,
-        limits: Mapping[str, float],
-    ) -> None:
-        sampler = self.inputs.spec.search.sampler
-        content = trial_content(as_stored(claim.trial), state, measured, values, limits, sampler)
-        self.folder.write_trial(claim.trial.number, content)
+    def failed(self, claim: Claim, reason: str) -> FailureRecord:
+        """Write the file of a trial that failed, and return its record, which the study is to be told."""
+        trial = claim.trial
+        record = FailureRecord(trial.number, claim.candidate, reason, round(claim.proposed, SECONDS_DIGITS))
+        content = failed_content(as_stored(trial), record, self.inputs.spec.search.sampler)
+        self.folder.write_trial(trial.number, content)
+        return record
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -4,50 +4,51 @@ So the study can be rebuilt from these files. Those written before parameters we
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autolr.records import Candidate
 from autolr.scores import PROBE
+from autolr.search.study.trial_record import ORIGIN, FailureRecord, TrialRecord
 from autolr.spec.study import StudySpec
-from autolr.types import Candidate
 
 STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 _OWN = {"trial", "state", "values", "constraints", "origin", "params", "distributions", "attributes"}
 """Keys that are no attributes of the trial; of a failed one its candidate and seconds are none either."""
 
 
-def trial_content(
-    trial: FrozenTrial,
-    state: str,
-    measured: Mapping[str, Any],
-    values: Sequence[float] | None,
-    limits: Mapping[str, float],
-    sampler: str,
-) -> dict[str, Any]:
-    """Return what a trial's file holds.
+def scored_content(trial: FrozenTrial, record: TrialRecord, sampler: str) -> dict[str, Any]:
+    """Return what the file of a trial that was scored holds.
 
     Args:
         trial: as it is in the study.
-        state: of ``STATES``, that it ends in.
-        measured: the attributes that it is told.
-        values: of the objectives; None where it was not scored on everything.
-        limits: its constraints.
+        record: what is told of it.
         sampler: that proposed it, where it has no other origin.
     """
-    return {
-        "trial": trial.number,
-        **measured,
-        "constraints": dict(limits),
-        "origin": trial.user_attrs.get("origin", sampler),
-        "state": state,
-        "values": values,
-        "params": trial.params,
-        "distributions": {name: json.loads(distribution_to_json(one)) for name, one in trial.distributions.items()},
-        "attributes": {name: value for name, value in trial.user_attrs.items() if name not in measured},
-    }
+    told = record.to_json()
+    head = {"trial": record.number, **told, "constraints": dict(record.constraints), "origin": record.origin or sampler}
+    state, values = ("stopped", None) if record.stopped else ("complete", list(record.values))
+    return {**head, "state": state, "values": values, **_held(trial, told)}
+
+
+def failed_content(trial: FrozenTrial, record: FailureRecord, sampler: str) -> dict[str, Any]:
+    """Return what the file of a trial that failed holds; see :func:`scored_content`."""
+    told = record.to_json()
+    candidate, seconds = record.candidate.to_json(), {"propose": record.seconds}
+    origin = trial.user_attrs.get(ORIGIN, sampler)
+    head = {"trial": record.number, **told, "candidate": candidate, "seconds": seconds, "constraints": {}}
+    held = _held(trial, {*told, "candidate", "seconds"})
+    return {**head, "origin": origin, "state": "failed", "values": None, **held}
+
+
+def _held(trial: FrozenTrial, told: Collection[str]) -> dict[str, Any]:
+    """Return what the study holds of a trial besides what it is told."""
+    distributions = {name: json.loads(distribution_to_json(part)) for name, part in trial.distributions.items()}
+    attributes = {name: value for name, value in trial.user_attrs.items() if name not in told}
+    return {"params": trial.params, "distributions": distributions, "attributes": attributes}
 
 
 def restored_trial(content: Mapping[str, Any], number: int, spec: StudySpec) -> FrozenTrial:
@@ -68,13 +69,13 @@ def restored_trial(content: Mapping[str, Any], number: int, spec: StudySpec) -> 
         raise ValueError("its candidate is not the one of its digest")
     own = _OWN | ({"candidate", "seconds"} if state == TrialState.FAIL else set())
     attributes = {name: value for name, value in content.items() if name not in own}
-    origin = {} if content["origin"] == spec.search.sampler else {"origin": content["origin"]}
+    origin = {} if content["origin"] == spec.search.sampler else {ORIGIN: content["origin"]}
     distributions = {
-        name: json_to_distribution(json.dumps(one)) for name, one in content.get("distributions", {}).items()
+        name: json_to_distribution(json.dumps(part)) for name, part in content.get("distributions", {}).items()
     }
     return create_trial(
         state=state,
-        values=_values(content, spec) if state == TrialState.COMPLETE else None,
+        values=_values(content, number, spec) if state == TrialState.COMPLETE else None,
         params=dict(content.get("params", {})),
         distributions=distributions,
         user_attrs=attributes | content.get("attributes", origin),
@@ -82,11 +83,12 @@ def restored_trial(content: Mapping[str, Any], number: int, spec: StudySpec) -> 
     )
 
 
-def _values(content: Mapping[str, Any], spec: StudySpec) -> list[float]:
-    scores, ratios = content["scores"], content["costs"]["ratio"]
-    known = [scores[spec.search.objective]["value"], ratios[spec.parsed_budgets[0].quantity]]
-    axis = [scores[PROBE.name]["value"]] if spec.search.probe_axis else []
-    values: list[float] = content.get("values", known + axis)
-    if values[: len(known)] != known:
+def _values(content: Mapping[str, Any], number: int, spec: StudySpec) -> list[float]:
+    """Return the objectives of a complete trial; old files have them only among its scores and costs."""
+    record = TrialRecord.from_json(number, content, content["constraints"], tuple(content.get("values", ())))
+    measured = [record.scores[spec.search.objective].value, record.cost.ratios[spec.parsed_budgets[0].quantity]]
+    axis = [record.scores[PROBE.name].value] if spec.search.probe_axis else []
+    values = list(record.values) or measured + axis
+    if values[: len(measured)] != measured:
         raise ValueError("its values are not those of its scores and costs")
     return values

@@ -130,3 +130,24 @@ class TrialRecord:
     def copied(self, number: int, seconds: Mapping[str, float], origin: str | None) -> "TrialRecord":
         """Return the record of another trial with the same candidate, which is not evaluated once more."""
         return replace(self, number=number, seconds=seconds, origin=origin, same_as=self.number)
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """A trial that could not be evaluated.
+
+    Attributes:
+        number: of the trial.
+        candidate: what was to be evaluated.
+        reason: why it was not.
+        seconds: that the proposal took.
+    """
+
+    number: int
+    candidate: Candidate
+    reason: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attributes that the study is told of it."""
+        return {REASON: self.reason, "digest": self.candidate.digest}

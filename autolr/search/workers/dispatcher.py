@@ -130,3 +130,13 @@ class Dispatcher:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
+
+
+def ready_ahead(workers: int) -> int:
+    """Return how many candidates to have ready: enough that no worker waits, few enough that most results count.
+
+    Example:
+        >>> [ready_ahead(workers) for workers in (2, 8, 128)]
+        [2, 2, 42]
+    """
+    return max(2, workers // 3)

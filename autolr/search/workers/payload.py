@@ -1,6 +1,8 @@
 """What a worker is given: all that an evaluation needs, but for the model and the bank, which it opens itself."""
 
 import os
+import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +28,19 @@ from autolr.scores import TASKS, TaskKind, add_task
 from autolr.search.preparation import Prepared
 from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
-from autolr.search.workers.fetched_bank import BANK, sweep_banks
 from autolr.spec.study import StudySpec
 from autolr.tasks import task_for
 
 Fetch = Callable[[Path], bytes]
 """Reads a file of the driver's node."""
+BANK = "bank-"
+"""How the names of fetched banks begin."""
+UNUSED_SECONDS = 7 * 86400.0
+"""After which a fetched bank that no worker has opened is deleted."""
 
 
 @dataclass(frozen=True)
-class Shipment:
+class Payload:
     """What all workers of a study are given, once each.
 
     Attributes:
@@ -69,7 +74,7 @@ class Shipment:
     own_task: TaskKind | None = None
 
     @classmethod
-    def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Shipment":
+    def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Payload":
         """Pack what the driver has; a worker has one device, whatever its number is."""
         spec = inputs.spec
         if spec.run.device.startswith("cuda"):
@@ -137,3 +142,25 @@ class Shipment:
                         temporary.write_bytes(fetch(path))
                     tick()
         return folder
+
+
+def sweep_banks(besides: str) -> None:
+    """Delete the fetched banks that no worker has opened for a long time.
+
+    A worker that has worked with one all the while and finds a file gone ends, and the next one fetches it again.
+
+    Args:
+        besides: name of the bank that stays in any case.
+    """
+    for bank in slots.own_folder().glob(f"{BANK}*/"):
+        if bank.name != besides and _unused(bank):
+            with slots.holding(bank.name):
+                if _unused(bank):  # nobody has come before
+                    shutil.rmtree(bank, ignore_errors=True)
+
+
+def _unused(bank: Path) -> bool:
+    try:
+        return time.time() - bank.stat().st_mtime > UNUSED_SECONDS
+    except FileNotFoundError:  # another worker has deleted it
+        return False

@@ -2,35 +2,39 @@
 
 Of Tune's own ways to talk to a study none keeps it right: a failed trial must be told as failed, a stopped one never as
 complete, and one whose worker died must be run again. Here Tune has the workers, and the queue has the study.
+
+No other file knows Ray, but for the look at a cluster's nodes.
 """
 
+import asyncio
 import logging
 import os
 import socket
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autolr.errors import AutolrError, UsageError
+from autolr.errors import UsageError
 from autolr.machine import locks as slots
 from autolr.machine.temporary import passing_folder
 from autolr.search.study.driver import Driver, Pace
-from autolr.search.workers.board import make_board
-from autolr.search.workers.dispatcher import Dispatcher, Task
-from autolr.search.workers.payload import Shipment
-from autolr.search.workers.worker import BROKEN, EVALUATION, IDLE, REASON, SHIFT, TRIAL, Worker
+from autolr.search.workers.dispatcher import Dispatcher, Task, ready_ahead
+from autolr.search.workers.payload import Payload
+from autolr.search.workers.pool import WorkerPool
+from autolr.search.workers.worker import Worker
 
-_QUICK_SECONDS = 2.0
-"""A worker whose last task took less has the next one waiting: handing it out takes a twentieth of a second."""
-MOST_STILLBORN = 6
-"""Workers in a row that may die before they have reported once."""
-_LOST_AFTER = 3
-"""Times in a row that a worker finds its box empty before what it was handed is handed to it again."""
+WORKER, REPLY = "worker", "reply"
+"""Keys of a worker's configuration, its name, and of what it reports."""
+WAIT_SECONDS = 1.0
+"""For which a worker waits for a task before it says that it is idle."""
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,21 +47,72 @@ _QUIET = {
 """What is durable is in the study, so Tune need not write files of its own; and the terminal is autolr's."""
 
 
-@dataclass
-class Shift:
-    """One worker, from its start to its end.
+class Board:
+    """Where a worker finds its next task: a queue for each, filled by the driver ahead of time; an actor of Ray."""
 
-    Attributes:
-        tasks: what it was handed and has not answered, by the trials' numbers.
-        here: whether it has reported; one that still starts is handed nothing.
-        quick: whether its last task was so short that a second one should wait in its box.
-        idle: how often in a row it found its box empty.
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Queue[Task]] = defaultdict(asyncio.Queue)
+
+    async def put(self, worker: str, task: Task) -> None:
+        """Lay a task ready for a worker."""
+        await self._tasks[worker].put(task)
+
+    async def get(self, worker: str, wait: float) -> Task | None:
+        """Return a worker's next task; None if none comes within ``wait`` seconds."""
+        try:
+            return await asyncio.wait_for(self._tasks[worker].get(), wait)
+        except TimeoutError:
+            return None
+
+
+def make_board() -> Any:
+    """Start the board, without CPUs of its own; when it dies it is started anew, empty."""
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
+
+
+class RayWorker(tune.Trainable):
+    """A worker as Tune runs it: a single trial, with a candidate's result in each iteration.
+
+    One of Tune's trials for each candidate would be no good where candidates are quick: a worker that still starts is
+    given up as soon as an older one is free.
     """
 
-    tasks: dict[int, Task] = field(default_factory=dict)
-    here: bool = False
-    quick: bool = False
-    idle: int = 0
+    def setup(
+        self, config: dict[str, Any], payload: Payload | None = None, board: Any = None, driver_node: str = ""
+    ) -> None:
+        """Open the payload; what goes wrong is reported with the first result."""
+        assert payload is not None
+        self._name, self._board, self._wait = config[WORKER], board, 0.0
+
+        def fetch(path: Path) -> bytes:
+            there = NodeAffinitySchedulingStrategy(driver_node, soft=False)
+            content: bytes = ray.get(_read.options(scheduling_strategy=there).remote(str(path)))
+            return content
+
+        self._worker = Worker(payload, fetch)
+
+    def step(self) -> dict[str, Any]:
+        """Evaluate the next task."""
+        if self._worker.broken:
+            return {REPLY: self._worker.run(None)}
+        task: Task | None = ray.get(self._board.get.remote(self._name, self._wait))
+        self._wait = WAIT_SECONDS  # the first look only says that the worker is there
+        return {REPLY: self._worker.run(task)}
+
+    def cleanup(self) -> None:
+        """End the watch."""
+        self._worker.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Save nothing: a task is run from its beginning or not at all."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Load nothing."""
+
+
+@ray.remote(num_cpus=0)
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
 
 
 class StudySearcher(Searcher):
@@ -68,70 +123,41 @@ class StudySearcher(Searcher):
 
     def __init__(self, dispatcher: Dispatcher, pace: Pace, board: Any) -> None:
         super().__init__()
-        self.dispatcher, self.pace, self.board = dispatcher, pace, board
+        self.pace, self.board = pace, board
+        self.pool = WorkerPool(dispatcher, board.put.remote)
         self.error: BaseException | None = None
-        self._shifts: dict[str, Shift] = {}
-        self._stillborn = 0
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of one more worker; Tune asks for as many as there are to be."""
         if self.over():
             return Searcher.FINISHED
-        self._shifts[trial_id] = Shift()
-        return {SHIFT: trial_id}
+        self.pool.add(trial_id)
+        return {WORKER: trial_id}
 
     def over(self) -> bool:
         """Hand out tasks, and tell whether to end: everything is done, the time is over, or something went wrong."""
-        with self._kept_errors():
+        with self._errors_held():
             if self.error is None and not self.pace.finished():
-                for name, shift in self._shifts.items():
-                    self._feed(name, shift)
+                self.pool.feed_all()
                 return False
         return True
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Take what a worker found and hand it the next task."""
-        shift = self._shifts[trial_id]
-        shift.here, self._stillborn = True, 0
-        shift.idle = shift.idle + 1 if IDLE in result else 0
-        with self._kept_errors():
-            if self.error is not None:
-                return
-            if BROKEN in result:
-                raise AutolrError(f"a worker cannot work {result[BROKEN]}; mend that, then go on with the study")
-            if TRIAL in result and shift.tasks.pop(result[TRIAL], None) is not None:
-                shift.quick = result["time_this_iter_s"] < _QUICK_SECONDS
-                if REASON in result:
-                    self.dispatcher.fail(result[TRIAL], result[REASON])
-                else:
-                    self.dispatcher.take(result[TRIAL], result[EVALUATION])
-            if shift.idle >= _LOST_AFTER:  # the board was started anew
-                shift.idle = 0
-                for task in shift.tasks.values():
-                    self.board.put.remote(trial_id, task)
-            self._feed(trial_id, shift)
+        if self.error is None:
+            with self._errors_held():
+                self.pool.take(trial_id, result[REPLY], result["time_this_iter_s"])
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        """Hand the tasks of a worker that is gone to others."""
-        shift = self._shifts.pop(trial_id)
-        with self._kept_errors():
-            if error and self.error is None:
-                for number in shift.tasks:
-                    self.dispatcher.lost(number)
-                self._stillborn += not shift.here
-                if self._stillborn == MOST_STILLBORN:
-                    raise AutolrError(f"{self._stillborn} workers in a row died as they started; see Ray's logs")
-
-    def _feed(self, name: str, shift: Shift) -> None:
-        while shift.here and len(shift.tasks) < 1 + shift.quick:
-            task = self.dispatcher.next()
-            if task is None:
-                return
-            shift.tasks[task.trial], shift.idle = task, 0
-            self.board.put.remote(name, task)
+        """Hand the tasks of a worker that died to others."""
+        if not error or self.error is not None:
+            self.pool.remove(trial_id)
+            return
+        with self._errors_held():
+            self.pool.lost(trial_id)
 
     @contextmanager
-    def _kept_errors(self) -> Iterator[None]:
+    def _errors_held(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever it is, it is raised when Tune has ended
@@ -175,12 +201,12 @@ class RayDriver(Driver):
             Stopped: the time limit passed or the user interrupted.
             AutolrError: several trials in a row failed, or a worker cannot work.
         """
-        crew = self.inputs.spec.crew
+        settings = self.inputs.spec.crew
         pace = Pace(self.queue, self.progress)
         if pace.finished():
             return
-        with cluster(crew.ray_address, crew.workers, self.threads, self.gpus):
-            self.dispatcher = Dispatcher(self.queue, ready_ahead(crew.workers))
+        with cluster(settings.ray_address, settings.workers, self.threads, self.gpus):
+            self.dispatcher = Dispatcher(self.queue, ready_ahead(settings.workers))
             self.dispatcher.start()
             try:
                 self._tune(StudySearcher(self.dispatcher, pace, make_board()))
@@ -190,8 +216,8 @@ class RayDriver(Driver):
     @property
     def threads(self) -> int:
         """CPU threads of a worker: as told, else an equal share of this machine's."""
-        crew, told = self.inputs.spec.crew, self.inputs.spec.run.threads
-        return told or (1 if crew.ray_address else max(1, (os.cpu_count() or 1) // crew.workers))
+        settings, told = self.inputs.spec.crew, self.inputs.spec.run.threads
+        return told or (1 if settings.ray_address else max(1, (os.cpu_count() or 1) // settings.workers))
 
     @property
     def gpus(self) -> float:
@@ -201,9 +227,9 @@ class RayDriver(Driver):
 
     def _tune(self, searcher: StudySearcher) -> None:
         workers = self.inputs.spec.crew.workers
-        shipment = Shipment.of(self.inputs, self.prepared, self.threads)
+        payload = Payload.of(self.inputs, self.prepared, self.threads)
         node = ray.get_runtime_context().get_node_id()
-        trainable = tune.with_parameters(Worker, shipment=shipment, board=searcher.board, driver_node=node)
+        trainable = tune.with_parameters(RayWorker, payload=payload, board=searcher.board, driver_node=node)
         resources = {"cpu": self.threads} | ({"gpu": self.gpus} if self.gpus else {})
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # all workers start at once
         with passing_folder(slots.own_folder(), "tune-") as folder:
@@ -240,16 +266,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise UsageError(f"no Ray cluster at {address!r}: {error}") from error
-
-
-def ready_ahead(workers: int) -> int:
-    """Return how many candidates to have ready: enough that no worker waits, few enough that most results count.
-
-    Example:
-        >>> [ready_ahead(workers) for workers in (2, 8, 128)]
-        [2, 2, 42]
-    """
-    return max(2, workers // 3)
 
 
 @contextmanager

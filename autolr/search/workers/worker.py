@@ -1,93 +1,85 @@
-"""What runs in a worker: an actor that loads the model once and then evaluates one candidate after the other.
-
-To Tune it is a single trial, with a candidate's result in each iteration. One of Tune's trials for each candidate would
-be no good where candidates are quick: a worker that still starts is given up as soon as an older one is free.
-"""
+"""What runs in a worker: it opens the payload once and then evaluates one candidate after the other."""
 
 import os
 import socket
-from pathlib import Path
-from typing import Any
-
-import ray
-from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from dataclasses import dataclass
 
 from autolr.errors import AutolrError
 from autolr.machine import locks as slots
 from autolr.search.workers.dispatcher import Task
-from autolr.search.workers.payload import Shipment
+from autolr.search.workers.payload import Fetch, Payload
 from autolr.search.workers.watchdog import Watchdog
+from autolr.types import Evaluation
 
-SHIFT = "shift"
-"""Key of a worker's configuration: the name of its box."""
-TRIAL, EVALUATION, REASON, BROKEN, IDLE = "trial", "evaluation", "reason", "broken", "idle"
-"""Keys of a result: the trial's number with what was found, or why it failed; why this worker cannot work; that its box
-is empty."""
 OPEN_SECONDS = 600.0
 """For which a worker that starts may be silent, at least: loading a model has no batches that give signs of life."""
-WAIT_SECONDS = 1.0
-"""For which a worker looks into its box before it says that it is idle."""
 
 
-class Worker(tune.Trainable):
-    """Evaluates the candidates in its box."""
+@dataclass(frozen=True)
+class Reply:
+    """What a worker says; nothing at all where it found no task.
 
-    def setup(
-        self, config: dict[str, Any], shipment: Shipment | None = None, board: Any = None, driver_node: str = ""
-    ) -> None:
-        """Open the shipment; what goes wrong is reported with the first result."""
-        assert shipment is not None
-        self._shift, self._board = config[SHIFT], board
+    Attributes:
+        trial: the number of the task's trial; None: it had no task.
+        evaluation: what it found; None where it failed.
+        reason: why the candidate cannot be evaluated.
+        broken: why this worker cannot work.
+    """
+
+    trial: int | None = None
+    evaluation: Evaluation | None = None
+    reason: str | None = None
+    broken: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was no task for it."""
+        return self.trial is None and self.broken is None
+
+
+class Worker:
+    """Evaluates candidates; a watchdog ends it where it hangs.
+
+    What goes wrong while the payload is opened is said in each reply.
+
+    Args:
+        payload: what the study's workers are given.
+        fetch: reads a file of the driver's node.
+    """
+
+    def __init__(self, payload: Payload, fetch: Fetch) -> None:
         self._broken: str | None = None
-        self._wait = 0.0
-        self._watchdog = Watchdog(os.getpid(), shipment.spec.crew.timeout)
-        self._cores = slots.pin_to_cores(shipment.threads) if not shipment.spec.run.device.startswith("cuda") else None
-
-        def fetch(path: Path) -> bytes:
-            there = NodeAffinitySchedulingStrategy(driver_node, soft=False)
-            content: bytes = ray.get(_read.options(scheduling_strategy=there).remote(str(path)))
-            return content
-
-        opening = Watchdog(os.getpid(), max(shipment.spec.crew.timeout, OPEN_SECONDS))
+        timeout = payload.spec.crew.timeout
+        self._watchdog = Watchdog(os.getpid(), timeout)
+        self._cores = None if payload.spec.run.device.startswith("cuda") else slots.pin_to_cores(payload.threads)
+        opening = Watchdog(os.getpid(), max(timeout, OPEN_SECONDS))
         opening.tick()
         try:
-            self._objective = shipment.open(fetch, opening.tick)
+            self._evaluator = payload.open(fetch, opening.tick)
         except (AutolrError, OSError, RuntimeError) as error:
-            self._broken = f"{type(error).__name__}: {error}"
+            self._broken = f"on {socket.gethostname()}: {type(error).__name__}: {error}"
         finally:
             opening.close()
 
-    def step(self) -> dict[str, Any]:
-        """Evaluate the next task."""
-        if self._broken is not None:
-            return {BROKEN: f"on {socket.gethostname()}: {self._broken}"}
-        task: Task | None = ray.get(self._board.get.remote(self._shift, self._wait))
-        self._wait = WAIT_SECONDS  # the first look only says that the worker is there
-        if task is None:
-            return {IDLE: True}
-        found: dict[str, Any] = {TRIAL: task.trial}
+    @property
+    def broken(self) -> bool:
+        """Whether it cannot work."""
+        return self._broken is not None
+
+    def run(self, task: Task | None) -> Reply:
+        """Evaluate the candidate of a task; None: there is none."""
+        if self._broken is not None or task is None:
+            return Reply(broken=self._broken)
         self._watchdog.tick()
         try:
-            evaluation = self._objective.evaluate(task.candidate, self._watchdog.tick, task.race, task.halved)
+            evaluation = self._evaluator.evaluate(task.candidate, self._watchdog.tick, task.race, task.halved)
         except (AutolrError, RuntimeError) as error:
             # RuntimeError: what torch raises when a model does not run, out of memory included.
-            return found | {REASON: f"{type(error).__name__}: {error}"}
+            return Reply(task.trial, reason=f"{type(error).__name__}: {error}")
         finally:
             self._watchdog.rest()
-        return found | {EVALUATION: evaluation}
+        return Reply(task.trial, evaluation)
 
-    def cleanup(self) -> None:
+    def close(self) -> None:
         """End the watch."""
         self._watchdog.close()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Save nothing: a task is run from its beginning or not at all."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Load nothing."""
-
-
-@ray.remote(num_cpus=0)
-def _read(path: str) -> bytes:
-    return Path(path).read_bytes()
