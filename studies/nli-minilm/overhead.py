@@ -14,7 +14,7 @@ from pathlib import Path
 from common import Lines
 
 from autolr.forms.swap import compressed
-from autolr.search.preparation import scorer_of
+from autolr.search.scorers import scorer_of
 from autolr.search.study.evaluator import Objective
 from autolr.search.study.folder import StudyFolder
 from autolr.types import Candidate
