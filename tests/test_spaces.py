@@ -221,7 +221,7 @@ def test_a_space_that_breaks_a_law_is_told_which() -> None:
         def seeds(self, seed: int, trials: int) -> dict[str, dict[str, float]]:
             return {"far": dict.fromkeys(self.distributions(), 1e9)}
 
-    with pytest.raises(AssertionError, match="seed 'far': share/.* is outside"):
+    with pytest.raises(AssertionError, match=r"seed 'far': share/.* is outside"):
         conformance.check(
             Elsewhere(GroupedConfig(kind="grouped", share={"low": 0.5, "high": 2}), UNITS, ["svd"], 1, fits(0.5))
         )

@@ -8,7 +8,7 @@ from functools import cache
 from autolr.bank import Bank
 from autolr.forms.swap import compressed
 from autolr.machine.atomic import read_json, write_atomically
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.search.curve_scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
@@ -28,7 +28,7 @@ from autolr.tasks import Scorer
 from autolr.types import Candidate, Choice
 
 
-def build_space(inputs: Inputs, bank: Bank, progress: Progress) -> Space:
+def build_space(inputs: LoadedProblem, bank: Bank, progress: Progress) -> Space:
     """Return the search space.
 
     Args:
@@ -44,7 +44,7 @@ def build_space(inputs: Inputs, bank: Bank, progress: Progress) -> Space:
     return space
 
 
-def importance(config: ImportanceConfig, inputs: Inputs, bank: Bank, progress: Progress) -> ImportanceSpace:
+def importance(config: ImportanceConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> ImportanceSpace:
     """Return the space of multipliers on the error curves."""
     return ImportanceSpace(
         config,
@@ -57,12 +57,12 @@ def importance(config: ImportanceConfig, inputs: Inputs, bank: Bank, progress: P
     )
 
 
-def grouped(config: GroupedConfig, inputs: Inputs, _bank: Bank, _progress: Progress) -> GroupedSpace:
+def grouped(config: GroupedConfig, inputs: LoadedProblem, _bank: Bank, _progress: Progress) -> GroupedSpace:
     """Return the space of shares of groups of layers."""
     return GroupedSpace(config, inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, inputs.fits)
 
 
-def per_layer(_config: PerLayerConfig, inputs: Inputs, bank: Bank, progress: Progress) -> PerLayerSpace:
+def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> PerLayerSpace:
     """Return the space of a method and a rank for each layer, which begins where the knapsack would."""
     default = load_space_config("importance")
     assert isinstance(default, ImportanceConfig)
@@ -72,16 +72,16 @@ def per_layer(_config: PerLayerConfig, inputs: Inputs, bank: Bank, progress: Pro
     return PerLayerSpace(inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, start)
 
 
-def rule(config: RuleConfig, inputs: Inputs, bank: Bank, progress: Progress) -> RuleSpace:
+def rule(config: RuleConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> RuleSpace:
     """Return the one candidate of a published rule."""
     return RuleSpace(config.rule, _candidate_by_rule(config.rule, inputs, bank, progress))
 
 
-def _methods(inputs: Inputs) -> list[str]:
+def _methods(inputs: LoadedProblem) -> list[str]:
     return [method.name for method in inputs.methods]
 
 
-def _candidate_by_rule(name: str, inputs: Inputs, bank: Bank, progress: Progress) -> Candidate:
+def _candidate_by_rule(name: str, inputs: LoadedProblem, bank: Bank, progress: Progress) -> Candidate:
     """Return what a rule allocates; what it measures does not depend on the budget and is kept in the bank's folder."""
     method = inputs.methods[0]
     described = [inputs.calibration_key, method.name, method.version, SCALE_EXAMPLES, inputs.spec.seed]
