@@ -12,6 +12,7 @@ from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.progress import Silent
 from autolr.report.sensitivity import sensitivity_table
+from autolr.results.sensitivity import Account, LayerAccount
 from autolr.search.curve_scales import make_menus
 from autolr.search.spaces.importance import multiplier
 from autolr.search.study.folder import StudyFolder
@@ -40,7 +41,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
     opened, loaded = open_study(study, Silent()), study.load_study()
     number = study.result()["winner"]
-    found = explain(opened.inputs, opened.bank, loaded, number)
+    found = explain(opened.inputs, opened.bank, loaded, number).to_json()
     assert json.loads(study.account_file.read_text()) == json.loads(json.dumps(found))
     menus = {menu.name: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
     chosen = Candidate.from_json(loaded.trials[number].user_attrs["candidate"]).as_dict()
@@ -67,7 +68,7 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
 
 def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFolder) -> None:
     opened = open_study(study, Silent())
-    found = explain(opened.inputs, opened.bank, study.load_study(), 0)  # the dense model
+    found = explain(opened.inputs, opened.bank, study.load_study(), 0).to_json()  # the dense model
     menus = {menu.name: menu for menu in make_menus(opened.inputs, opened.bank, Silent())}
     for one in found["layers"]:
         menu = menus[one["unit"]]
@@ -83,10 +84,19 @@ def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFold
 
 
 def test_no_number_is_cut_off_in_a_narrow_terminal() -> None:
-    layer = {"unit": "bert.encoder.layer.11.attention.self.query", "method": "losparse"}
-    layer |= {"form": "low-rank-rows", "sizes": {"rank": 1280, "rows": 16}}
-    layer |= {"break_even": 1536, "loss": 0.000123, "curve": [[0.125, 0.0456]], "multiplier": 1.25}
-    found = {"trial": 3, "layers": [layer | {"next_step": 1.2e-05, "last_step": 3.4e-05}]}
+    layer = LayerAccount(
+        unit="bert.encoder.layer.11.attention.self.query",
+        form="low-rank-rows",
+        method="losparse",
+        sizes={"rank": 1280, "rows": 16},
+        break_even=1536,
+        loss=0.000123,
+        curve=((0.125, 0.0456),),
+        multiplier=1.25,
+        next_step=1.2e-05,
+        last_step=3.4e-05,
+    )
+    found = Account(3, {}, (layer,), {})
     for width, shown in ((80, 0), (160, 1)):
         console = Console(width=width, record=True, file=StringIO())
         console.print(sensitivity_table(found, width))

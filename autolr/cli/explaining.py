@@ -31,7 +31,7 @@ def sensitivity(
         opened = open_study(folder, listener, spec)
         found = explain(opened.inputs, opened.bank, folder.load_study(), number)
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         out.print(sensitivity_table(found, out.width))
         for line in importance_lines(found):

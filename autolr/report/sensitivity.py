@@ -1,10 +1,11 @@
 """The table of ``autolr sensitivity``."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from autolr.results.sensitivity import Account
 
 MOST_PARAMETERS = 8
 
@@ -13,7 +14,7 @@ WHOLE_WIDTH = 140
 """Columns that the whole table takes; in fewer the curves are left out, so that no number is cut off."""
 
 
-def sensitivity_table(found: Mapping[str, Any], width: int = WHOLE_WIDTH) -> Table:
+def sensitivity_table(found: Account, width: int = WHOLE_WIDTH) -> Table:
     """Return one line for each layer.
 
     Args:
@@ -21,13 +22,13 @@ def sensitivity_table(found: Mapping[str, Any], width: int = WHOLE_WIDTH) -> Tab
         width: columns of the terminal.
     """
     whole = width >= WHOLE_WIDTH
-    shares = [share for share, _ in found["layers"][0]["curve"]] if whole else []
+    shares = [share for share, _ in found.layers[0].curve] if whole else []
     at = (
         "at its rank, and at these shares of the break-even rank" if whole else "at its rank (more columns show others)"
     )
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"Trial {found['trial']}, layer by layer",
+        title=f"Trial {found.trial}, layer by layer",
         caption="break even: the rank at which low rank costs as much as dense. loss: predicted nats of cutting this "
         f"layer alone, before the multiplier: {at}. step up, down: nats that a million FLOPs more would save and less "
         "would cost, after the multiplier; a dense layer's step down is to its largest low rank",
@@ -41,27 +42,27 @@ def sensitivity_table(found: Mapping[str, Any], width: int = WHOLE_WIDTH) -> Tab
     losses = [f"loss\nat {share:g}x" for share in shares]
     for name in ("rank", "break\neven", "loss", *losses, "multi-\nplier", "step\nup", "step\ndown"):
         table.add_column(name, justify="right", no_wrap=True)
-    for one in found["layers"]:
-        size = "+".join(str(value) for value in one["sizes"].values()) if one["sizes"] else "full"
+    for layer in found.layers:
+        size = "+".join(str(value) for value in layer.sizes.values()) if layer.sizes else "full"
         table.add_row(
-            one["unit"],
-            one["method"] or "dense",
+            layer.unit,
+            layer.method or "dense",
             size,
-            str(one["break_even"]),
-            _number(one["loss"]),
-            *(_number(loss) for _, loss in one["curve"] if whole),
-            f"{one['multiplier']:.2f}",
-            _number(one["next_step"]),
-            _number(one["last_step"]),
+            str(layer.break_even),
+            _number(layer.loss),
+            *(_number(loss) for _, loss in layer.curve if whole),
+            f"{layer.multiplier:.2f}",
+            _number(layer.next_step),
+            _number(layer.last_step),
         )
     return table
 
 
-def importance_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def importance_lines(found: Account) -> Iterator[str]:
     """Return which parameters of the search mattered."""
-    if not found["importances"]:
+    if not found.importances:
         return
-    ranked = sorted(found["importances"].items(), key=lambda pair: -pair[1])[:MOST_PARAMETERS]
+    ranked = sorted(found.importances.items(), key=lambda pair: -pair[1])[:MOST_PARAMETERS]
     shown = ", ".join(f"{name} {value:.2f}" for name, value in ranked)
     yield f"what mattered in the search (PED-ANOVA, shares of one): {shown}"
 

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import optuna
@@ -15,7 +14,9 @@ from autolr.errors import UsageError
 from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.machine.atomic import write_atomically
 from autolr.problem import LoadedProblem
+from autolr.results.sensitivity import Account, LayerAccount
 from autolr.search.curve_scales import stored_menus
+from autolr.search.sampler.encoding import Point
 from autolr.search.sampler.history import ESTIMATE
 from autolr.search.spaces.importance import multiplier
 from autolr.search.study.folder import StudyFolder
@@ -28,7 +29,7 @@ _LEAST_TRIALS = 20
 _QUANTILE = 0.25  # of the trials that count as good; the default tenth is two trials of a small study
 
 
-def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int) -> dict[str, Any]:
+def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int) -> Account:
     """Return the account of one trial.
 
     Args:
@@ -38,12 +39,8 @@ def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int)
         number: of a finished trial.
 
     Returns:
-        ``layers``, in the model's order: ``loss``, the curve at the choice in nats (what cutting this layer alone is
-        predicted to cost); ``curve``, the loss at shares of the break-even rank; ``multiplier``, the trial's own
-        factor on the curve; ``next_step`` and ``last_step``, the loss that one step of rank more would save and one
-        less would add, per million FLOPs, after the multiplier: where the ranks are settled they are alike in all
-        layers; less than dense is the largest rank that saves, by the method of the least loss there.
-        ``importances``, of the search's parameters for the objective, by PED-ANOVA; empty in small studies.
+        The account, with importances by PED-ANOVA. Where the ranks are settled the steps are alike in all layers. What
+        is one step less than dense is the largest option that saves, by the method of the least loss there.
 
     Raises:
         UsageError: the study has no such trial, or its scales are not on disk.
@@ -56,12 +53,11 @@ def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int)
         raise UsageError(f"{bank.directory} lacks the measured scales of the curves; resume the study first")
     chosen = Candidate.from_json(trials[number].user_attrs["candidate"]).as_dict()
     params, units = trials[number].params, inputs.units.by_name()
-    layers = [_account(menu, units[menu.name], chosen.get(menu.name), params) for menu in menus]
-    return {"trial": number, "params": dict(params), "layers": layers, "importances": _importances(study)}
+    layers = tuple(_account(menu, units[menu.name], chosen.get(menu.name), params) for menu in menus)
+    return Account(number, params, layers, _importances(study))
 
 
-def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str, Any]) -> dict[str, Any]:
-    method = choice.method if choice else None
+def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Point) -> LayerAccount:
     losses = {option: float(loss) for option, loss in zip(menu.choices, menu.loss, strict=True)}
     flops = {option: float(cost) for option, cost in zip(menu.choices, menu.cost["flops"], strict=True)}
 
@@ -84,20 +80,18 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Mapping[str,
     else:
         smaller_one, larger_one = _neighbours(choice, losses)
         up, down = slope(larger_one), slope(smaller_one) if smaller_one else None
-    return {
-        "unit": unit.name,
-        "form": choice.form if choice else None,
-        "method": method,
-        "sizes": dict(choice.sizes) if choice else None,
-        "rank": choice.get("rank") if choice else None,
-        "rows": choice.get("rows") if choice else 0,
-        "break_even": unit.break_even,
-        "loss": losses.get(choice),
-        "curve": [[share, _nearest(best, share * unit.break_even)] for share in CURVE_SHARES],
-        "multiplier": scale(choice),
-        "next_step": up,
-        "last_step": down,
-    }
+    return LayerAccount(
+        unit=unit.name,
+        form=choice.form if choice else None,
+        method=choice.method if choice else None,
+        sizes=dict(choice.sizes) if choice else None,
+        break_even=unit.break_even,
+        loss=losses.get(choice),
+        curve=tuple((share, _nearest(best, share * unit.break_even)) for share in CURVE_SHARES),
+        multiplier=scale(choice),
+        next_step=up,
+        last_step=down,
+    )
 
 
 def _neighbours(choice: Choice, options: Iterable[Choice | None]) -> tuple[Choice | None, Choice | None]:
@@ -124,7 +118,7 @@ def _best_by_rank(menu: Menu) -> dict[int, float]:
 
 
 def _nearest(by_rank: Mapping[int, float], rank: float) -> float | None:
-    return by_rank[min(by_rank, key=lambda known: abs(known - rank))] if by_rank else None
+    return by_rank[min(by_rank, key=lambda other: abs(other - rank))] if by_rank else None
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
@@ -146,5 +140,5 @@ def _importances(study: optuna.Study) -> dict[str, float]:
 def store_account(folder: StudyFolder, inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int) -> None:
     """Write the account of the winner, layers.json, where the curves are on one scale (uniform studies do without)."""
     if stored_menus(inputs, bank) is not None:
-        content = explain(inputs, bank, study, number)
+        content = explain(inputs, bank, study, number).to_json()
         write_atomically(folder.account_file, json.dumps(content, indent=1) + "\n")

@@ -20,6 +20,7 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.int64]
 Params = dict[str, Any]
+Point = Mapping[str, Any]
 """Name -> value of each parameter of a space, as Optuna has it: a number, a string, a bool or None."""
 _ONE_HOT = 1.0 / math.sqrt(2.0)  # two different choices are then at distance 1, as far apart as a numeric range's ends
 

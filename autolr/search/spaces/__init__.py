@@ -5,11 +5,11 @@ what a YAML file may say), a function that builds the one from the other, and a 
 the entry-point group ``autolr.spaces``. Then run :func:`autolr.search.spaces.conformance.check` on it.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution
 
+from autolr.search.sampler.encoding import Params, Point
 from autolr.types import Candidate
 
 
@@ -21,10 +21,10 @@ class Space(Protocol):
         """Return the parameters by name."""
         ...
 
-    def decode(self, params: Mapping[str, Any]) -> Candidate:
+    def decode(self, params: Point) -> Candidate:
         """Return the candidate that parameter values stand for."""
         ...
 
-    def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
+    def seeds(self, seed: int, trials: int) -> dict[str, Params]:
         """Return parameter values worth evaluating first in a study of so many trials, by where they come from."""
         ...

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autolr.errors import BudgetError
 from autolr.forms.low_rank import low_rank
+from autolr.search.sampler.encoding import Params, Point
 from autolr.search.spaces.importance import parent_module
 from autolr.spec.spaces import GroupedConfig
 from autolr.types import Candidate, Unit
@@ -45,7 +45,7 @@ class GroupedSpace:
             found |= {name: CategoricalDistribution(list(self.methods)) for name in several}
         return found
 
-    def decode(self, params: Mapping[str, Any]) -> Candidate:
+    def decode(self, params: Point) -> Candidate:
         """Scale the shares as far up as the budgets allow.
 
         Raises:
@@ -62,7 +62,7 @@ class GroupedSpace:
 
         return largest_that_fits(at, 1.0 / min(shares.values()), self.fits)
 
-    def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
+    def seeds(self, seed: int, trials: int) -> dict[str, Params]:
         """Return the same share everywhere, by each method."""
         space = self.distributions()
         plain = {name: 1.0 for name in space if name.startswith("share/")}

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, sqrt
-from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -12,7 +11,7 @@ from scipy.stats import norm, qmc
 
 from autolr.allocation.knapsack import Menu, allocate
 from autolr.allocation.modes import exclusive
-from autolr.search.sampler.encoding import Encoding
+from autolr.search.sampler.encoding import Encoding, Params, Point
 from autolr.spec.spaces import Bounds, ImportanceConfig
 from autolr.types import Candidate, Unit
 
@@ -59,7 +58,7 @@ class ImportanceSpace:
             if bounds is not None
         }
 
-    def decode(self, params: Mapping[str, Any]) -> Candidate:
+    def decode(self, params: Point) -> Candidate:
         """Solve the knapsack under these multipliers; ``level`` is raised if less than all is not reachable.
 
         Raises:
@@ -73,7 +72,7 @@ class ImportanceSpace:
         allowed[self.primary] = max(wanted, min(floor, self.limits[self.primary]))
         return allocate(menus, allowed).candidate
 
-    def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
+    def seeds(self, seed: int, trials: int) -> dict[str, Params]:
         """Return the knapsack's own solutions and points near them.
 
         ``knapsack 0`` takes the first method's curves as they are and multiplies the others' by the middle of what the
@@ -106,7 +105,7 @@ class ImportanceSpace:
     def _modules(self) -> list[str]:
         return list(dict.fromkeys(parent_module(unit) for unit in self.units.values()))
 
-    def _weighted(self, menu: Menu, params: Mapping[str, Any]) -> Menu:
+    def _weighted(self, menu: Menu, params: Point) -> Menu:
         factor = multiplier(self.units[menu.name], params)
         by_method = np.array([1.0, *(params.get(f"method/{method}", 1.0) for method in self.methods)])
         return replace(menu, loss=menu.loss * factor * by_method[self._places[menu.name]])
@@ -121,7 +120,7 @@ class ImportanceSpace:
         }
 
 
-def multiplier(unit: Unit, params: Mapping[str, Any]) -> float:
+def multiplier(unit: Unit, params: Point) -> float:
     """Return what parameters of an importance space multiply all of a unit's curves by.
 
     Example:
@@ -144,9 +143,7 @@ def parent_module(unit: Unit) -> str:
     return unit.role.rpartition(".")[0] or unit.role
 
 
-def _neighbours(
-    space: Mapping[str, BaseDistribution], starts: Sequence[Mapping[str, Any]], count: int, seed: int
-) -> list[dict[str, Any]]:
+def _neighbours(space: Mapping[str, BaseDistribution], starts: Sequence[Point], count: int, seed: int) -> list[Params]:
     """Return points at a normal distance from the starts in turn, ``NEAR_SPREAD`` of each range."""
     encoding = Encoding(space)
     engine = qmc.Sobol(len(encoding), rng=np.random.default_rng(seed))

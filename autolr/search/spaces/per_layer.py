@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.forms.low_rank import low_rank
+from autolr.search.sampler.encoding import Params, Point
 from autolr.types import Candidate, Choice, Unit
 
 
@@ -36,25 +36,25 @@ class PerLayerSpace:
             found[f"rank/{name}"] = IntDistribution(0, self._top(unit), step=self.multiple)
         return found
 
-    def decode(self, params: Mapping[str, Any]) -> Candidate:
+    def decode(self, params: Point) -> Candidate:
         """Read the choices off; a rank at or above break-even is dense."""
         choices = {name: self.choice(name, params) for name in self.units}
         return Candidate.of({name: choice for name, choice in choices.items() if choice is not None})
 
-    def choice(self, name: str, params: Mapping[str, Any]) -> Choice | None:
+    def choice(self, name: str, params: Point) -> Choice | None:
         """Return what is done to one unit; None: it stays dense."""
         rank = int(params[f"rank/{name}"])
         dense = rank >= self.units[name].break_even
         return None if dense else low_rank(params.get(f"method/{name}", self.methods[0]), rank)
 
-    def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
+    def seeds(self, seed: int, trials: int) -> dict[str, Params]:
         """Return the starting candidates that this space can express (it has ranks alone)."""
         found = {}
         for origin, candidate in self.start.items():
             choices = candidate.as_dict()
             if any(choice.form != LOW_RANK for choice in choices.values()):
                 continue
-            params: dict[str, Any] = {}
+            params: Params = {}
             for name, unit in self.units.items():
                 choice = choices.get(name)
                 if len(self.methods) > 1:

@@ -7,7 +7,6 @@ Where a publication leaves something open, what was chosen here is said.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import e, log
-from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -16,6 +15,7 @@ from scipy.optimize import isotonic_regression
 from autolr.errors import BudgetError
 from autolr.forms.low_rank import low_rank
 from autolr.scores import AGREEMENT, DIVERGENCE
+from autolr.search.sampler.encoding import Params, Point
 from autolr.search.spaces.grouped import Fits, from_shares, largest_that_fits
 from autolr.types import Candidate, Choice, Unit
 
@@ -159,11 +159,11 @@ class RuleSpace:
         """Return no parameter."""
         return {}
 
-    def decode(self, params: Mapping[str, Any]) -> Candidate:
+    def decode(self, params: Point) -> Candidate:
         """Return the rule's candidate."""
         return self.candidate
 
-    def seeds(self, seed: int, trials: int) -> dict[str, dict[str, Any]]:
+    def seeds(self, seed: int, trials: int) -> dict[str, Params]:
         """Return the one point there is."""
         return {self.name: {}}
 
