@@ -18,6 +18,8 @@ torch.set_num_threads(1)
 settings.register_profile("autolr", deadline=None, derandomize=True, database=None)
 settings.load_profile("autolr")
 
+collect_ignore = ["notebook.py"]  # a script; test_notebook.py runs it
+
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[2] / "shared"))
 
 

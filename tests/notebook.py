@@ -68,7 +68,7 @@ assert len(known["tasks"]["length"]["layers"]) > 1
 # Two ways to search, at equal cost.
 entries = [{"name": "uniform", "space": "uniform", "refit": False}, {"name": "random", "sampler": "random"}]
 table = autolr.compare(entries, where / "comparison", model=model, budget="0.6x-flops", trials=2, **given, **few)
-assert {row["entry"] for row in table["rows"]} == {"uniform", "random"}
+assert {outcome.entry for outcome in table.rows} == {"uniform", "random"}
 
 # The process is as it was.
 assert torch.get_num_threads() == threads

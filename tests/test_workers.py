@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -247,7 +248,8 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
 def test_a_worker_whose_model_is_another_says_so(options: dict[str, str], tmp_path: Path) -> None:
     _, driver = dispatcher_of(options, tmp_path / "study")
     payload = Payload.of(driver.inputs, driver.prepared, 1)
-    object.__setattr__(payload, "digests", {**payload.digests, "model config": "0" * 64})
+    digests = {**payload.problem.digests, "model config": "0" * 64}
+    payload = replace(payload, problem=replace(payload.problem, digests=digests))
     with pytest.raises(AutolrError, match="here is not the one that the study began with"):
         payload.open(lambda _: b"")
 
@@ -300,7 +302,8 @@ from autolr.search.workers import worker
 
 worker.OPEN_SECONDS = 0.5
 crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")
-payload = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run), threads=1, open=lambda fetch, tick: time.sleep(30))
+problem = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run))
+payload = SimpleNamespace(problem=problem, threads=1, open=lambda fetch, tick: time.sleep(30))
 worker.Worker(payload, fetch=None)
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from autolr.bank import Bank
 from autolr.errors import BudgetError
+from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens
 from autolr.probes.scorer import ProbeScorer
 from autolr.problem import LoadedProblem
@@ -52,10 +53,11 @@ def prepare(inputs: LoadedProblem, bank: Bank, progress: Progress) -> Prepared:
     scorer = scorer_of(inputs, bank, "search", progress)
     fixed = {"dense": Candidate()}
     method, units = inputs.methods[0].name, inputs.units.by_name()
-    try:
-        fixed[f"uniform {method}"] = uniform_candidate(units, method, inputs.spec.search.multiple, inputs.fits)
-    except BudgetError as error:
-        progress.note(f"no uniform candidate: {error}")
+    if LOW_RANK in inputs.spec.search.forms:
+        try:
+            fixed[f"uniform {method}"] = uniform_candidate(units, method, inputs.spec.search.multiple, inputs.fits)
+        except BudgetError as error:
+            progress.note(f"no uniform candidate: {error}")
     return Prepared(bank, scorer, probe_scorer(inputs, bank, "search", progress), space, fixed)
 
 

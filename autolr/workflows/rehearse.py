@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from autolr.bank import Bank
 from autolr.data.parts import Data, Parts
 from autolr.errors import AutolrError
 from autolr.forms.low_rank import low_rank
+from autolr.forms.swap import given
 from autolr.machine.temporary import passing_folder
+from autolr.methods import METHODS
 from autolr.model.units import Units
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress, Silent
@@ -21,7 +24,7 @@ from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.preparation import build_bank
 from autolr.search.scorers import scorer_of
 from autolr.search.study.evaluator import Objective
-from autolr.types import Candidate
+from autolr.types import Candidate, Choice, Unit
 from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.final_report import report_on
 from autolr.workflows.finalists import changes_of
@@ -66,7 +69,7 @@ def _rehearse(inputs: LoadedProblem, folder: Path, formats: Sequence[str]) -> No
     silent = Silent()
     bank = build_bank(inputs, folder / "bank", silent)
     unit = inputs.units.units[0]
-    candidate = Candidate.of({unit.name: low_rank(_METHOD, max(1, unit.break_even - 1))})
+    candidate = Candidate.of({unit.name: _choice(inputs, bank, unit)})
     evaluation = Objective(inputs, bank, scorer_of(inputs, bank, "search", silent)).evaluate(candidate, silent.check)
     cost = RelativeCost.of(evaluation.cost, inputs.costs.dense)
     member = FrontMember(0, "rehearsal", Variant(candidate), cost, evaluation.scores, {})
@@ -76,6 +79,16 @@ def _rehearse(inputs: LoadedProblem, folder: Path, formats: Sequence[str]) -> No
         export(inputs, bank, member, changes, report, folder / name, name, silent)
     if latency_budgets(inputs):
         time_checkpoint(inputs, folder / formats[0], silent, processes=1, seconds=_SECONDS)
+
+
+def _choice(inputs: LoadedProblem, bank: Bank, unit: Unit) -> Choice:
+    """Return the dearest option of the study's first form that applies, or a low rank where none does."""
+    for form in inputs.forms:
+        if form.applies(unit, METHODS.get(_METHOD)):
+            choices, _ = form.options(given(inputs.model, bank, unit.name, _METHOD), 1)
+            if choices:
+                return max(choices, key=lambda choice: form.weights(unit, choice))
+    return low_rank(_METHOD, max(1, unit.break_even - 1))
 
 
 def _small(inputs: LoadedProblem) -> LoadedProblem:

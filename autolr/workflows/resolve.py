@@ -178,10 +178,7 @@ def _objectives(given: Sequence[str], named: Named) -> dict[tuple[str, ...], Any
             f"{named(['search', 'objective'])} names {' and '.join(map(str, signals))}; a search has one signal, and "
             f"{_PROBES} beside it"
         )
-    found: dict[tuple[str, ...], Any] = {("search", "probe_axis"): _PROBES in given}
-    if signals:
-        found["search", "objective"] = signals[0]
-    return found
+    return {("search", "probe_axis"): _PROBES in given, ("search", "objective"): signals[0] if signals else ""}
 
 
 def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from autolr.registry import Registry
 @contextmanager
 def installed(folder: Path, table: Registry, points: Mapping[str, str]) -> Iterator[None]:
     """Have a package with these entry points, name -> module:attribute, while a block runs."""
-    metadata = folder / "extending-1.0.dist-info"
+    name = f"extending_{table.noun}"
+    metadata = folder / f"{name}-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: extending\nVersion: 1.0\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     lines = [f"{name} = {place}" for name, place in points.items()]
     (metadata / "entry_points.txt").write_text("\n".join([f"[{table.group}]", *lines]) + "\n")
     sys.path.insert(0, str(folder))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 
 from autolr.bank import Bank
+from autolr.errors import UsageError
+from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.forms.swap import compressed
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.problem import LoadedProblem
@@ -59,11 +61,13 @@ def importance(config: ImportanceConfig, inputs: LoadedProblem, bank: Bank, prog
 
 def grouped(config: GroupedConfig, inputs: LoadedProblem, _bank: Bank, _progress: Progress) -> GroupedSpace:
     """Return the space of shares of groups of layers."""
+    _check_ranks(inputs)
     return GroupedSpace(config, inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, inputs.fits)
 
 
 def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> PerLayerSpace:
     """Return the space of a method and a rank for each layer, which begins where the knapsack would."""
+    _check_ranks(inputs)
     default = load_space_config("importance")
     assert isinstance(default, ImportanceConfig)
     solved = importance(default, inputs, bank, progress)
@@ -74,7 +78,16 @@ def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progre
 
 def rule(config: RuleConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> RuleSpace:
     """Return the one candidate of a published rule."""
+    _check_ranks(inputs)
     return RuleSpace(config.rule, _candidate_by_rule(config.rule, inputs, bank, progress))
+
+
+def _check_ranks(inputs: LoadedProblem) -> None:
+    spec = inputs.spec.search
+    if LOW_RANK not in spec.forms:
+        raise UsageError(
+            f"--space {spec.space} is one of ranks, and needs --form {LOW_RANK} (got {', '.join(spec.forms)})"
+        )
 
 
 def _methods(inputs: LoadedProblem) -> list[str]:

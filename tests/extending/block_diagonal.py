@@ -1,0 +1,69 @@
+"""A form from elsewhere, ``block-diagonal = "block_diagonal:FORM"`` in the group ``autolr.forms``.
+
+Low rank, plus what that leaves of the weight in four blocks along its diagonal.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.forms.base import Form
+from autolr.forms.low_rank import Factors, fill_, rank_grid, timed_ranks
+from autolr.records import Choice
+
+
+class BlockDiagonalLinear(LowRankLinear):
+    kind = "block-diagonal"
+
+    def __init__(self, in_features, out_features, rank, blocks, device=None, dtype=None):
+        super().__init__(in_features, out_features, rank, device, dtype)
+        shape = (blocks, out_features // blocks, in_features // blocks)
+        self.blocks = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    def forward(self, x):
+        parts = x.unflatten(-1, (len(self.blocks), -1))
+        return super().forward(x) + torch.einsum("...gi,goi->...go", parts, self.blocks).flatten(-2)
+
+    def sizes(self):
+        return {**super().sizes(), "blocks": len(self.blocks)}
+
+    def dense_weight(self):
+        return super().dense_weight() + torch.block_diag(*self.blocks.double())
+
+
+class BlockDiagonal(Form):
+    name = scale = BlockDiagonalLinear.kind
+    layer = BlockDiagonalLinear
+    sizes = {"rank": "rank", "blocks": "blocks"}  # noqa: RUF012
+
+    def applies(self, unit, method):  # what a block saves is known where every weight counts alike
+        return super().applies(unit, method) and not method.needs and unit.out_features % 4 == unit.in_features % 4 == 0
+
+    def options(self, given, multiple):
+        choices = [Choice.of(self.name, given.method, rank=rank, blocks=4) for rank in rank_grid(given.unit, multiple)]
+        choices = [choice for choice in choices if self.weights(given.unit, choice) < given.unit.weights]
+        return choices, np.array([float(cut(given, choice["rank"])[-1].square().sum()) for choice in choices])
+
+    def weights(self, unit, choice):
+        return choice["rank"] * (unit.out_features + unit.in_features) + unit.weights // choice["blocks"]
+
+    def build(self, given, choice, like):
+        layer, (left, right, blocks, rest) = self.empty(given.unit, choice, like), cut(given, choice["rank"])
+        mean = rest.new_zeros(rest.shape[1]) if given.mean is None else given.mean.to(rest)
+        fill_(layer, Factors(left, right, (rest @ mean).to(left.dtype)), given.bias)
+        layer.blocks.data.copy_(blocks)
+        return layer
+
+    def timed(self, unit):
+        return [Choice.of(self.name, "", rank=rank, blocks=4) for rank in timed_ranks(unit)]
+
+
+def cut(given, rank):
+    left, right = (factor.to(given.weight.device) for factor in given.decomposition.truncate(rank))
+    rest = given.weight.double() - left.double() @ right.double()
+    blocks = rest.unflatten(1, (4, -1)).unflatten(0, (4, -1)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+    return left, right, blocks, rest - torch.block_diag(*blocks)
+
+
+FORM = BlockDiagonal()

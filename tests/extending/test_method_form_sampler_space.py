@@ -1,0 +1,129 @@
+"""A method, a form, a sampler and a space of third parties, a file and an entry point each, through whole studies."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import block_diagonal
+import early_late
+import input_norm
+import pytest
+import sobol
+import torch
+from installed import installed
+from nli_fixture import write_inputs
+
+from autolr.checkpoint.load import load_checkpoint
+from autolr.forms import FORMS
+from autolr.forms import conformance as form_laws
+from autolr.methods import METHODS
+from autolr.methods import conformance as method_laws
+from autolr.progress import Silent
+from autolr.search.sampler import conformance as sampler_laws
+from autolr.search.sampler.registry import SAMPLERS
+from autolr.search.spaces import conformance as space_laws
+from autolr.search.spaces.build import build_space
+from autolr.search.study.folder import StudyFolder
+from autolr.spec.spaces import SPACES, load_space_config
+from autolr.workflows.search import open_study
+
+HERE = Path(__file__).parent
+TABLES = {
+    METHODS: {"input-norm": "input_norm:METHOD"},
+    FORMS: {"block-diagonal": "block_diagonal:FORM"},
+    SAMPLERS: {"sobol": "sobol:SAMPLER"},
+    SPACES: {"early-late": "early_late:SPACE"},
+}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A folder with the entry points of an installed package, known to this process too."""
+    folder = tmp_path_factory.mktemp("installed")
+    with ExitStack() as stack:
+        for table, points in TABLES.items():
+            stack.enter_context(installed(folder, table, points))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    options = write_inputs(tmp_path_factory.mktemp("inputs"))
+    return [*(word for pair in options.items() for word in pair), "--search-examples", "40", "--threads", "1"]
+
+
+def run(package, *words, code=0):
+    """Run autolr in a process of its own, in which the package is installed, and return what it prints."""
+    paths = [*([package] if package else []), HERE, os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    command = [sys.executable, "-m", "autolr", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_every_example_keeps_the_laws_of_its_table(package):
+    method_laws.check(METHODS.get("input-norm"))
+    form_laws.check(FORMS.get("block-diagonal"))
+    sampler_laws.check(SAMPLERS.get("sobol"))
+    assert METHODS.get("input-norm") is input_norm.METHOD
+    assert FORMS.get("block-diagonal") is block_diagonal.FORM
+    assert SAMPLERS.get("sobol") is sobol.SAMPLER
+    assert load_space_config("early-late") == early_late.EarlyLateConfig(kind="early-late")
+
+
+def test_a_method_a_sampler_and_a_space_find_a_front(package, data, tmp_path):
+    study = tmp_path / "study"
+    asked = [
+        "--method",
+        "input-norm",
+        "--sampler",
+        "sobol",
+        "--space",
+        "early-late",
+        "--trials",
+        "6",
+        "--multiple",
+        "2",
+    ]
+    said = json.loads(run(package, "search", *data, *asked, "--budget", "0.6x-flops", "--study", study, "--json"))
+    trials = [json.loads(file.read_text()) for file in sorted((study / "trials").glob("*.json"))]
+    assert len(trials) == 6
+    methods = {choice["method"] for trial in trials for choice in trial["candidate"].values()}
+    assert methods == {"input-norm"}
+    assert "same share" in {trial.get("origin") for trial in trials}
+    ratios = {trial.params[early_late.RATIO] for trial in StudyFolder(study).load_study().trials if trial.params}
+    assert len(ratios) >= 3, "the sampler proposed points of the space"
+    assert "by input-norm" in (study / said["checkpoint"] / "README.md").read_text()
+    assert json.loads(run(package, "front", study, "--json"))["members"]
+    opened = open_study(StudyFolder(study), Silent())
+    space_laws.check(build_space(opened.inputs, opened.bank, Silent()))
+
+
+def test_a_form_goes_through_search_export_reload_card_and_front(package, data, tmp_path):
+    study, out = tmp_path / "study", tmp_path / "model"
+    asked = ["--method", "svd", "--form", "block-diagonal", "--multiple", "2", "--trials", "4"]
+    run(package, "search", *data, *asked, "--budget", "0.6x-flops", "--study", study)
+    said = json.loads(run(package, "export", study, "--out", out, "--json"))
+    assert said["max_logit_difference"] == 0.0
+    kinds = json.loads((out / "config.json").read_text())["quantization_config"]["layers"]
+    assert {layer["kind"] for layer in kinds.values()} == {"block-diagonal"}
+    assert "| layer | form | method | rank | blocks |" in (out / "README.md").read_text()
+    members = json.loads(run(package, "front", study, "--json"))["members"]
+    choices = [choice for member in members for choice in member["candidate"].values()]
+    assert {(choice["form"], choice["blocks"]) for choice in choices} == {("block-diagonal", 4)}
+    assert "block-diagonal" in run(package, "sensitivity", study, "--json")
+    assert "accuracy" in run(package, "eval", out, "--data", data[data.index("--test") + 1])
+    model = load_checkpoint(out)
+    layers = [m for m in model.modules() if isinstance(m, block_diagonal.BlockDiagonalLinear)]
+    assert len(layers) == len(kinds)
+    assert all(torch.isfinite(layer.blocks).all() for layer in layers)
+    unknown = run(None, "eval", out, "--data", data[data.index("--test") + 1], code=2)
+    assert "is of kind 'block-diagonal', known are ['low-rank', 'low-rank-rows']" in " ".join(unknown.split())
+    unknown = run(None, "front", study, "--json", code=0)
+    assert json.loads(unknown)["members"] == members, "what was found is read without the form"
+    unknown = run(None, "resume", study, "--trials", "5", code=2)
+    assert "unknown form 'block-diagonal'" in unknown
