@@ -141,6 +141,9 @@ def test_files_that_are_named_exist(name: str) -> None:
     if name == "CONTRIBUTING.md":
         for place in re.findall(r"`((?!autolr|tests|docs|studies|search_spaces)[a-z_]+(?:/[a-z_]*)*(?:/|\.py))`", text):
             assert (ROOT / "autolr" / place).exists(), f"{name}: {place}"
+        code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "autolr").rglob("*.py"))
+        for record in re.findall(r"`([A-Z][A-Za-z]+)`", text):
+            assert re.search(rf"^class {record}\b", code, re.MULTILINE), f"{name}: {record}"
 
 
 def test_the_floors_are_those_of_the_contract() -> None:
