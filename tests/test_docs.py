@@ -133,6 +133,17 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
+def test_the_result_is_that_of_the_study() -> None:
+    named = {"autolr": "autolr", "uniform K-FAC SVD": "uniform kfac", "SVD-LLM v2": "svd-llm-v2"}
+    named |= {"uniform SVD": "uniform svd"}
+    measured = (ROOT / "studies" / "search" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w -]+) \| (\d.*±.*) \|$", TEXTS[ROOT / "README.md"], re.MULTILINE)
+    assert [name for name, _ in rows] == list(named)
+    for name, cells in rows:
+        [row] = re.findall(rf"^\| {named[name]} \| (.*) \| 3 \|$", measured, re.MULTILINE)
+        assert cells.split(" | ") == re.sub(r" \([\d.]+\)", "", row).split(" | ")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_files_that_are_named_exist(name: str) -> None:
     text = TEXTS[ROOT / name]
