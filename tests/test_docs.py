@@ -215,6 +215,13 @@ def test_every_kind_of_record_can_be_added_by_what_the_docs_say() -> None:
         assert Registry(noun, object, tuple).group == group
 
 
+def test_every_example_of_a_third_party_is_named() -> None:
+    helpers = {"installed.py", "conftest.py", "__init__.py"}
+    files = {file.name for file in (ROOT / "tests" / "extending").glob("*.py") if not file.name.startswith("test_")}
+    named = {*re.findall(r"\]\(\.\./tests/extending/(\w+\.py)\)", TEXTS[ROOT / "docs" / "extending.md"])}
+    assert files - helpers <= named
+
+
 def attribute(place: str) -> object:
     module, _, name = place.rpartition(".")
     return getattr(__import__(module, fromlist=[name]), name)
