@@ -221,6 +221,8 @@ def test_estimate_says_what_is_reachable_without_writing_anything(inputs: dict[s
     assert (streamed["passing_bytes"] > 0, streamed["seconds"]["refit"]) == (True, 0)
     assert not path.exists()
     assert "compressible layers" in run("estimate", *given).stdout
+    assert run("estimate", *given, "--form", "low-rank").exit_code == 3
+    assert "did you mean low-rank" in run("estimate", *given, "--form", "low-rang").stderr
 
 
 BAD_OPTIONS = {

@@ -134,8 +134,8 @@ def test_an_unknown_key_ends_the_command_with_one_line(plain: dict, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_the_readme_shows_every_key_with_its_default(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_documentation_shows_every_key_with_its_default(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "comparing.md").read_text(encoding="utf-8")
     (tmp_path / "what.yaml").write_text(
         text.partition("```yaml\n# what.yaml")[2].partition("```")[0].partition("\n")[2]
     )

@@ -11,7 +11,7 @@ from autolr.cli.terminal import out, print_json, progress, reported
 
 @reported
 def compare(
-    file: Annotated[Path, typer.Argument(help="YAML with budgets and entries; README names all keys.")],
+    file: Annotated[Path, typer.Argument(help="YAML with budgets and entries; docs/comparing.md names all keys.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the studies and the summary; it can be gone on with.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw a plot, .svg or .png (needs autolr[plots]).")] = None,
     json: o.Json = False,

@@ -98,8 +98,8 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
 
 @reported
 @o.takes(
-    "budget", "model", "task", "data", "trials", "study", "seed", "method", "multiple", "refit", "include", "exclude",
-    "run", "profile",
+    "budget", "model", "task", "data", "trials", "study", "seed", "method", "form", "multiple", "refit", "include",
+    "exclude", "run", "profile",
 )  # fmt: skip
 def estimate(given: o.Given, study: o.Study = None, profile: o.Profile = None, json: o.Json = False) -> None:
     """Say what each budget can reach, and what the search would take in time and disk, before anything is spent."""
