@@ -29,3 +29,12 @@ def assets() -> Path:
     if not (ASSETS / "models").is_dir():
         pytest.skip(f"no measurement assets at {ASSETS}; set AUTOLR_ASSETS")
     return ASSETS
+
+
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The GPU, or the device that AUTOLR_GPU_TESTS_ON names: on ``cpu`` the tests of a GPU are rehearsed."""
+    name = os.environ.get("AUTOLR_GPU_TESTS_ON", "cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device here; AUTOLR_GPU_TESTS_ON=cpu rehearses on the CPU")
+    return torch.device(name)
