@@ -1,11 +1,7 @@
-"""A form from elsewhere, ``block-diagonal = "block_diagonal:FORM"`` in the group ``autolr.forms``.
-
-Low rank, plus what that leaves of the weight in four blocks along its diagonal.
-"""
+"""A form: low rank, plus what it leaves of the weight in blocks along the diagonal; "block_diagonal:FORM"."""
 
 import numpy as np
 import torch
-from torch import nn
 
 from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.forms.base import Form
@@ -16,14 +12,13 @@ from autolr.records import Choice
 class BlockDiagonalLinear(LowRankLinear):
     kind = "block-diagonal"
 
-    def __init__(self, in_features, out_features, rank, blocks, device=None, dtype=None):
-        super().__init__(in_features, out_features, rank, device, dtype)
-        shape = (blocks, out_features // blocks, in_features // blocks)
-        self.blocks = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+    def __init__(self, in_features, out_features, rank, blocks, **where):
+        super().__init__(in_features, out_features, rank, **where)
+        self.blocks = torch.nn.Parameter(torch.empty(blocks, out_features // blocks, in_features // blocks, **where))
 
     def forward(self, x):
-        parts = x.unflatten(-1, (len(self.blocks), -1))
-        return super().forward(x) + torch.einsum("...gi,goi->...go", parts, self.blocks).flatten(-2)
+        x_by_block = x.unflatten(-1, (len(self.blocks), -1))
+        return super().forward(x) + torch.einsum("...gi,goi->...go", x_by_block, self.blocks).flatten(-2)
 
     def sizes(self):
         return {**super().sizes(), "blocks": len(self.blocks)}
@@ -33,16 +28,14 @@ class BlockDiagonalLinear(LowRankLinear):
 
 
 class BlockDiagonal(Form):
-    name = scale = BlockDiagonalLinear.kind
-    layer = BlockDiagonalLinear
+    name, scale, layer = "block-diagonal", "block-diagonal", BlockDiagonalLinear
     sizes = {"rank": "rank", "blocks": "blocks"}  # noqa: RUF012
 
-    def applies(self, unit, method):  # what a block saves is known where every weight counts alike
+    def applies(self, unit, method):  # what blocks save is known by methods to which every weight counts alike
         return super().applies(unit, method) and not method.needs and unit.out_features % 4 == unit.in_features % 4 == 0
 
     def options(self, given, multiple):
         choices = [Choice.of(self.name, given.method, rank=rank, blocks=4) for rank in rank_grid(given.unit, multiple)]
-        choices = [choice for choice in choices if self.weights(given.unit, choice) < given.unit.weights]
         return choices, np.array([float(cut(given, choice["rank"])[-1].square().sum()) for choice in choices])
 
     def weights(self, unit, choice):
@@ -50,8 +43,7 @@ class BlockDiagonal(Form):
 
     def build(self, given, choice, like):
         layer, (left, right, blocks, rest) = self.empty(given.unit, choice, like), cut(given, choice["rank"])
-        mean = rest.new_zeros(rest.shape[1]) if given.mean is None else given.mean.to(rest)
-        fill_(layer, Factors(left, right, (rest @ mean).to(left.dtype)), given.bias)
+        fill_(layer, Factors(left, right, (rest @ given.mean.to(rest)).to(left.dtype)), given.bias)
         layer.blocks.data.copy_(blocks)
         return layer
 
@@ -59,7 +51,7 @@ class BlockDiagonal(Form):
         return [Choice.of(self.name, "", rank=rank, blocks=4) for rank in timed_ranks(unit)]
 
 
-def cut(given, rank):
+def cut(given, rank):  # the factors, the blocks, and what is then still missing
     left, right = (factor.to(given.weight.device) for factor in given.decomposition.truncate(rank))
     rest = given.weight.double() - left.double() @ right.double()
     blocks = rest.unflatten(1, (4, -1)).unflatten(0, (4, -1)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
