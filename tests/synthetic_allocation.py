@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 
+from autolr.optimization.sampler.outcome_models import DeterministicOutcomes
 from autolr.pareto import hypervolume
-from autolr.search.sampler.outcome_models import DeterministicOutcomes
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.checkpoint.save import save_checkpoint
 from autolr.cli import app
 from autolr.errors import UsageError
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 
 METHODS = {

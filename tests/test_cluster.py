@@ -15,8 +15,8 @@ from nli_fixture import arguments, write_inputs, write_pairs
 from optuna.trial import TrialState
 from test_workers import done
 
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import front_trials
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import front_trials
 
 __all__ = ["server"]  # a fixture
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def doctor(address: str, *options: str) -> tuple[int, list[dict]]:
 
 DRIVER = """
 import sys
-from autolr.search.study import heartbeats as roster
+from autolr.optimization.study import heartbeats as roster
 roster.BEAT_SECONDS, roster.GRACE_SECONDS = 1.0, 10.0
 from autolr.cli import main
 main()

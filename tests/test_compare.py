@@ -88,7 +88,7 @@ def test_the_table_is_the_mean_over_the_seeds(summary) -> None:
 
 def test_it_goes_on_where_it_stopped(summary, plain: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, found = summary
-    monkeypatch.setattr("autolr.search.study.driver.Driver.run", lambda _: pytest.fail("it was finished"))
+    monkeypatch.setattr("autolr.optimization.study.driver.Driver.run", lambda _: pytest.fail("it was finished"))
     assert compare(read_comparison(written(plain, tmp_path / "c.yaml")), out, Silent()) == found
 
 

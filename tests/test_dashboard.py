@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from autolr.search.study.folder import STUDY_NAME, StudyFolder
+from autolr.optimization.study.folder import STUDY_NAME, StudyFolder
 from autolr.spec.study import make_spec
 
 PATIENCE = 90.0

@@ -20,20 +20,20 @@ from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.errors import AutolrError, UsageError
+from autolr.optimization.sampler.fixed_space import SpaceSampler
+from autolr.optimization.study import database as storage_module
+from autolr.optimization.study import heartbeats as heartbeat_module
+from autolr.optimization.study.database import _passwords, alone, check_private, open_database, without_password
+from autolr.optimization.study.driver import Driver
+from autolr.optimization.study.evaluator import Objective
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import front_trials
+from autolr.optimization.study.heartbeats import Heartbeat
+from autolr.optimization.study.queue import TrialQueue
+from autolr.optimization.study.summary import summarize
+from autolr.optimization.study.takeover import SharedTrials
+from autolr.optimization.study.trial_record import DEATHS, OWNER, SURPLUS
 from autolr.progress import Silent
-from autolr.search.sampler.fixed_space import SpaceSampler
-from autolr.search.study import database as storage_module
-from autolr.search.study import heartbeats as heartbeat_module
-from autolr.search.study.database import _passwords, alone, check_private, open_database, without_password
-from autolr.search.study.driver import Driver
-from autolr.search.study.evaluator import Objective
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import front_trials
-from autolr.search.study.heartbeats import Heartbeat
-from autolr.search.study.queue import TrialQueue
-from autolr.search.study.summary import summarize
-from autolr.search.study.takeover import SharedTrials
-from autolr.search.study.trial_record import DEATHS, OWNER, SURPLUS
 from autolr.spec.study import make_spec
 from autolr.workflows.search import _prepared_driver, run_search
 
@@ -419,7 +419,7 @@ def test_a_restart_of_the_server_is_waited_for(server: Server, options: dict[str
 
 DRIVER = """
 import sys
-from autolr.search.study import heartbeats
+from autolr.optimization.study import heartbeats
 heartbeats.BEAT_SECONDS, heartbeats.GRACE_SECONDS = 1.0, 8.0
 from autolr.cli import main
 main()

@@ -22,10 +22,10 @@ from autolr.engines import ENGINES
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.forms import FORMS
 from autolr.methods import METHODS
+from autolr.optimization.sampler.registry import SAMPLERS
 from autolr.recovery.registry import RECOVERIES
 from autolr.registry import Registry
 from autolr.scores import SCORES, TASKS, forget_task
-from autolr.search.sampler.registry import SAMPLERS
 from autolr.spec.spaces import presets
 
 ROOT = Path(__file__).parents[1]

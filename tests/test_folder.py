@@ -11,9 +11,9 @@ import pytest
 
 from autolr.errors import Stopped, UsageError
 from autolr.machine.atomic import write_atomically
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import nearest_trials
 from autolr.progress import Silent
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import nearest_trials
 
 
 class Told(Silent):

@@ -18,10 +18,10 @@ from autolr.api import load
 from autolr.bank import Bank
 from autolr.methods import METHODS
 from autolr.model.units import find_units
+from autolr.optimization.study.driver import Driver
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import front_trials
 from autolr.progress import Silent
-from autolr.search.study.driver import Driver
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import front_trials
 from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate, Score
 from autolr.workflows.search import _prepared_driver, run_search

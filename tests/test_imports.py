@@ -45,7 +45,7 @@ def test_every_import_goes_downwards():
     [
         ("types.py", "from autolr.methods.weighted_svd import psd_power"),
         ("methods/svd.py", "import autolr.bank"),
-        ("search/sampler/kernel.py", "from autolr.search.study import front"),
+        ("search/sampler/kernel.py", "from autolr.optimization.study import front"),
         ("checkpoint/runtime/layers.py", "def late():\n    from autolr.cli import main"),
         ("errors.py", "from autolr.forms import swap"),
     ],
@@ -81,8 +81,8 @@ def test_what_only_reads_a_study_does_not_wait_for_torch():
     modules = [
         "autolr.cli",
         "autolr.report.sentences",
-        "autolr.search.study.folder",
-        "autolr.search.study.summary",
+        "autolr.optimization.study.folder",
+        "autolr.optimization.study.summary",
     ]  # as cli/results.py
     heavy = ["torch", "transformers", "botorch", "datasets", "optuna_dashboard", "sklearn"]
     done = python(f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])")

@@ -15,11 +15,11 @@ from typer.testing import CliRunner, Result
 
 from autolr.cli import app
 from autolr.errors import UsageError
+from autolr.optimization.study import evaluator as objective_module
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.rebuild import rebuild
+from autolr.optimization.study.summary import find_trial, select_trial, summarize
 from autolr.progress import Silent
-from autolr.search.study import evaluator as objective_module
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.rebuild import rebuild
-from autolr.search.study.summary import find_trial, select_trial, summarize
 from autolr.spec.objectives import directions
 from autolr.spec.study import StudySpec, make_spec
 from autolr.workflows.search import run_search

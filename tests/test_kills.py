@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from nli_fixture import arguments, write_inputs
 
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.study.folder import StudyFolder
 
 TRIALS = 60
 KILLS = 20

@@ -18,8 +18,8 @@ from autolr.cli.main import app
 from autolr.data.text import TextData, load_text
 from autolr.errors import AutolrError, UsageError
 from autolr.model.kind import check_causal
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.summary import with_multipliers
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.summary import with_multipliers
 from autolr.statistics.calibrate import SampledCotangents
 from autolr.tasks.language import text_batches
 from autolr.tasks.language_scorer import MOST_LIKELY, LanguageScorer, coarse_divergence

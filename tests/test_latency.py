@@ -23,12 +23,12 @@ from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_o
 from autolr.errors import BudgetError, UsageError
 from autolr.forms import FORMS, low_rank
 from autolr.model.units import find_units
+from autolr.optimization.preparation import build_bank
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import feasible, finished
 from autolr.problem import open_inputs
 from autolr.progress import Silent
 from autolr.results import LatencyCheck
-from autolr.search.preparation import build_bank
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import feasible, finished
 from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate, Conditions, Unit
 from autolr.workflows import conclude as run_module

@@ -10,7 +10,7 @@ import pytest
 
 from autolr.machine import locks as slots
 from autolr.machine.temporary import passing_folder
-from autolr.search.workers.payload import BANK, UNUSED_SECONDS, sweep_banks
+from autolr.optimization.workers.payload import BANK, UNUSED_SECONDS, sweep_banks
 
 
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:

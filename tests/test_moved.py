@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 import autolr
 from autolr.cli import app
 from autolr.errors import UsageError, command
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.summary import read_front, select_trial
 from autolr.report.sentences import next_commands
 from autolr.results import StudyResult
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.summary import read_front, select_trial
 from autolr.spec.spaces import presets
 
 FAST = ["--method", "kfac", "--multiple", "2", "--search-examples", "40", "--selection-examples", "40"]

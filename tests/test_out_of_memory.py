@@ -9,9 +9,9 @@ from nli_fixture import write_inputs
 from optuna.trial import TrialState
 from test_search import spec_of
 
+from autolr.optimization.study.driver import Driver
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
-from autolr.search.study.driver import Driver
-from autolr.search.study.folder import StudyFolder
 from autolr.workflows.search import _prepared_driver
 
 EXAMPLES, HALF = 40, 20  # of the search part, which is one batch

@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import BaseStorage, RDBStorage
 
 import autolr
-from autolr.search import optuna_access as access
+from autolr.optimization import optuna_access as access
 
 PACKAGE = Path(autolr.__file__).parent
 OPTUNA, BOTORCH = "search/optuna_access.py", "search/sampler/acquisition.py"

@@ -9,16 +9,16 @@ from nli_fixture import write_model, write_pairs
 from optuna.trial import TrialState
 
 from autolr.errors import Stopped
+from autolr.optimization.sampler.history import ESTIMATE, STDERR
+from autolr.optimization.scorers import scorer_of
+from autolr.optimization.study.driver import Driver
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import front_trials
+from autolr.optimization.study.proposals import MOST, needed
+from autolr.optimization.study.summary import summarize
 from autolr.progress import Silent
 from autolr.report.sentences import result_lines
 from autolr.results import StudyResult
-from autolr.search.sampler.history import ESTIMATE, STDERR
-from autolr.search.scorers import scorer_of
-from autolr.search.study.driver import Driver
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import front_trials
-from autolr.search.study.proposals import MOST, needed
-from autolr.search.study.summary import summarize
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
 from autolr.workflows.search import open_study, run_search

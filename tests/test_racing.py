@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from autolr.search.racing.race import CONFIDENCE, LOOKS, Incumbent, RacedScorer, example_sizes, separation
-from autolr.search.racing.sampling import inclusion_probabilities, sampling_order, weighted_mean
+from autolr.optimization.racing.race import CONFIDENCE, LOOKS, Incumbent, RacedScorer, example_sizes, separation
+from autolr.optimization.racing.sampling import inclusion_probabilities, sampling_order, weighted_mean
 from autolr.tasks.class_scorer import ClassScorer
 
 N = 400

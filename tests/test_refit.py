@@ -15,11 +15,11 @@ from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.errors import UsageError
 from autolr.forms.swap import compressed
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
 from autolr.recovery import refit as refit_module
 from autolr.recovery.conformance import check
 from autolr.recovery.refit import REFIT, RIDGE, correct, refit
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
 from autolr.workflows import finalists

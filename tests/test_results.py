@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from autolr.errors import UsageError
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import read_result, write_result
+from autolr.optimization.study.summary import read_front
 from autolr.records import Score
 from autolr.report.front_table import front_table
 from autolr.report.sentences import missed_limits, recovery_sentence, result_lines
 from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, StudyResult, Variant
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import read_result, write_result
-from autolr.search.study.summary import read_front
 from autolr.spec.study import make_spec
 
 OLD_MEMBER = """{

@@ -8,9 +8,9 @@ import pytest
 from synthetic_allocation import Allocation, run
 
 from autolr.errors import UsageError
-from autolr.search.sampler.base import SpaceInfo
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.registry import SAMPLERS, build_sampler
+from autolr.optimization.sampler.base import SpaceInfo
+from autolr.optimization.sampler.botorch_sampler import BoTorchSampler
+from autolr.optimization.sampler.registry import SAMPLERS, build_sampler
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import pytest
 from optuna.distributions import IntDistribution
 from synthetic_allocation import Allocation, run
 
-from autolr.search.sampler.acquisition import Acquisition
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.history import History
-from autolr.search.sampler.maximize import MOST_ROUNDS
-from autolr.search.sampler.registry import build_sampler
+from autolr.optimization.sampler.acquisition import Acquisition
+from autolr.optimization.sampler.botorch_sampler import BoTorchSampler
+from autolr.optimization.sampler.history import History
+from autolr.optimization.sampler.maximize import MOST_ROUNDS
+from autolr.optimization.sampler.registry import build_sampler
 
 SPACE = {name: IntDistribution(0, 9) for name in "abc"}
 

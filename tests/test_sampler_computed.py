@@ -5,11 +5,11 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from synthetic_allocation import Allocation, run
 
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.encoding import Encoding
-from autolr.search.sampler.history import History
-from autolr.search.sampler.maximize import sobol
-from autolr.search.sampler.outcome_models import DeterministicModel, DeterministicOutcomes
+from autolr.optimization.sampler.botorch_sampler import BoTorchSampler
+from autolr.optimization.sampler.encoding import Encoding
+from autolr.optimization.sampler.history import History
+from autolr.optimization.sampler.maximize import sobol
+from autolr.optimization.sampler.outcome_models import DeterministicModel, DeterministicOutcomes
 
 SPACE = {
     "c": CategoricalDistribution(("a", "b", None)),

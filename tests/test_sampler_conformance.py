@@ -7,11 +7,11 @@ import pytest
 from optuna.samplers import BaseSampler, QMCSampler
 from optuna.testing import pytest_samplers as suite
 
-from autolr.search.sampler.base import Sampler
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.conformance import check
-from autolr.search.sampler.maximize import SearchSettings
-from autolr.search.sampler.registry import SAMPLERS
+from autolr.optimization.sampler.base import Sampler
+from autolr.optimization.sampler.botorch_sampler import BoTorchSampler
+from autolr.optimization.sampler.conformance import check
+from autolr.optimization.sampler.maximize import SearchSettings
+from autolr.optimization.sampler.registry import SAMPLERS
 
 QUICK = SearchSettings(n_sobol=16, n_offspring=16, n_neighbours=8, n_rounds=2, n_final=4, n_final_rounds=1)
 THIRD = Sampler("sobol", lambda seed, info: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False))

@@ -12,13 +12,13 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from autolr.search.sampler import gaussian_process as surrogate
-from autolr.search.sampler.acquisition import Acquisition, reference_point
-from autolr.search.sampler.encoding import Encoding
-from autolr.search.sampler.kernel import CURVE_LENGTHSCALE, Hyperparameters, curve_features, unit_parts
-from autolr.search.sampler.maximize import mutate, sobol
-from autolr.search.sampler.outcome_transforms import bounded, slack, utilities
-from autolr.search.sampler.posterior import ModelList
+from autolr.optimization.sampler import gaussian_process as surrogate
+from autolr.optimization.sampler.acquisition import Acquisition, reference_point
+from autolr.optimization.sampler.encoding import Encoding
+from autolr.optimization.sampler.kernel import CURVE_LENGTHSCALE, Hyperparameters, curve_features, unit_parts
+from autolr.optimization.sampler.maximize import mutate, sobol
+from autolr.optimization.sampler.outcome_transforms import bounded, slack, utilities
+from autolr.optimization.sampler.posterior import ModelList
 
 SPACE = {
     "int": IntDistribution(2, 9),

@@ -6,9 +6,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.history import ESTIMATE, STDERR, History
-from autolr.search.sampler.outcome_transforms import utilities
+from autolr.optimization.sampler.botorch_sampler import BoTorchSampler
+from autolr.optimization.sampler.history import ESTIMATE, STDERR, History
+from autolr.optimization.sampler.outcome_transforms import utilities
 
 SPACE = {"x": FloatDistribution(0, 1)}
 GRID = np.linspace(-0.5, 0.5, 41)[:, None]

@@ -12,14 +12,14 @@ from transformers import AutoTokenizer, BertJapaneseTokenizer
 
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
 from autolr.model.digests import tokenizer_digest
+from autolr.optimization.study import evaluator as objective_module
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.queue import MAX_FAILURES_IN_A_ROW
+from autolr.optimization.study.summary import select_trial, summarize
 from autolr.problem import open_inputs
 from autolr.progress import Silent
 from autolr.report.sentences import result_lines, status_lines
 from autolr.results import StudyResult
-from autolr.search.study import evaluator as objective_module
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW
-from autolr.search.study.summary import select_trial, summarize
 from autolr.spec.study import StudySpec, make_spec
 from autolr.workflows import search as search_module
 from autolr.workflows.search import run_search

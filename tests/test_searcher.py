@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
-from autolr.search.study.driver import Pace
-from autolr.search.workers.dispatcher import Dispatcher, Task
-from autolr.search.workers.ray_driver import REPLY, WORKER, StudySearcher
-from autolr.search.workers.worker import Reply
+from autolr.optimization.study.driver import Pace
+from autolr.optimization.workers.dispatcher import Dispatcher, Task
+from autolr.optimization.workers.ray_driver import REPLY, WORKER, StudySearcher
+from autolr.optimization.workers.worker import Reply
 from autolr.types import Candidate
 
 

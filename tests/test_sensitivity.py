@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.errors import UsageError
+from autolr.optimization.curve_scales import make_menus
+from autolr.optimization.spaces.importance import multiplier
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
 from autolr.report.sensitivity import sensitivity_table
 from autolr.results.sensitivity import Account, LayerAccount
-from autolr.search.curve_scales import make_menus
-from autolr.search.spaces.importance import multiplier
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
 from autolr.workflows.search import open_study, run_search

@@ -12,12 +12,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError
+from autolr.optimization.spaces import Space, conformance
+from autolr.optimization.spaces.build import build_space
+from autolr.optimization.spaces.grouped import GroupedSpace, from_shares, largest_that_fits, uniform_candidate
+from autolr.optimization.spaces.rules import RULES, Layers, RuleSpace, aimet_greedy, asvd_strs, laser, svd_llm_v2
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
-from autolr.search.spaces import Space, conformance
-from autolr.search.spaces.build import build_space
-from autolr.search.spaces.grouped import GroupedSpace, from_shares, largest_that_fits, uniform_candidate
-from autolr.search.spaces.rules import RULES, Layers, RuleSpace, aimet_greedy, asvd_strs, laser, svd_llm_v2
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.spaces import GroupedConfig, load_space_config, presets
 from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice, Unit

@@ -20,10 +20,10 @@ from autolr.methods import get_methods
 from autolr.model.precision import in_float32
 from autolr.model.stack import Stack
 from autolr.model.units import find_units
+from autolr.optimization import preparation
+from autolr.optimization.study.folder import StudyFolder
 from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search import preparation
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.statistics import stream as streaming
 from autolr.statistics.calibrate import SampledCotangents, calibrate, class_cotangents

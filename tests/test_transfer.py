@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from autolr.cli.main import app
 from autolr.errors import UsageError
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.transfer import WARM_STARTS, warm_points
 from autolr.progress import Silent
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.transfer import WARM_STARTS, warm_points
 from autolr.spec.study import StudySpec, make_spec
 from autolr.workflows.search import run_search
 

@@ -25,12 +25,12 @@ from nli_fixture import write_inputs
 from optuna.trial import TrialState
 from test_search import spec_of
 
+from autolr.optimization.preparation import build_bank, prepare
+from autolr.optimization.study.candidates import Claim
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.queue import MAX_FAILURES_IN_A_ROW, TrialQueue
 from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search.preparation import build_bank, prepare
-from autolr.search.study.candidates import Claim
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.queue import MAX_FAILURES_IN_A_ROW, TrialQueue
 from autolr.types import Candidate, Evaluation
 
 TRIALS = 9

@@ -20,13 +20,13 @@ from test_search import spec_of
 from autolr.errors import AutolrError, Stopped, UsageError
 from autolr.forms.swap import compressed
 from autolr.machine import locks as slots
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import front_trials
+from autolr.optimization.workers.dispatcher import MAX_TRIES, Dispatcher
+from autolr.optimization.workers.payload import BANK, Payload
+from autolr.optimization.workers.ray_driver import RayDriver, cluster
+from autolr.optimization.workers.watchdog import Watchdog
 from autolr.progress import Silent
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import front_trials
-from autolr.search.workers.dispatcher import MAX_TRIES, Dispatcher
-from autolr.search.workers.payload import BANK, Payload
-from autolr.search.workers.ray_driver import RayDriver, cluster
-from autolr.search.workers.watchdog import Watchdog
 from autolr.tasks.class_scorer import predict
 from autolr.types import Candidate
 from autolr.workflows.search import _prepared_driver, open_study, run_search
@@ -298,7 +298,7 @@ HANGS_AS_IT_STARTS = """
 import time
 from types import SimpleNamespace
 
-from autolr.search.workers import worker
+from autolr.optimization.workers import worker
 
 worker.OPEN_SECONDS = 0.5
 crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from autolr.api.session import Listener, task_name, with_options, working
 from autolr.api.study import Study
 from autolr.errors import AutolrError
+from autolr.optimization.study.folder import StudyFolder
 from autolr.results.estimate import Estimate
 from autolr.scores import NLI, TaskKind
-from autolr.search.study.folder import StudyFolder
 from autolr.workflows.estimate import estimate_study
 from autolr.workflows.placed import Data, Model, named, placed
 from autolr.workflows.resolve import default_folder, resolve

@@ -5,11 +5,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from autolr.api.session import Listener, task_name, working
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import read_result
+from autolr.optimization.study.summary import read_front, select_trial, summarize
 from autolr.results import FrontMember, Report, StudyResult, StudyStatus
 from autolr.scores import TaskKind
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import read_result
-from autolr.search.study.summary import read_front, select_trial, summarize
 from autolr.spec.options import options_of
 from autolr.spec.study import CrewSpec, StudySpec
 from autolr.workflows.export import EXPORT_FORMAT

@@ -33,7 +33,7 @@ def export(
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
-    from autolr.search.study.folder import StudyFolder
+    from autolr.optimization.study.folder import StudyFolder
     from autolr.spec.budgets import Budget
     from autolr.workflows.export_trial import export_trial
 

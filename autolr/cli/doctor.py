@@ -23,7 +23,7 @@ def doctor(
     json: o.Json = False,
 ) -> None:
     """Check versions, model, storage and memory, here or on every node of a cluster, before anything is spent."""
-    from autolr.search.study.database import check_private
+    from autolr.optimization.study.database import check_private
     from autolr.workflows.check_machine import Needs, examine, extras, versions
     from autolr.workflows.resolve import resolve
     from autolr.workflows.undisturbed import quiet_libraries

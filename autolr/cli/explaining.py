@@ -18,9 +18,9 @@ def sensitivity(
     json: o.Json = False,
 ) -> None:
     """Say why each layer has its rank: its error curve, its multiplier, what one more step of rank would buy."""
+    from autolr.optimization.study.folder import StudyFolder
+    from autolr.optimization.study.summary import find_trial
     from autolr.report.sensitivity import importance_lines, sensitivity_table
-    from autolr.search.study.folder import StudyFolder
-    from autolr.search.study.summary import find_trial
     from autolr.workflows.search import open_study
     from autolr.workflows.sensitivity import explain
 

@@ -25,7 +25,7 @@ def spec_at(study: Path, places: Given) -> StudySpec:
         UsageError: it is not a study, or a place that is stored is empty and no other is given: then the message names
             the options and the command to type.
     """
-    from autolr.search.study.folder import StudyFolder
+    from autolr.optimization.study.folder import StudyFolder
     from autolr.workflows.placed import with_own_inputs
     from autolr.workflows.resolve import moved
 

@@ -12,9 +12,9 @@ from autolr.errors import command
 @reported
 def status(study: o.StudyArgument, json: o.Json = False) -> None:
     """Say how far a study is."""
+    from autolr.optimization.study.folder import StudyFolder
+    from autolr.optimization.study.summary import summarize
     from autolr.report.sentences import status_lines
-    from autolr.search.study.folder import StudyFolder
-    from autolr.search.study.summary import summarize
 
     found = summarize(StudyFolder.existing(study))
     if json:
@@ -27,9 +27,9 @@ def status(study: o.StudyArgument, json: o.Json = False) -> None:
 @reported
 def front(study: o.StudyArgument, json: o.Json = False) -> None:
     """List the front: the candidates no other beats in both quality and cost."""
+    from autolr.optimization.study.folder import StudyFolder
+    from autolr.optimization.study.summary import read_front
     from autolr.report.front_table import front_table
-    from autolr.search.study.folder import StudyFolder
-    from autolr.search.study.summary import read_front
 
     found = read_front(StudyFolder.existing(study))
     if json:
@@ -45,10 +45,10 @@ def select(
     json: o.Json = False,
 ) -> None:
     """Choose the best evaluated candidate within another budget, without any new trial."""
+    from autolr.optimization.study.folder import StudyFolder
+    from autolr.optimization.study.summary import select_trial
     from autolr.report.front_table import front_table
     from autolr.results import Front
-    from autolr.search.study.folder import StudyFolder
-    from autolr.search.study.summary import select_trial
 
     folder = StudyFolder.existing(study)
     found = select_trial(folder, budget)

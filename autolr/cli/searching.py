@@ -21,7 +21,7 @@ CREW = ("workers", "ray_address", "gpus_per_worker", "worker_timeout")
 )  # fmt: skip
 def search(given: o.Given, study: o.Study = None, profile: o.Profile = None, json: o.Json = False) -> None:
     """Search the best candidates within a budget, choose the winner on held-out data, export it."""
-    from autolr.search.study.database import check_private
+    from autolr.optimization.study.database import check_private
     from autolr.workflows.resolve import default_folder, resolve
 
     storage = given["storage"]
@@ -48,8 +48,8 @@ def resume(
     json: o.Json = False,
 ) -> None:
     """Go on with a study that was stopped or killed or moved, or with more trials than before."""
-    from autolr.search.study.database import check_private, without_password
-    from autolr.search.study.folder import StudyFolder
+    from autolr.optimization.study.database import check_private, without_password
+    from autolr.optimization.study.folder import StudyFolder
     from autolr.workflows.resolve import resolve, with_workers
 
     folder = StudyFolder.existing(study)
@@ -63,7 +63,7 @@ def resume(
     limits = resolve({"budget": "1x-flops", "time_limit": given["time_limit"]}, typed=True)
     changes = {"trials": given["trials"] or spec.trials, "time_limit": limits.time_limit, "crew": crew}
     if rebuild:
-        from autolr.search.study.rebuild import rebuild as rebuild_journal
+        from autolr.optimization.study.rebuild import rebuild as rebuild_journal
 
         with progress() as listener, folder.locked():
             rebuild_journal(folder, listener)
@@ -71,9 +71,9 @@ def resume(
 
 
 def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
+    from autolr.optimization.study.folder import StudyFolder
     from autolr.report.front_table import result_table
     from autolr.report.sentences import missed_limits, next_commands, result_lines
-    from autolr.search.study.folder import StudyFolder
     from autolr.workflows.search import run_search
 
     folder = StudyFolder(path)

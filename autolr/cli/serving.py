@@ -20,7 +20,7 @@ def dashboard(
     """Serve optuna-dashboard on a study, also while it is searching."""
     from optuna_dashboard import run_server
 
-    from autolr.search.study.folder import StudyFolder
+    from autolr.optimization.study.folder import StudyFolder
 
     folder = StudyFolder.existing(study)
     folder.load_study()

@@ -98,7 +98,7 @@ class SpaceKind:
     Attributes:
         name: what ``kind`` says in a YAML file, and ``--space`` where the file would say nothing else.
         config: what a file may say; a subclass of :class:`Named`.
-        build: a function (config, opened inputs, bank, progress) -> :class:`autolr.search.spaces.Space`, or the place
+        build: a function (config, opened inputs, bank, progress) -> :class:`autolr.optimization.spaces.Space`, or the place
             of one as ``package.module:function``, so that a file is checked without loading what the search needs.
         help: what is searched, in half a sentence.
     """
@@ -114,7 +114,7 @@ class SpaceKind:
         return placed_function(self.build)
 
 
-_BUILD = "autolr.search.spaces.build"
+_BUILD = "autolr.optimization.spaces.build"
 SPACES: Registry[SpaceKind] = Registry(
     "space",
     SpaceKind,

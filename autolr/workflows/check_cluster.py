@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from autolr.search.workers.ray_driver import cluster
+from autolr.optimization.workers.ray_driver import cluster
 from autolr.workflows.check_machine import Finding, Needs, differing, examine, versions
 
 WAIT_SECONDS = 120.0

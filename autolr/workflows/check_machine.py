@@ -18,7 +18,7 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
 from autolr.model.load import checked_device
 from autolr.model.memory import available_bytes
-from autolr.search.study.database import open_database
+from autolr.optimization.study.database import open_database
 
 PACKAGES = ("autolr", "torch", "transformers", "optuna", "botorch", "ray", "safetensors", "numpy")
 EXTRAS = {"ray": "ray.tune", "postgresql": "psycopg", "plots": "matplotlib"}

@@ -16,11 +16,11 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
 from autolr.methods import get_methods
+from autolr.optimization.sampler.registry import SAMPLERS
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Progress
 from autolr.results.comparison import ComparisonSummary, Row
 from autolr.scores import NLI, TASKS
-from autolr.search.sampler.registry import SAMPLERS
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.budgets import Budget
 from autolr.spec.plain import Strict, parse_plain, read_yaml
 from autolr.spec.spaces import load_space_config, presets

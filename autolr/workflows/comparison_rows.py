@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import scored
+from autolr.optimization.study.trial_record import TrialRecord
 from autolr.pareto import hypervolume
 from autolr.results import StudyResult
 from autolr.results.comparison import Cell, ComparisonSummary, Outcome, Row, SearchCurve, Spread, Step
 from autolr.scores import SCORES, TASKS
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import scored
-from autolr.search.study.trial_record import TrialRecord
 from autolr.spec.budgets import Budget
 
 if TYPE_CHECKING:

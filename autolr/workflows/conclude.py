@@ -6,11 +6,11 @@ from dataclasses import replace
 import optuna
 
 from autolr.bank import Bank
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import front_trials, nearest_trials, write_result
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.results import FrontMember, StudyResult
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import front_trials, nearest_trials, write_result
 from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.final_report import report_on
 from autolr.workflows.finalists import changes_of_member

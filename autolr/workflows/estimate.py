@@ -13,11 +13,11 @@ from autolr.bank import Bank
 from autolr.cost.price import lowest_costs
 from autolr.errors import BudgetError
 from autolr.model.inputs import Batch
+from autolr.optimization.curve_scales import SCALE_EXAMPLES, stored_menus
+from autolr.optimization.study.folder import StudyFolder
 from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results.estimate import BudgetEstimate, Estimate, LatencyEstimate
-from autolr.search.curve_scales import SCALE_EXAMPLES, stored_menus
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import pass_count
 from autolr.statistics.stream import workspace_bytes

@@ -10,13 +10,13 @@ from autolr.checkpoint.verify import verify
 from autolr.errors import AutolrError, UsageError
 from autolr.model.inputs import Batch
 from autolr.model.kind import is_causal_class
+from autolr.optimization.scorers import scorer_of
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.recovery.base import Changes, recovered
 from autolr.report.card import model_card
 from autolr.results import FrontMember, Report
 from autolr.scores import SCORES
-from autolr.search.scorers import scorer_of
 from autolr.tasks import Scorer
 
 EXPORT_FORMAT = "hf"

@@ -8,12 +8,12 @@ from typing import Any
 from autolr.checkpoint.directory import check_vacant
 from autolr.checkpoint.formats import FORMATS
 from autolr.errors import UsageError
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import read_result
+from autolr.optimization.study.summary import find_trial, with_multipliers
+from autolr.optimization.study.transfer import solve_at
 from autolr.progress import Progress
 from autolr.results import FrontMember
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import read_result
-from autolr.search.study.summary import find_trial, with_multipliers
-from autolr.search.study.transfer import solve_at
 from autolr.spec.study import StudySpec
 from autolr.workflows.export import EXPORT_FORMAT, check_not_dense, export
 from autolr.workflows.finalists import changes_of, changes_of_member

@@ -6,6 +6,7 @@ from math import hypot
 from torch import Tensor
 
 from autolr.bank import Bank
+from autolr.optimization.scorers import probe_scorer, scorer_of
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
@@ -13,7 +14,6 @@ from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
 from autolr.results import Difference, ProbeReport, ProbeScores, Report
 from autolr.scores import SCORES, TASKS
-from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.tasks import mean_score
 
 

@@ -10,6 +10,7 @@ from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.data.probing import ProbingTask, load_probing_tasks, notes_on
 from autolr.model.inputs import check_tokens, count_cut, input_device, longest_input
 from autolr.model.load import open_model
+from autolr.optimization.study.evaluator import describe_score
 from autolr.probes.alone import check_pairs, check_sentences
 from autolr.probes.classifiers import Probe, control_labels, labels_of, lengths, probe
 from autolr.probes.features import Features, features, sentence_batches
@@ -17,7 +18,6 @@ from autolr.probes.minimal_pairs import check_askable, how_asked, preferred
 from autolr.probes.scorer import best_layer, probe_sentences
 from autolr.progress import Progress
 from autolr.scores import ACCURACY, PROBE
-from autolr.search.study.evaluator import describe_score
 from autolr.spec.study import StudySpec
 from autolr.tasks import mean_score
 

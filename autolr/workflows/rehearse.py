@@ -18,12 +18,12 @@ from autolr.forms.swap import given
 from autolr.machine.temporary import passing_folder
 from autolr.methods import METHODS
 from autolr.model.units import Units
+from autolr.optimization.preparation import build_bank
+from autolr.optimization.scorers import scorer_of
+from autolr.optimization.study.evaluator import Objective
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress, Silent
 from autolr.results import FrontMember, RelativeCost, Variant
-from autolr.search.preparation import build_bank
-from autolr.search.scorers import scorer_of
-from autolr.search.study.evaluator import Objective
 from autolr.types import Candidate, Choice, Unit
 from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.final_report import report_on

@@ -165,7 +165,7 @@ def _settle(values: dict[tuple[str, ...], Any], named: Named) -> None:
         values["search", "methods"] = list(own or SearchSpec().methods)
     storage = values.get(("storage",))
     if isinstance(storage, str):
-        from autolr.search.study.database import without_password
+        from autolr.optimization.study.database import without_password
 
         values["storage",] = without_password(storage)
 

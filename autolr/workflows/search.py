@@ -7,14 +7,14 @@ from pathlib import Path
 from autolr.bank import Bank
 from autolr.errors import UsageError
 from autolr.methods import get_methods
+from autolr.optimization.preparation import build_bank, prepare
+from autolr.optimization.sampler.registry import SAMPLERS
+from autolr.optimization.study.driver import Driver
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import read_result, write_front
 from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results import StudyResult
-from autolr.search.preparation import build_bank, prepare
-from autolr.search.sampler.registry import SAMPLERS
-from autolr.search.study.driver import Driver
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import read_result, write_front
 from autolr.spec.spaces import load_space_config
 from autolr.spec.study import StudySpec, without_places
 from autolr.workflows.conclude import conclude
@@ -115,7 +115,7 @@ def _driver_class(spec: StudySpec) -> type[Driver]:
         import ray.tune  # noqa: F401
     except ImportError as error:
         raise UsageError("several workers need Ray; pip install 'autolr[ray]', or leave --workers out") from error
-    from autolr.search.workers.ray_driver import RayDriver
+    from autolr.optimization.workers.ray_driver import RayDriver
 
     return RayDriver
 

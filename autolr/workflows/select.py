@@ -7,6 +7,8 @@ from optuna.trial import FrozenTrial
 
 from autolr.bank import Bank
 from autolr.errors import AutolrError, Stopped
+from autolr.optimization.scorers import probe_scorer, scorer_of
+from autolr.optimization.study.front import member_of
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
@@ -15,8 +17,6 @@ from autolr.recovery.base import Changes, recovered
 from autolr.results import FrontMember, Selection, Variant
 from autolr.results.member import NEARLY_BEST
 from autolr.scores import PROBE, SCORES, TASKS
-from autolr.search.scorers import probe_scorer, scorer_of
-from autolr.search.study.front import member_of
 from autolr.spec.budgets import Floor
 from autolr.spec.objectives import rank_of
 from autolr.spec.study import StudySpec

@@ -13,14 +13,14 @@ from autolr.bank import Bank
 from autolr.errors import UsageError
 from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.machine.atomic import write_atomically
+from autolr.optimization.curve_scales import stored_menus
+from autolr.optimization.sampler.encoding import Point
+from autolr.optimization.sampler.history import ESTIMATE
+from autolr.optimization.spaces.importance import multiplier
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import finished, scored
 from autolr.problem import LoadedProblem
 from autolr.results.sensitivity import Account, LayerAccount
-from autolr.search.curve_scales import stored_menus
-from autolr.search.sampler.encoding import Point
-from autolr.search.sampler.history import ESTIMATE
-from autolr.search.spaces.importance import multiplier
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import finished, scored
 from autolr.types import Candidate, Choice, Unit
 
 CURVE_SHARES = (0.125, 0.25, 0.5, 0.75)

@@ -12,11 +12,11 @@ from pathlib import Path
 from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
 from autolr.cost.price import check_reachable, read_times, store_times
+from autolr.optimization.curve_scales import make_menus
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.records import Candidate
 from autolr.results import FrontMember, RelativeCost, Variant
-from autolr.search.curve_scales import make_menus
 from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.verify_latency import time_checkpoint
 

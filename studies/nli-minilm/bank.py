@@ -14,7 +14,7 @@ from common import Lines, spec
 
 from autolr.methods import METHODS
 from autolr.problem import open_inputs
-from autolr.search.preparation import build_bank
+from autolr.optimization.preparation import build_bank
 
 
 def main(folder: Path) -> None:

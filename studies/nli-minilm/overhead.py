@@ -14,9 +14,9 @@ from pathlib import Path
 from common import Lines
 
 from autolr.forms.swap import compressed
-from autolr.search.scorers import scorer_of
-from autolr.search.study.evaluator import Objective
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.scorers import scorer_of
+from autolr.optimization.study.evaluator import Objective
+from autolr.optimization.study.folder import StudyFolder
 from autolr.types import Candidate
 from autolr.workflows.search import open_study
 

@@ -17,7 +17,7 @@ from autolr.data.nli import Columns, load_nli
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
 from autolr.scores.built_in import divergence
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.study.folder import StudyFolder
 from autolr.tasks import mean_score
 from autolr.tasks.class_scorer import ClassScorer, predict
 from autolr.types import Candidate

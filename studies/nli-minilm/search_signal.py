@@ -15,8 +15,8 @@ from search import unseen_pairs
 
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import feasible, finished
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import feasible, finished
 from autolr.tasks.class_scorer import ClassScorer
 from autolr.types import Candidate
 from autolr.workflows.search import open_study

@@ -24,8 +24,8 @@ from autolr.forms.swap import compressed
 from autolr.probes.scorer import Correct, ProbeScorer, mean_accuracy, probe_sentences
 from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search.study.evaluator import describe_score
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.study.evaluator import describe_score
+from autolr.optimization.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
 from autolr.workflows.search import run_search

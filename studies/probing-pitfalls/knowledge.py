@@ -35,12 +35,12 @@ from autolr.probes.minimal_pairs import preferred
 from autolr.probes.scorer import probe_sentences
 from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Silent
-from autolr.search.curve_scales import make_menus
-from autolr.search.preparation import build_bank
-from autolr.search.scorers import scorer_of
-from autolr.search.spaces.grouped import uniform_candidate
-from autolr.search.study.evaluator import describe_score
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.curve_scales import make_menus
+from autolr.optimization.preparation import build_bank
+from autolr.optimization.scorers import scorer_of
+from autolr.optimization.spaces.grouped import uniform_candidate
+from autolr.optimization.study.evaluator import describe_score
+from autolr.optimization.study.folder import StudyFolder
 from autolr.spec.study import StudySpec, make_spec
 from autolr.tasks import mean_score
 from autolr.types import Candidate

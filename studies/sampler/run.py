@@ -19,9 +19,9 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from synthetic_allocation import Allocation, run
 
-from autolr.search.sampler.base import SpaceInfo
-from autolr.search.sampler.botorch_sampler import BoTorchSampler
-from autolr.search.sampler.registry import SAMPLERS, build_sampler
+from autolr.optimization.sampler.base import SpaceInfo
+from autolr.optimization.sampler.botorch_sampler import BoTorchSampler
+from autolr.optimization.sampler.registry import SAMPLERS, build_sampler
 
 
 def quality(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from autolr.progress import Silent
-from autolr.search.study.folder import StudyFolder
+from autolr.optimization.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.workflows.search import run_search
 

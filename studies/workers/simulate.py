@@ -18,10 +18,10 @@ import torch
 
 from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.search.preparation import build_bank, prepare
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.queue import TrialQueue
-from autolr.search.workers.dispatcher import Dispatcher, ready_ahead
+from autolr.optimization.preparation import build_bank, prepare
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.queue import TrialQueue
+from autolr.optimization.workers.dispatcher import Dispatcher, ready_ahead
 from autolr.spec.study import make_spec
 from autolr.types import Evaluation
 

@@ -1,6 +1,5 @@
 """A form: low rank, plus what it leaves of the weight in blocks along the diagonal; "block_diagonal:FORM"."""
 
-import numpy as np
 import torch
 
 from autolr.checkpoint.runtime.layers import LowRankLinear
@@ -36,7 +35,7 @@ class BlockDiagonal(Form):
 
     def options(self, given, multiple):
         choices = [Choice.of(self.name, given.method, rank=rank, blocks=4) for rank in rank_grid(given.unit, multiple)]
-        return choices, np.array([float(cut(given, choice["rank"])[-1].square().sum()) for choice in choices])
+        return choices, torch.stack([cut(given, choice["rank"])[-1].square().sum() for choice in choices]).numpy()
 
     def weights(self, unit, choice):
         return choice["rank"] * (unit.out_features + unit.in_features) + unit.weights // choice["blocks"]

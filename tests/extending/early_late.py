@@ -9,7 +9,7 @@ from typing import Literal
 
 from optuna.distributions import FloatDistribution
 
-from autolr.search.spaces.grouped import from_shares, largest_that_fits
+from autolr.optimization.spaces.grouped import from_shares, largest_that_fits
 from autolr.spec.spaces import Factor, Named, SpaceKind
 
 RATIO = "early over late"

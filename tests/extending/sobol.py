@@ -5,6 +5,6 @@ Its entry point is ``sobol = "sobol:SAMPLER"`` in the group ``autolr.samplers``.
 
 from optuna.samplers import QMCSampler
 
-from autolr.search.sampler.base import Sampler
+from autolr.optimization.sampler.base import Sampler
 
 SAMPLER = Sampler("sobol", lambda seed, info: QMCSampler(seed=seed, scramble=True), stateless=True)

@@ -21,12 +21,12 @@ from autolr.forms import FORMS
 from autolr.forms import conformance as form_laws
 from autolr.methods import METHODS
 from autolr.methods import conformance as method_laws
+from autolr.optimization.sampler import conformance as sampler_laws
+from autolr.optimization.sampler.registry import SAMPLERS
+from autolr.optimization.spaces import conformance as space_laws
+from autolr.optimization.spaces.build import build_space
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
-from autolr.search.sampler import conformance as sampler_laws
-from autolr.search.sampler.registry import SAMPLERS
-from autolr.search.spaces import conformance as space_laws
-from autolr.search.spaces.build import build_space
-from autolr.search.study.folder import StudyFolder
 from autolr.spec.spaces import SPACES, load_space_config
 from autolr.workflows.search import open_study
 

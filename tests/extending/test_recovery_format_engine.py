@@ -20,12 +20,12 @@ from autolr.engines import ENGINES
 from autolr.engines import check as check_engine
 from autolr.errors import UsageError
 from autolr.forms.swap import compressed
+from autolr.optimization.study.folder import StudyFolder
+from autolr.optimization.study.front import read_result
+from autolr.optimization.study.summary import read_front
 from autolr.progress import Silent
 from autolr.recovery.conformance import check as check_recovery
 from autolr.recovery.registry import RECOVERIES
-from autolr.search.study.folder import StudyFolder
-from autolr.search.study.front import read_result
-from autolr.search.study.summary import read_front
 from autolr.spec.study import make_spec
 from autolr.workflows import select as selection
 from autolr.workflows.search import open_study, run_search

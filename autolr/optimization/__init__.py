@@ -1,0 +1,1 @@
+"""The search: parameters to candidates, proposals, trials and who runs them."""
