@@ -45,7 +45,7 @@ def test_every_import_goes_downwards():
     [
         ("types.py", "from autolr.methods.weighted_svd import psd_power"),
         ("methods/svd.py", "import autolr.bank"),
-        ("search/sampler/kernel.py", "from autolr.optimization.study import front"),
+        ("optimization/sampler/kernel.py", "from autolr.optimization.study import front"),
         ("checkpoint/runtime/layers.py", "def late():\n    from autolr.cli import main"),
         ("errors.py", "from autolr.forms import swap"),
     ],

@@ -15,10 +15,10 @@ from common import Lines, spec
 
 from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
-from autolr.problem import open_inputs
-from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.optimization.curve_scales import make_menus
 from autolr.optimization.scorers import scorer_of
+from autolr.problem import open_inputs
+from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.workflows.export import export
 from autolr.workflows.finalists import changes_of
 from autolr.workflows.select import score_candidate

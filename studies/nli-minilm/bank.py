@@ -13,8 +13,8 @@ import torch
 from common import Lines, spec
 
 from autolr.methods import METHODS
-from autolr.problem import open_inputs
 from autolr.optimization.preparation import build_bank
+from autolr.problem import open_inputs
 
 
 def main(folder: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from common import Lines, spec
 
 from autolr.allocation.knapsack import allocate
-from autolr.problem import open_inputs
 from autolr.optimization.curve_scales import make_menus
 from autolr.optimization.preparation import build_bank
 from autolr.optimization.scorers import scorer_of
 from autolr.optimization.spaces.grouped import uniform_candidate
+from autolr.problem import open_inputs
 from autolr.types import Candidate
 from autolr.workflows.finalists import changes_of
 from autolr.workflows.select import score_candidate

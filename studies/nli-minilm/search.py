@@ -16,8 +16,8 @@ from common import Lines, spec
 from autolr.data.nli import Columns, load_nli
 from autolr.forms.swap import compressed
 from autolr.model.inputs import pair_batches
-from autolr.scores.built_in import divergence
 from autolr.optimization.study.folder import StudyFolder
+from autolr.scores.built_in import divergence
 from autolr.tasks import mean_score
 from autolr.tasks.class_scorer import ClassScorer, predict
 from autolr.types import Candidate

@@ -21,11 +21,11 @@ from autolr.bank import Bank
 from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
 from autolr.forms.swap import compressed
+from autolr.optimization.study.evaluator import describe_score
+from autolr.optimization.study.folder import StudyFolder
 from autolr.probes.scorer import Correct, ProbeScorer, mean_accuracy, probe_sentences
 from autolr.problem import open_inputs
 from autolr.progress import Silent
-from autolr.optimization.study.evaluator import describe_score
-from autolr.optimization.study.folder import StudyFolder
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
 from autolr.workflows.search import run_search

@@ -30,17 +30,17 @@ from autolr.allocation.knapsack import allocate
 from autolr.data.minimal_pairs import load_minimal_pairs
 from autolr.data.probing import load_probing_tasks
 from autolr.forms.swap import compressed
-from autolr.probes.features import features
-from autolr.probes.minimal_pairs import preferred
-from autolr.probes.scorer import probe_sentences
-from autolr.problem import LoadedProblem, open_inputs
-from autolr.progress import Silent
 from autolr.optimization.curve_scales import make_menus
 from autolr.optimization.preparation import build_bank
 from autolr.optimization.scorers import scorer_of
 from autolr.optimization.spaces.grouped import uniform_candidate
 from autolr.optimization.study.evaluator import describe_score
 from autolr.optimization.study.folder import StudyFolder
+from autolr.probes.features import features
+from autolr.probes.minimal_pairs import preferred
+from autolr.probes.scorer import probe_sentences
+from autolr.problem import LoadedProblem, open_inputs
+from autolr.progress import Silent
 from autolr.spec.study import StudySpec, make_spec
 from autolr.tasks import mean_score
 from autolr.types import Candidate

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import spec
 
-from autolr.progress import Silent
 from autolr.optimization.study.folder import StudyFolder
+from autolr.progress import Silent
 from autolr.workflows.search import run_search
 
 METHODS = ["kfac", "losparse", "drone", "asvd", "svd"]

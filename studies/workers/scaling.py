@@ -16,8 +16,8 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from autolr.progress import Silent
 from autolr.optimization.study.folder import StudyFolder
+from autolr.progress import Silent
 from autolr.spec.study import make_spec
 from autolr.workflows.search import run_search
 

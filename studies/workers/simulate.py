@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autolr.problem import open_inputs
-from autolr.progress import Silent
 from autolr.optimization.preparation import build_bank, prepare
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.queue import TrialQueue
 from autolr.optimization.workers.dispatcher import Dispatcher, ready_ahead
+from autolr.problem import open_inputs
+from autolr.progress import Silent
 from autolr.spec.study import make_spec
 from autolr.types import Evaluation
 

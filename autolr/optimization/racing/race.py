@@ -1,8 +1,8 @@
 """Racing: a candidate is scored on growing parts of the search data, until it is dominated or all are seen.
 
 Every candidate sees the same parts in the same order, examples that separate candidates first (see
-:mod:`autolr.optimization.racing.sampling`; what separates is learned from the first, which see everything). It races the
-best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is
+:mod:`autolr.optimization.racing.sampling`; what separates is learned from the first, which see everything). It races
+the best candidate that costs no more (within ``COST_TOLERANCE``): after each part the mean difference of the two is
 estimated over the examples both have seen, and where it is above zero with the stated confidence the rest is spared.
 
 What a stopped candidate leaves is the incumbent's score plus the estimated difference, with its standard error.
