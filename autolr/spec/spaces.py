@@ -99,7 +99,8 @@ class SpaceKind:
         name: what ``kind`` says in a YAML file, and ``--space`` where the file would say nothing else.
         config: what a file may say; a subclass of :class:`Named`.
         build: a function (config, opened inputs, bank, progress) -> :class:`autolr.optimization.spaces.Space`, or
-            the place of one as ``package.module:function``, so that a file is checked without loading what the search needs.
+            the place of one as ``package.module:function``, so that a file is checked without loading what the search
+            needs.
         help: what is searched, in half a sentence.
     """
 

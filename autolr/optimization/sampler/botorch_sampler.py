@@ -44,8 +44,8 @@ class BoTorchSampler(BaseSampler):
     with the highest log noisy expected hypervolume improvement (with one objective: log noisy expected improvement)
     over the feasible front. Running and enqueued trials count as pending. A stopped trial (pruned, in Optuna's words)
     teaches the estimate in its user attribute :data:`~autolr.optimization.sampler.history.ESTIMATE`, as a noisy
-    observation, and then counts as completed. Other pruned trials and failed ones teach nothing; their points are only not proposed
-    again.
+    observation, and then counts as completed. Other pruned trials and failed ones teach nothing; their points are only
+    not proposed again.
 
     Parameters that not all completed trials share (a conditional or changing space) are drawn independently, uniformly;
     so are those of a study's first trial, whose space nobody knows yet.

@@ -7,8 +7,8 @@ Symbols:
     noise (n,): known observation variances; the inferred variance is added to them.
 
 The covariance is that of :mod:`autolr.optimization.sampler.kernel`; the mean is a constant, set to its generalised
-least squares value. The prior of the lengthscales grows with √d, as does BoTorch's (Hvarfner, Hellsten and Nardi 2024, arXiv
-2402.02229); the noise prior is BoTorch's too.
+least squares value. The prior of the lengthscales grows with √d, as does BoTorch's (Hvarfner, Hellsten and Nardi
+2024, arXiv 2402.02229); the noise prior is BoTorch's too.
 
 Written out here because the covariance is small and evaluated often: with the gradient in closed form a fit takes 5 to
 100 ms where ``fit_gpytorch_mll`` takes 0.2 to 1.4 s (60 observations in 12 dimensions, 200 in 24), and a proposal must
