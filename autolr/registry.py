@@ -8,7 +8,7 @@ A package adds a row by naming its record in an entry point::
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from autolr.errors import AutolrError, UsageError, nearest
@@ -59,24 +59,35 @@ class Registry(Generic[R]):
         """Return every record by name, the built-in ones first.
 
         Raises:
-            AutolrError: an installed package registers something else, or takes a name that is in use.
+            AutolrError: what an installed package registers cannot be imported, is something else, or has a name that
+                is in use; the message names the package and the entry point.
         """
         if self._rows is None:
             rows = {record.name: record for record in self._built_in()}
             for point in entry_points(group=self.group):
-                record = point.load()
-                if not isinstance(record, self.kind):
-                    raise AutolrError(
-                        f"entry point {point.name} = {point.value} of {self.group} must be a "
-                        f"{self.kind.__module__}.{self.kind.__qualname__}, got {record!r}"
-                    )
+                record = self._record(point)
                 if record.name in rows:
                     raise AutolrError(
-                        f"entry point {point.value} registers the {self.noun} name {record.name!r}, which is in use"
+                        f"{_described(point)} registers the {self.noun} name {record.name!r}, which is in use; choose "
+                        f"another name"
                     )
                 rows[record.name] = record
             self._rows = rows
         return {**self._rows, **self._added}
+
+    def _record(self, point: EntryPoint) -> R:
+        """Return what an entry point names."""
+        try:
+            record: R = point.load()
+        except Exception as error:  # a package's own code may raise anything: whose it was is to be told
+            raise AutolrError(
+                f"{_described(point)} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall the package"
+            ) from error
+        if not isinstance(record, self.kind):
+            raise AutolrError(
+                f"{_described(point)} must be a {self.kind.__module__}.{self.kind.__qualname__}, got {record!r}"
+            )
+        return record
 
     def add(self, record: R) -> None:
         """Add a record in this process alone, as a notebook does; one that was added so before is replaced.
@@ -136,6 +147,12 @@ def placed_function(place: Callable[..., Any] | str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     return function
+
+
+def _described(point: EntryPoint) -> str:
+    """Return an entry point with its group and package, as messages begin."""
+    package = f"package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
+    return f"{package}: the entry point {point.name} = {point.value} of {point.group}"
 
 
 def _plural(noun: str) -> str:

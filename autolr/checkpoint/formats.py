@@ -40,7 +40,8 @@ class Format:
         loading: Markdown for the model card, how to load it; ``{auto}`` becomes the Auto class of transformers.
         tolerance: data type -> largest difference of a logit that is allowed after reading a compressed model again;
             a type that is absent: none, bit for bit.
-        keeps_layers: low-rank layers stay low-rank layers.
+        keeps_layers: low-rank layers stay low-rank layers when it is loaded by transformers, so that the card tells how
+            adapters are trained on them.
         homeless: ``(compressed model) -> names`` of layers whose biases this format has no place for: they are folded
             into the weights before it is written; None: it has a place for all.
     """

@@ -29,7 +29,7 @@ ENTRY_POINTS = "autolr.forms"
 
 
 class FormatError(ValueError):
-    """The checkpoint was written in a newer format, or has layers that this autolr does not know."""
+    """The checkpoint was written in a newer format, or has layers that nothing installed here can build."""
 
 
 class AutolrConfig(QuantizationConfigMixin):
@@ -161,7 +161,14 @@ def _class_of(kind: Any) -> type[CompressedLinear] | None:
     """Return the class of a kind: of this file, or the layer of a form that an installed package registers."""
     if kind not in KINDS:
         for point in entry_points(group=ENTRY_POINTS):
-            layer = getattr(point.load(), "layer", None)
+            try:
+                layer = getattr(point.load(), "layer", None)
+            except Exception as error:  # a package's own code may raise anything: whose it was is to be told
+                package = point.dist.name if point.dist else "an installed package"
+                raise FormatError(
+                    f"{package}: the entry point {point.name} = {point.value} of {ENTRY_POINTS} cannot be loaded: "
+                    f"{type(error).__name__}: {error}; mend or uninstall the package"
+                ) from error
             if getattr(layer, "kind", None) == kind:
                 return layer
     return KINDS.get(kind)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -115,7 +114,10 @@ class Form(ABC):
 
     @abstractmethod
     def timed(self, unit: Unit) -> Sequence[Choice]:
-        """Return the choices at which a layer of this shape is timed, from the smallest to the largest."""
+        """Return the choices at which a layer of this shape is timed, from the smallest to the largest.
+
+        None where no layer of this shape can have this form.
+        """
 
     def time(self, unit: Unit, choice: Choice, times: Mapping[str, Times]) -> float:
         """Return the time of a choice, interpolated by its weights between those that were timed.
@@ -144,12 +146,13 @@ def interpolated(place: int, times: Mapping[int, float]) -> float:
     return float(np.interp(place, places, [times[at] for at in places]))
 
 
-def compensated(given: Given, product: Float[Tensor, "out in"] | Tensor) -> Float[Tensor, " out"]:
+def compensated(given: Given, matrix: Float[Tensor, "out in"]) -> Float[Tensor, " out"]:
     """Return the bias with which a layer is exact on its mean input, (out,) float64.
 
     Args:
-        given: with a mean, or the bias stays as it is.
-        product: ``M μ``, (out,) float64: what the new layer's matrix makes of the mean input.
+        given: without a mean the bias stays as it is.
+        matrix: M, (out, in): what the new layer multiplies by.
     """
-    bias = torch.zeros_like(product) if given.bias is None else given.bias.to(product)
-    return bias if given.mean is None else bias + (given.weight.to(product) @ given.mean.to(product) - product)
+    matrix = matrix.double()
+    bias = matrix.new_zeros(len(matrix)) if given.bias is None else given.bias.to(matrix)
+    return bias if given.mean is None else bias + (given.weight.to(matrix) - matrix) @ given.mean.to(matrix)

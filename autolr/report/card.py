@@ -56,7 +56,7 @@ def model_card(
     lines += [_made(member, recovery), "", *_costs(member)]
     if report is not None and report.latency is not None:
         lines += ["", latency_sentence(report.latency, member.cost.conditions)]
-    lines += ["", *_scores(member, report, objective, recovery), "", "## Load", "", loading]
+    lines += ["", *_scores(member, report, objective, recovery), "", "## Load", "", loading.rstrip(), ""]
     lines += [*(_adapters(member.candidate) if keeps_layers else ()), "## Layers", ""]
     return "\n".join([*lines, *_layers(member.candidate)]) + "\n"
 
