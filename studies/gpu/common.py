@@ -90,7 +90,7 @@ class Phases(Silent):
     def start(self, phase: str) -> None:
         self.end()
         print(f"  {time.monotonic() - BEGAN:6.1f} s  {phase}", flush=True)
-        words = re.split("[:,]| by | on ", phase)[0].split()
+        words = re.split("[:,]| by | on | to ", phase)[0].split()
         self._phase, self._since = " ".join(word for word in words if not word.isdecimal()), time.monotonic()
 
     def end(self) -> None:
