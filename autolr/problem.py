@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,39 +42,109 @@ _STRAY = "not fed the tokens of one sequence after the other (relative positions
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The opened inputs of a study.
+class Problem:
+    """What a study is about, without the model itself: what workers on other machines are sent.
 
     Attributes:
         spec: the specification.
-        model: the dense model, in eval mode on its device.
-        tokenizer: the model's.
-        task: what the model is asked to do.
         max_length: tokens after which an example is cut.
         parts: the data.
         units: what can be compressed.
         costs: prices candidates.
-        methods: in the study's order.
-        forms: what a unit may become.
         probes: part -> its probing tasks; empty where there are none.
+        digests: of the model's weights and configuration, and of its tokenizer.
+        labels: the model's own names of its answers, by number.
+        asked: what the task asks, by name; what is asked decides what is answered.
     """
 
     spec: StudySpec
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    task: Task
     max_length: int
     parts: Parts
     units: Units
     costs: CostTable
-    methods: tuple[Method, ...]
-    forms: tuple[Form, ...]
     probes: ProbeParts
+    digests: Mapping[str, str]
+    labels: Mapping[str, str]
+    asked: Mapping[str, Any]
+
+    def loaded(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> "LoadedProblem":
+        """Return the problem with its model at hand."""
+        return LoadedProblem(**vars(self), model=model, tokenizer=tokenizer, task=task)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods, in the study's order."""
+        return get_methods(self.spec.search.methods)
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """What a unit may become."""
+        return get_forms(self.spec.search.forms)
 
     def part(self, name: str) -> Data:
         """Return a part of the data: ``calibration``, ``search``, ``selection`` or ``report``."""
         data: Data = getattr(self.parts, name)
         return data
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The budgets as quantity -> largest allowed amount; the strictest where a quantity is named twice."""
+        return budget_limits(self.spec.parsed_budgets, self.costs)
+
+    @property
+    def relative_limits(self) -> dict[str, float]:
+        """Quantity -> the largest change that compression may leave (negative: what it must save)."""
+        return {quantity: limit - self.costs.base.get(quantity) for quantity, limit in self.limits.items()}
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate meets every budget."""
+        cost = self.costs.cost(candidate)
+        return all(cost.get(quantity) <= limit for quantity, limit in self.limits.items())
+
+    @property
+    def dense_key(self) -> tuple[Any, ...]:
+        """Identifies what the dense model says of any text: the whole model, its tokenizer and how they are run."""
+        return (*self.digests.values(), self.max_length, self.spec.run.dtype)
+
+    @property
+    def calibration_key(self) -> str:
+        """Identifies what calibration statistics depend on: the dense model, the calibration data and how it is run."""
+        asked = {**self.asked} | ({"stream": True} if self.spec.run.stream else {})
+        return json.dumps([*self.dense_key, self.parts.calibration.digest, asked], sort_keys=True)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What a study's results depend on besides its specification: contents, not names."""
+        space = load_space_config(self.spec.search.space)
+        return {
+            **self.digests,
+            "model labels": dict(self.labels),
+            **self.asked,
+            **{f"data {name}": digest for name, digest in self.parts.digests().items()},
+            **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
+            **{f"method {method.name}": method.version for method in self.methods},
+            "space": space.model_dump(mode="json", exclude_defaults=True),
+            "seq_len": self.costs.dense.conditions.seq_len,
+        }
+
+
+@dataclass(frozen=True)
+class LoadedProblem(Problem):
+    """A problem with its model at hand.
+
+    Attributes:
+        model: the dense model, in eval mode on its device.
+        tokenizer: the model's.
+        task: what the model is asked to do.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+
+    def without_model(self) -> Problem:
+        """Return what can be sent."""
+        return Problem(**{field.name: getattr(self, field.name) for field in fields(Problem)})
 
     def batches(self, part: str, rows: Sequence[int] | None = None) -> list[Batch]:
         """Return a part's tokenized batches on the model's device.
@@ -94,55 +163,8 @@ class Inputs:
         """Return tokenized batches of some data on the model's device."""
         return self.task.batches(data, self.spec.run.scoring_batch_size, self.model.device)
 
-    @property
-    def limits(self) -> dict[str, float]:
-        """The budgets as quantity -> largest allowed amount; the strictest where a quantity is named twice."""
-        return budget_limits(self.spec.parsed_budgets, self.costs)
 
-    @property
-    def relative_limits(self) -> dict[str, float]:
-        """Quantity -> the largest change that compression may leave (negative: what it must save)."""
-        return {quantity: limit - self.costs.base.get(quantity) for quantity, limit in self.limits.items()}
-
-    def fits(self, candidate: Candidate) -> bool:
-        """Tell whether a candidate meets every budget."""
-        cost = self.costs.cost(candidate)
-        return all(cost.get(quantity) <= limit for quantity, limit in self.limits.items())
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """Of the model's weights and configuration, and of its tokenizer."""
-        return {**model_digests(self.model), "tokenizer": tokenizer_digest(self.tokenizer)}
-
-    @cached_property
-    def dense_key(self) -> tuple[Any, ...]:
-        """Identifies what the dense model says of any text: the whole model, its tokenizer and how they are run."""
-        return (*self.digests.values(), self.max_length, self.spec.run.dtype)
-
-    @cached_property
-    def calibration_key(self) -> str:
-        """Identifies what calibration statistics depend on: the dense model, the calibration data and how it is run."""
-        asked = {**self.task.fingerprint()} | ({"stream": True} if self.spec.run.stream else {})
-        return json.dumps([*self.dense_key, self.parts.calibration.digest, asked], sort_keys=True)
-
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """What a study's results depend on besides its specification: contents, not names."""
-        space = load_space_config(self.spec.search.space)
-        labels = self.model.config.id2label or {}
-        return {
-            **self.digests,
-            "model labels": {str(k): str(v) for k, v in labels.items()},
-            **self.task.fingerprint(),
-            **{f"data {name}": digest for name, digest in self.parts.digests().items()},
-            **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
-            **{f"method {method.name}": method.version for method in self.methods},
-            "space": space.model_dump(mode="json", exclude_defaults=True),
-            "seq_len": self.costs.dense.conditions.seq_len,
-        }
-
-
-def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None = None) -> Inputs:
+def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None = None) -> LoadedProblem:
     """Load and check everything a study is given.
 
     Args:
@@ -154,7 +176,8 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         UsageError: something given cannot be used.
         BudgetError: a budget cannot be reached by any candidate.
     """
-    methods, forms = get_methods(spec.search.methods), get_forms(spec.search.forms)
+    methods = get_methods(spec.search.methods)
+    get_forms(spec.search.forms)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
     progress.start("load the model and the data")
@@ -200,7 +223,10 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     progress.update(1.0)
     costs = price(model, units.units, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
-    return Inputs(spec, model, tokenizer, task, longest, parts, units, costs, methods, forms, probes)
+    digests = {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)}
+    labels = {str(k): str(v) for k, v in (model.config.id2label or {}).items()}
+    problem = Problem(spec, longest, parts, units, costs, probes, digests, labels, task.fingerprint())
+    return problem.loaded(model, tokenizer, task)
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

@@ -13,14 +13,15 @@ from optuna.trial import TrialState
 
 from autolr.errors import BudgetError, UsageError
 from autolr.progress import Silent
-from autolr.search.spaces import Space
+from autolr.search.spaces import Space, conformance
+from autolr.search.spaces.build import build_space
 from autolr.search.spaces.grouped import GroupedSpace, from_shares, largest_that_fits, uniform_candidate
 from autolr.search.spaces.rules import RULES, Layers, RuleSpace, aimet_greedy, asvd_strs, laser, svd_llm_v2
 from autolr.search.study.folder import StudyFolder
 from autolr.spec.spaces import GroupedConfig, load_space_config, presets
 from autolr.spec.study import make_spec
 from autolr.types import Candidate, Choice, Unit
-from autolr.workflows.search import run_search
+from autolr.workflows.search import open_study, run_search
 
 UNITS = {
     unit.name: unit
@@ -210,4 +211,17 @@ def test_every_preset_runs_to_its_end(space: str, options: dict[str, str], tmp_p
     assert "dense" in origins
     again = run_search(make_spec(plain, "test"), folder, Silent())
     assert again == result
+    opened = open_study(folder, Silent())
+    conformance.check(build_space(opened.inputs, opened.bank, Silent()))
     assert json.loads((tmp_path / "study" / "result.json").read_text())["trials"] == len(trials)
+
+
+def test_a_space_that_breaks_a_law_is_told_which() -> None:
+    class Elsewhere(GroupedSpace):
+        def seeds(self, seed: int, trials: int) -> dict[str, dict[str, float]]:
+            return {"far": dict.fromkeys(self.distributions(), 1e9)}
+
+    with pytest.raises(AssertionError, match=r"seed 'far': share/.* is outside"):
+        conformance.check(
+            Elsewhere(GroupedConfig(kind="grouped", share={"low": 0.5, "high": 2}), UNITS, ["svd"], 1, fits(0.5))
+        )

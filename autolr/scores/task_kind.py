@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from autolr.errors import UsageError, nearest
+from autolr.registry import placed_function
 from autolr.scores.kind import ScoreKind
 
 
@@ -63,11 +63,7 @@ class TaskKind:
     @property
     def builder(self) -> Callable[..., Any]:
         """The function that builds the task for a model."""
-        if not isinstance(self.build, str):
-            return self.build
-        module, _, function = self.build.partition(":")
-        builder: Callable[..., Any] = getattr(import_module(module), function)
-        return builder
+        return placed_function(self.build)
 
     @property
     def exponential(self) -> ScoreKind | None:

@@ -11,7 +11,7 @@ from autolr.allocation.error_curves import Curve, Key, build_menus, error_curves
 from autolr.allocation.knapsack import Menu
 from autolr.bank import Bank
 from autolr.machine.atomic import write_atomically
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.scores import DIVERGENCE
 from autolr.tasks import Scorer
@@ -20,13 +20,13 @@ SCALE_EXAMPLES = 64
 """Calibration examples on which each unit's divergence is measured, to scale its curves."""
 
 
-def make_menus(inputs: Inputs, bank: Bank, progress: Progress) -> list[Menu]:
+def make_menus(inputs: LoadedProblem, bank: Bank, progress: Progress) -> list[Menu]:
     """Return every unit's menu, with all curves on the scale of the loss."""
     curves = _curves(inputs, bank)
     return build_menus(curves, _scales(inputs, bank, curves, progress), inputs.costs)
 
 
-def stored_menus(inputs: Inputs, bank: Bank) -> list[Menu] | None:
+def stored_menus(inputs: LoadedProblem, bank: Bank) -> list[Menu] | None:
     """Return every unit's menu if its scales were measured before, else None; nothing is measured or written."""
     curves = _curves(inputs, bank)
     key = _scales_key(inputs, curves)
@@ -34,7 +34,7 @@ def stored_menus(inputs: Inputs, bank: Bank) -> list[Menu] | None:
     return None if scales is None else build_menus(curves, scales, inputs.costs)
 
 
-def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
+def _curves(inputs: LoadedProblem, bank: Bank) -> list[Curve]:
     multiple = inputs.spec.search.multiple
     return [
         curve
@@ -44,13 +44,13 @@ def _curves(inputs: Inputs, bank: Bank) -> list[Curve]:
     ]
 
 
-def sample_scorer(inputs: Inputs) -> Scorer:
+def sample_scorer(inputs: LoadedProblem) -> Scorer:
     """Return a scorer on a small sample of the calibration part, for measurements of one layer at a time."""
     data = inputs.parts.calibration.take(SCALE_EXAMPLES, inputs.spec.seed)
     return inputs.task.comparer(inputs.model, data, inputs.batches_of(data))
 
 
-def _scales(inputs: Inputs, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[Key, float]:
+def _scales(inputs: LoadedProblem, bank: Bank, curves: Sequence[Curve], progress: Progress) -> dict[Key, float]:
     """Return the measured scale of each curve, from the bank's folder where it was measured before."""
     key = _scales_key(inputs, curves)
     path = _scales_file(bank, key)
@@ -78,7 +78,7 @@ def _scales_file(bank: Bank, key: str) -> Path:
     return bank.directory / "scales" / f"{key[:16]}.json"
 
 
-def _scales_key(inputs: Inputs, curves: Sequence[Curve]) -> str:
+def _scales_key(inputs: LoadedProblem, curves: Sequence[Curve]) -> str:
     versions = {method.name: method.version for method in inputs.methods}
     described = [[*curve.key, versions[curve.method], *curve.choices[curve.reference].sizes] for curve in curves]
     return hashlib.sha256(

@@ -9,7 +9,7 @@ from autolr.bank import Bank
 from autolr.errors import BudgetError
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens
 from autolr.probes.scorer import ProbeScorer
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.search.spaces import Space
@@ -40,7 +40,7 @@ class Prepared:
     fixed: dict[str, Candidate]
 
 
-def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
+def prepare(inputs: LoadedProblem, bank: Bank, progress: Progress) -> Prepared:
     """Build the search space and the scorer; what is on disk already is reused.
 
     Args:
@@ -59,7 +59,7 @@ def prepare(inputs: Inputs, bank: Bank, progress: Progress) -> Prepared:
     return Prepared(bank, scorer, probe_scorer(inputs, bank, "search", progress), space, fixed)
 
 
-def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
+def build_bank(inputs: LoadedProblem, directory: Path, progress: Progress) -> Bank:
     """Open the bank and compute what it lacks."""
     bank = Bank(directory, inputs.model, inputs.units.units, inputs.calibration_key)
     gradients = any("gradients" in method.needs for method in inputs.methods)
@@ -92,7 +92,7 @@ def build_bank(inputs: Inputs, directory: Path, progress: Progress) -> Bank:
     return bank
 
 
-def _warn_of_few_tokens(inputs: Inputs, bank: Bank, progress: Progress) -> None:
+def _warn_of_few_tokens(inputs: LoadedProblem, bank: Bank, progress: Progress) -> None:
     lacking = [
         TOKENS_PER_FEATURE * unit.in_features / max(tokens, 1)
         for unit in inputs.units.units

@@ -13,12 +13,12 @@ from autolr.bank import Bank
 from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.probes.features import SentenceBatches
 from autolr.probes.scorer import ProbeScorer, probe_sentences
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.tasks import Scorer
 
 
-def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scorer:
+def scorer_of(inputs: LoadedProblem, bank: Bank, part: str, progress: Progress) -> Scorer:
     """Return the scorer of a part, with the dense model's logits on it.
 
     Args:
@@ -48,7 +48,7 @@ def scorer_of(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> Scor
     return scorer
 
 
-def probe_scorer(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> ProbeScorer | None:
+def probe_scorer(inputs: LoadedProblem, bank: Bank, part: str, progress: Progress) -> ProbeScorer | None:
     """Return the scorer of a part's probes, with what the dense model's get right; None where there are none.
 
     Args:
@@ -74,11 +74,11 @@ def probe_scorer(inputs: Inputs, bank: Bank, part: str, progress: Progress) -> P
     return scorer
 
 
-def stored_probes(inputs: Inputs, part: str, kept: Mapping[str, Tensor]) -> ProbeScorer:
+def stored_probes(inputs: LoadedProblem, part: str, kept: Mapping[str, Tensor]) -> ProbeScorer:
     """Return the scorer of a part's probes with what another one kept of the dense model."""
     return ProbeScorer.stored(inputs.probes[part], _sentences(inputs, part), inputs.spec.data.pooling, kept)
 
 
-def _sentences(inputs: Inputs, part: str) -> SentenceBatches:
+def _sentences(inputs: LoadedProblem, part: str) -> SentenceBatches:
     size, where = inputs.spec.run.scoring_batch_size, inputs.model.device
     return probe_sentences(inputs.tokenizer, inputs.probes[part], size, inputs.max_length, where)

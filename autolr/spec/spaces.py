@@ -1,12 +1,15 @@
 """The YAML files of search spaces: the presets in ``search_spaces/`` by name, or the user's own by path."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from autolr.errors import UsageError, nearest
+from autolr.registry import Registry, placed_function
 from autolr.spec.plain import Strict, parse_plain, read_yaml
 
 
@@ -33,9 +36,11 @@ class Named(Strict):
     """What every space may say.
 
     Attributes:
+        kind: which space it is; a name of :data:`SPACES`.
         methods: those the space is meant for; used where the user names none.
     """
 
+    kind: str
     methods: tuple[str, ...] = ()
 
 
@@ -86,8 +91,41 @@ class RuleConfig(Named):
     rule: Literal["asvd-strs", "svd-llm-v2", "aimet-greedy", "laser"]
 
 
-SpaceConfig = ImportanceConfig | PerLayerConfig | GroupedConfig | RuleConfig
-_ADAPTER: TypeAdapter[SpaceConfig] = TypeAdapter(Annotated[SpaceConfig, Field(discriminator="kind")])
+@dataclass(frozen=True)
+class SpaceKind:
+    """A kind of search space; register one in the entry-point group ``autolr.spaces``.
+
+    Attributes:
+        name: what ``kind`` says in a YAML file, and ``--space`` where the file would say nothing else.
+        config: what a file may say; a subclass of :class:`Named`.
+        build: a function (config, opened inputs, bank, progress) -> :class:`autolr.search.spaces.Space`, or the place
+            of one as ``package.module:function``, so that a file is checked without loading what the search needs.
+        help: what is searched, in half a sentence.
+    """
+
+    name: str
+    config: type[Named]
+    build: Callable[..., Any] | str
+    help: str = ""
+
+    @property
+    def builder(self) -> Callable[..., Any]:
+        """The function that builds the space."""
+        return placed_function(self.build)
+
+
+_BUILD = "autolr.search.spaces.build"
+SPACES: Registry[SpaceKind] = Registry(
+    "space",
+    SpaceKind,
+    lambda: (
+        SpaceKind("importance", ImportanceConfig, f"{_BUILD}:importance", "multipliers on the layers' error curves"),
+        SpaceKind("grouped", GroupedConfig, f"{_BUILD}:grouped", "a share of the weights for each group of layers"),
+        SpaceKind("per-layer", PerLayerConfig, f"{_BUILD}:per_layer", "a method and a rank for each layer"),
+        SpaceKind("rule", RuleConfig, f"{_BUILD}:rule", "a published rule, with nothing to search"),
+    ),
+)
+"""Every kind of space: the built-in ones and those of installed packages."""
 
 
 def presets() -> dict[str, Path]:
@@ -98,11 +136,11 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_space_config(name_or_path: str) -> SpaceConfig:
+def load_space_config(name_or_path: str) -> Named:
     """Read a space.
 
     Args:
-        name_or_path: a preset's name, or the path of a YAML file.
+        name_or_path: a preset's name, the path of a YAML file, or a kind of space that needs no more than its name.
 
     Raises:
         UsageError: there is no such preset or file, or its content is not a space.
@@ -111,11 +149,21 @@ def load_space_config(name_or_path: str) -> SpaceConfig:
         >>> load_space_config("per-layer").kind
         'per-layer'
     """
-    known = presets()
-    path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise UsageError(
-            f"unknown search space {name_or_path!r}, and no YAML file of that name; {nearest(name_or_path, known)}"
-        )
-    config: SpaceConfig = parse_plain(_ADAPTER, read_yaml(path), f"search space {path}")
+    files_by_name = presets()
+    path = files_by_name.get(name_or_path, Path(name_or_path))
+    if path.is_file():
+        return _parsed(read_yaml(path), f"search space {path}")
+    if name_or_path in SPACES:
+        return _parsed({"kind": name_or_path}, f"search space {name_or_path}")
+    hint = nearest(name_or_path, {*files_by_name, *SPACES.names()} - {"rule"})
+    raise UsageError(f"unknown search space {name_or_path!r}, and no YAML file of that name; {hint}")
+
+
+def _parsed(plain: Any, origin: str) -> Named:
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("kind"), str):
+        raise UsageError(f"{origin}: it must name its kind, one of {', '.join(SPACES.names())} (got {plain!r})")
+    if plain["kind"] not in SPACES:
+        raise UsageError(f"{origin}: unknown kind {plain['kind']!r}; {nearest(plain['kind'], SPACES.names())}")
+    record = SPACES.get(plain["kind"]).config
+    config: Named = parse_plain(TypeAdapter(record), plain, origin, record)
     return config

@@ -6,7 +6,7 @@ from dataclasses import replace
 import optuna
 
 from autolr.bank import Bank
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.results import FrontMember, StudyResult
 from autolr.search.study.folder import StudyFolder
@@ -23,7 +23,7 @@ MOST_CHECKPOINTS = 6
 
 
 def conclude(
-    inputs: Inputs,
+    inputs: LoadedProblem,
     bank: Bank,
     study: optuna.Study,
     folder: StudyFolder,
@@ -76,7 +76,7 @@ def _reached(winner: FrontMember, budgets: Sequence[str]) -> bool:
 
 
 def _fastest_first(
-    inputs: Inputs, bank: Bank, ranking: Sequence[FrontMember], folder: StudyFolder, progress: Progress
+    inputs: LoadedProblem, bank: Bank, ranking: Sequence[FrontMember], folder: StudyFolder, progress: Progress
 ) -> list[FrontMember]:
     """Export and time the best members until one meets the latency budgets in a process of its own.
 
@@ -105,7 +105,9 @@ def _fastest_first(
     return [first, *others]
 
 
-def _timed(inputs: Inputs, bank: Bank, member: FrontMember, folder: StudyFolder, progress: Progress) -> FrontMember:
+def _timed(
+    inputs: LoadedProblem, bank: Bank, member: FrontMember, folder: StudyFolder, progress: Progress
+) -> FrontMember:
     directory = folder.path / "front" / str(member.trial)
     changes = changes_of_member(inputs, bank, member, progress)
     export(inputs, bank, member, changes, None, directory, EXPORT_FORMAT, progress)

@@ -13,7 +13,7 @@ from autolr.bank import Bank
 from autolr.cost.price import lowest_costs
 from autolr.errors import BudgetError
 from autolr.model.inputs import Batch
-from autolr.problem import Inputs, open_inputs
+from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results.estimate import BudgetEstimate, Estimate, LatencyEstimate
 from autolr.search.curve_scales import SCALE_EXAMPLES, stored_menus
@@ -66,7 +66,7 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> Es
     )
 
 
-def _clock(inputs: Inputs) -> LatencyEstimate | None:
+def _clock(inputs: LoadedProblem) -> LatencyEstimate | None:
     """Return how well latency is predicted, where a budget asks for it."""
     table = inputs.costs.latency
     if table is None:
@@ -75,7 +75,7 @@ def _clock(inputs: Inputs) -> LatencyEstimate | None:
     return LatencyEstimate(table.dense_ms, median, worst, inputs.costs.dense.conditions)
 
 
-def _times(inputs: Inputs) -> dict[str, float]:
+def _times(inputs: LoadedProblem) -> dict[str, float]:
     """Return the predicted seconds of each stage, from a timed batch and a timed decomposition."""
     batches = inputs.batches("search")
     chosen = [batches[len(batches) // 2]]
@@ -127,7 +127,7 @@ def _decompose_seconds(units: Sequence[Unit]) -> float:
     return (time.perf_counter() - started) * sum(work(unit) for unit in units) / work(middle)
 
 
-def _disk(inputs: Inputs) -> int:
+def _disk(inputs: LoadedProblem) -> int:
     """Return the bytes of the bank and of one checkpoint."""
     units = inputs.units.units
     factors = sum(4 * u.break_even * (u.in_features + u.out_features) for u in units) * len(inputs.methods)
@@ -136,7 +136,7 @@ def _disk(inputs: Inputs) -> int:
     return factors + stats + inputs.costs.dense.memory
 
 
-def _passing(inputs: Inputs) -> int:
+def _passing(inputs: LoadedProblem) -> int:
     """Return the bytes on disk while a model is calibrated block by block; none otherwise."""
     width = getattr(inputs.model.config.get_text_config(), "hidden_size", None)
     if not inputs.spec.run.stream or width is None:
@@ -145,7 +145,7 @@ def _passing(inputs: Inputs) -> int:
     return workspace_bytes(inputs.batches("calibration"), width, blocks + 1, 1)
 
 
-def _predicted(spec: StudySpec, inputs: Inputs, folder: StudyFolder) -> dict[str, float]:
+def _predicted(spec: StudySpec, inputs: LoadedProblem, folder: StudyFolder) -> dict[str, float]:
     """Return budget -> the knapsack's predicted divergence, if the study's bank is complete and of these inputs."""
     bank = Bank(folder.bank, inputs.model, inputs.units.units, inputs.calibration_key)
     menus = stored_menus(inputs, bank) if bank.complete(inputs.methods) else None

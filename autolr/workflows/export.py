@@ -10,7 +10,7 @@ from autolr.checkpoint.verify import verify
 from autolr.errors import AutolrError, UsageError
 from autolr.model.inputs import Batch
 from autolr.model.kind import is_causal_class
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.recovery.base import Changes, recovered
 from autolr.report.card import model_card
@@ -25,7 +25,7 @@ _CHECK_BATCHES = 2
 
 
 def export(
-    inputs: Inputs,
+    inputs: LoadedProblem,
     bank: Bank,
     member: FrontMember,
     changes: Changes | None,
@@ -77,7 +77,9 @@ def export(
     return difference
 
 
-def _card(inputs: Inputs, member: FrontMember, changes: Changes | None, report: Report | None, kind: Format) -> str:
+def _card(
+    inputs: LoadedProblem, member: FrontMember, changes: Changes | None, report: Report | None, kind: Format
+) -> str:
     source = inputs.spec.model or "the embedded example"
     auto = "AutoModelForCausalLM" if is_causal_class(inputs.model) else "AutoModelForSequenceClassification"
     note = None if changes is None else changes.note()
@@ -85,7 +87,7 @@ def _card(inputs: Inputs, member: FrontMember, changes: Changes | None, report: 
     return model_card(source, member, report, note, inputs.spec.search.objective, loading, kind.keeps_layers)
 
 
-def _fold(inputs: Inputs, bank: Bank, kind: Format, scorer: Scorer, progress: Progress) -> None:
+def _fold(inputs: LoadedProblem, bank: Bank, kind: Format, scorer: Scorer, progress: Progress) -> None:
     """Fold biases that the format has no place for into the weights, and say what it costs."""
     names = [] if kind.homeless is None else kind.homeless(inputs.model)
     if not names:

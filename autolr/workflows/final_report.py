@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autolr.bank import Bank
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
@@ -17,7 +17,9 @@ from autolr.search.scorers import probe_scorer, scorer_of
 from autolr.tasks import mean_score
 
 
-def report_on(inputs: Inputs, bank: Bank, candidate: Candidate, changes: Changes | None, progress: Progress) -> Report:
+def report_on(
+    inputs: LoadedProblem, bank: Bank, candidate: Candidate, changes: Changes | None, progress: Progress
+) -> Report:
     """Score a candidate and the dense model on the report part, with the paired differences of their scores.
 
     Nothing is chosen on the report part. What choosing on the search part is worth in appearance is ``optimism``: what
@@ -70,7 +72,7 @@ def _optimism(sign: float, report: Score, search: Score) -> Difference:
     return Difference(sign * report.value - sign * search.value, hypot(report.stderr, search.stderr))
 
 
-def _probed(inputs: Inputs, scorer: ProbeScorer, progress: Progress) -> ProbeReport:
+def _probed(inputs: LoadedProblem, scorer: ProbeScorer, progress: Progress) -> ProbeReport:
     """Return what probes read in the model as it is and in the dense one, task by task."""
     correct = scorer.correct(inputs.model, progress.check)
     gap = mean_accuracy(correct).value - mean_accuracy(scorer.dense).value

@@ -5,7 +5,7 @@ import json
 
 from autolr.bank import Bank
 from autolr.machine.tensor_cache import read_kept, write_kept
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.records import Candidate
 from autolr.recovery.base import Changes, Recovery
@@ -23,7 +23,7 @@ def recovery_of(spec: StudySpec) -> Recovery | None:
     return RECOVERIES.get(spec.search.recovery) if spec.search.refit else None
 
 
-def changes_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> Changes | None:
+def changes_of(inputs: LoadedProblem, bank: Bank, candidate: Candidate, progress: Progress) -> Changes | None:
     """Return what the study's recovery changes in a candidate's layers; None where it does without, or changes nothing.
 
     Args:
@@ -54,7 +54,7 @@ def changes_of(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progr
     return Changes(recovery, tensors) if tensors else None
 
 
-def changes_of_member(inputs: Inputs, bank: Bank, member: FrontMember, progress: Progress) -> Changes | None:
+def changes_of_member(inputs: LoadedProblem, bank: Bank, member: FrontMember, progress: Progress) -> Changes | None:
     """Return the changes of a member that was scored on the selection part; None where they were not better there.
 
     Args:
@@ -68,7 +68,7 @@ def changes_of_member(inputs: Inputs, bank: Bank, member: FrontMember, progress:
     return changes_of(inputs, bank, member.candidate, progress)
 
 
-def _key(inputs: Inputs, recovery: Recovery, candidate: Candidate) -> str:
+def _key(inputs: LoadedProblem, recovery: Recovery, candidate: Candidate) -> str:
     versions = {method.name: method.version for method in inputs.methods}
     described = [inputs.calibration_key, candidate.to_json(), versions, recovery.examples, recovery.version]
     return hashlib.sha256(json.dumps([*described, inputs.spec.seed]).encode()).hexdigest()

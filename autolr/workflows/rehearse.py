@@ -14,9 +14,8 @@ from autolr.data.parts import Data, Parts
 from autolr.errors import AutolrError
 from autolr.forms.low_rank import low_rank
 from autolr.machine.temporary import passing_folder
-from autolr.methods import get_methods
 from autolr.model.units import Units
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress, Silent
 from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.preparation import build_bank
@@ -35,7 +34,9 @@ _SECONDS = 1.0
 _FAILED = "the end of the study was tried before its beginning, and failed"
 
 
-def rehearse(inputs: Inputs, folder: Path, progress: Progress, formats: Sequence[str] = (EXPORT_FORMAT,)) -> None:
+def rehearse(
+    inputs: LoadedProblem, folder: Path, progress: Progress, formats: Sequence[str] = (EXPORT_FORMAT,)
+) -> None:
     """Export one compressed layer to a temporary folder, by way of everything that a study does.
 
     Its rank is the highest that saves anything: what it computes is nearly what the dense model does, so that no model
@@ -61,7 +62,7 @@ def rehearse(inputs: Inputs, folder: Path, progress: Progress, formats: Sequence
     progress.update(1.0)
 
 
-def _rehearse(inputs: Inputs, folder: Path, formats: Sequence[str]) -> None:
+def _rehearse(inputs: LoadedProblem, folder: Path, formats: Sequence[str]) -> None:
     silent = Silent()
     bank = build_bank(inputs, folder / "bank", silent)
     unit = inputs.units.units[0]
@@ -77,7 +78,7 @@ def _rehearse(inputs: Inputs, folder: Path, formats: Sequence[str]) -> None:
         time_checkpoint(inputs, folder / formats[0], silent, processes=1, seconds=_SECONDS)
 
 
-def _small(inputs: Inputs) -> Inputs:
+def _small(inputs: LoadedProblem) -> LoadedProblem:
     """Return the inputs with a few examples, without probes, and with the first layer alone."""
 
     def few(part: str) -> Data:
@@ -86,6 +87,5 @@ def _small(inputs: Inputs) -> Inputs:
 
     parts = Parts(few("calibration"), few("search"), few("selection"), few("report"))
     units = Units(inputs.units.units[:1], inputs.units.excluded)
-    small = replace(inputs, parts=parts, units=units, methods=tuple(get_methods([_METHOD])), probes={})
-    vars(small)["digests"] = inputs.digests  # of the model: not read again
-    return small
+    search = inputs.spec.search.model_copy(update={"methods": (_METHOD,)})
+    return replace(inputs, spec=inputs.spec.model_copy(update={"search": search}), parts=parts, units=units, probes={})

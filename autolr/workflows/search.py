@@ -7,7 +7,7 @@ from pathlib import Path
 from autolr.bank import Bank
 from autolr.errors import UsageError
 from autolr.methods import get_methods
-from autolr.problem import Inputs, open_inputs
+from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results import StudyResult
 from autolr.search.preparation import build_bank, prepare
@@ -32,7 +32,7 @@ class Opened:
         bank: its decompositions, complete.
     """
 
-    inputs: Inputs
+    inputs: LoadedProblem
     bank: Bank
 
 

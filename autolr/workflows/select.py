@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 from autolr.bank import Bank
 from autolr.errors import AutolrError, Stopped
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
@@ -42,7 +42,7 @@ class Judge:
         dense: the dense model's scores there.
     """
 
-    inputs: Inputs
+    inputs: LoadedProblem
     bank: Bank
     progress: Progress
     scorer: Scorer
@@ -50,7 +50,7 @@ class Judge:
     dense: Mapping[str, Score]
 
     @classmethod
-    def of(cls, inputs: Inputs, bank: Bank, progress: Progress) -> "Judge":
+    def of(cls, inputs: LoadedProblem, bank: Bank, progress: Progress) -> "Judge":
         """Prepare what scores on the selection part; the dense model must be as it is."""
         scorer = scorer_of(inputs, bank, "selection", progress)
         probes = probe_scorer(inputs, bank, "selection", progress)
@@ -76,7 +76,7 @@ class Judge:
 
 
 def rank_members(
-    inputs: Inputs,
+    inputs: LoadedProblem,
     bank: Bank,
     trials: Sequence[FrozenTrial],
     progress: Progress,
@@ -145,7 +145,7 @@ def scores_better(after: Rank, before: Rank) -> bool:
 
 
 def score_candidate(
-    inputs: Inputs,
+    inputs: LoadedProblem,
     bank: Bank,
     candidate: Candidate,
     scorer: Scorer,

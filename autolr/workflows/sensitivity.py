@@ -14,7 +14,7 @@ from autolr.bank import Bank
 from autolr.errors import UsageError
 from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.machine.atomic import write_atomically
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.search.curve_scales import stored_menus
 from autolr.search.sampler.history import ESTIMATE
 from autolr.search.spaces.importance import multiplier
@@ -28,7 +28,7 @@ _LEAST_TRIALS = 20
 _QUANTILE = 0.25  # of the trials that count as good; the default tenth is two trials of a small study
 
 
-def explain(inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> dict[str, Any]:
+def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int) -> dict[str, Any]:
     """Return the account of one trial.
 
     Args:
@@ -143,7 +143,7 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in found.items()}
 
 
-def store_account(folder: StudyFolder, inputs: Inputs, bank: Bank, study: optuna.Study, number: int) -> None:
+def store_account(folder: StudyFolder, inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int) -> None:
     """Write the account of the winner, layers.json, where the curves are on one scale (uniform studies do without)."""
     if stored_menus(inputs, bank) is not None:
         content = explain(inputs, bank, study, number)

@@ -12,7 +12,7 @@ from pathlib import Path
 from autolr.allocation.knapsack import allocate
 from autolr.bank import Bank
 from autolr.cost.price import check_reachable, read_times, store_times
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.records import Candidate
 from autolr.results import FrontMember, RelativeCost, Variant
@@ -25,7 +25,7 @@ CLOSE = 0.01
 _ROUNDS = 3
 
 
-def tune(inputs: Inputs, bank: Bank, file: Path, progress: Progress) -> Inputs:
+def tune(inputs: LoadedProblem, bank: Bank, file: Path, progress: Progress) -> LoadedProblem:
     """Return the inputs with latency predictions tuned at the budget; done once for a study.
 
     Args:
@@ -52,7 +52,7 @@ def tune(inputs: Inputs, bank: Bank, file: Path, progress: Progress) -> Inputs:
     return inputs
 
 
-def _measured_share(inputs: Inputs, bank: Bank, candidate: Candidate, progress: Progress) -> float:
+def _measured_share(inputs: LoadedProblem, bank: Bank, candidate: Candidate, progress: Progress) -> float:
     cost = RelativeCost.of(inputs.costs.cost(candidate), inputs.costs.dense)
     member = FrontMember(0, "the knapsack's solution", Variant(candidate), cost, {}, {})
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from statistics import median
 from autolr.cost.clock import Timing
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.results import LatencyCheck
 from autolr.spec.budgets import Budget
@@ -23,12 +23,12 @@ SECONDS = 8.0
 """That each process times, at most."""
 
 
-def latency_budgets(inputs: Inputs) -> list[Budget]:
+def latency_budgets(inputs: LoadedProblem) -> list[Budget]:
     """Return the budgets that are times."""
     return [budget for budget in inputs.spec.parsed_budgets if budget.quantity == "latency"]
 
 
-def meets_latency(inputs: Inputs, ratio: float, milliseconds: float) -> bool:
+def meets_latency(inputs: LoadedProblem, ratio: float, milliseconds: float) -> bool:
     """Tell whether a time meets every latency budget of the study."""
     return all(
         ratio <= budget.value if budget.relative else milliseconds <= budget.value for budget in latency_budgets(inputs)
@@ -36,7 +36,7 @@ def meets_latency(inputs: Inputs, ratio: float, milliseconds: float) -> bool:
 
 
 def time_checkpoint(
-    inputs: Inputs, checkpoint: Path, progress: Progress, processes: int = PROCESSES, seconds: float = SECONDS
+    inputs: LoadedProblem, checkpoint: Path, progress: Progress, processes: int = PROCESSES, seconds: float = SECONDS
 ) -> LatencyCheck:
     """Time an exported checkpoint against the dense model in new processes, as ``autolr bench`` does.
 

@@ -33,7 +33,7 @@ from autolr.forms.swap import compressed
 from autolr.probes.features import features
 from autolr.probes.minimal_pairs import preferred
 from autolr.probes.scorer import probe_sentences
-from autolr.problem import Inputs, open_inputs
+from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Silent
 from autolr.search.curve_scales import make_menus
 from autolr.search.preparation import build_bank
@@ -111,7 +111,7 @@ SUBJECTS = {
 }
 
 
-def opened(subject: Subject, budget: str, methods: tuple[str, ...], folder: Path) -> Inputs:
+def opened(subject: Subject, budget: str, methods: tuple[str, ...], folder: Path) -> LoadedProblem:
     """Return the opened inputs of a budget."""
     return open_inputs(subject.spec(budget, methods, folder), Silent(), folder / "latency.json")
 

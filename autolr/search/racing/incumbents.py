@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from autolr.machine.tensor_cache import read_kept, write_kept
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.scores import SCORES
 from autolr.search.racing.race import COST_TOLERANCE, REFERENCES, Incumbent, Race, example_sizes
 from autolr.search.racing.sampling import Array
@@ -37,7 +37,7 @@ class Incumbents:
         rescore: answers a candidate's logits anew, where a file is lost.
     """
 
-    inputs: Inputs
+    inputs: LoadedProblem
     scorer: Scorer
     folder: Path
     rescore: Callable[[Candidate], Answers]

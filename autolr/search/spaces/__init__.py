@@ -1,4 +1,9 @@
-"""Search spaces: which parameters a sampler proposes, and how they decode to a candidate."""
+"""Search spaces: which parameters a sampler proposes, and how they decode to a candidate.
+
+How to add one: a class with the three methods below, a configuration (a subclass of :class:`autolr.spec.spaces.Named`:
+what a YAML file may say), a function that builds the one from the other, and a :class:`autolr.spec.spaces.SpaceKind` in
+the entry-point group ``autolr.spaces``. Then run :func:`autolr.search.spaces.conformance.check` on it.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable

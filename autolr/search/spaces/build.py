@@ -8,7 +8,7 @@ from functools import cache
 from autolr.bank import Bank
 from autolr.forms.swap import compressed
 from autolr.machine.atomic import read_json, write_atomically
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.search.curve_scales import SCALE_EXAMPLES, make_menus, sample_scorer
 from autolr.search.spaces import Space
@@ -16,12 +16,19 @@ from autolr.search.spaces.grouped import GroupedSpace
 from autolr.search.spaces.importance import ImportanceSpace
 from autolr.search.spaces.per_layer import PerLayerSpace
 from autolr.search.spaces.rules import RULES, Layers, RuleSpace
-from autolr.spec.spaces import GroupedConfig, ImportanceConfig, RuleConfig, load_space_config
+from autolr.spec.spaces import (
+    SPACES,
+    GroupedConfig,
+    ImportanceConfig,
+    PerLayerConfig,
+    RuleConfig,
+    load_space_config,
+)
 from autolr.tasks import Scorer
 from autolr.types import Candidate, Choice
 
 
-def build_space(inputs: Inputs, bank: Bank, progress: Progress) -> Space:
+def build_space(inputs: LoadedProblem, bank: Bank, progress: Progress) -> Space:
     """Return the search space.
 
     Args:
@@ -33,30 +40,48 @@ def build_space(inputs: Inputs, bank: Bank, progress: Progress) -> Space:
         BudgetError: a rule cannot reach the budgets.
     """
     config = load_space_config(inputs.spec.search.space)
-    units, multiple = inputs.units.by_name(), inputs.spec.search.multiple
-    methods = [method.name for method in inputs.methods]
-    if isinstance(config, GroupedConfig):
-        return GroupedSpace(config, units, methods, multiple, inputs.fits)
-    if isinstance(config, RuleConfig):
-        return RuleSpace(config.rule, _candidate_by_rule(config.rule, inputs, bank, progress))
-    default = load_space_config("importance")
-    assert isinstance(default, ImportanceConfig)
-    importance = ImportanceSpace(
-        config if isinstance(config, ImportanceConfig) else default,
+    space: Space = SPACES.get(config.kind).builder(config, inputs, bank, progress)
+    return space
+
+
+def importance(config: ImportanceConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> ImportanceSpace:
+    """Return the space of multipliers on the error curves."""
+    return ImportanceSpace(
+        config,
         make_menus(inputs, bank, progress),
-        units,
-        methods,
+        inputs.units.by_name(),
+        _methods(inputs),
         inputs.relative_limits,
         {quantity: float(inputs.costs.base.get(quantity)) for quantity in inputs.limits},
         inputs.spec.parsed_budgets[0].quantity,
     )
-    if isinstance(config, ImportanceConfig):
-        return importance
-    seeds = importance.seeds(inputs.spec.seed, inputs.spec.trials)
-    return PerLayerSpace(units, methods, multiple, {name: importance.decode(point) for name, point in seeds.items()})
 
 
-def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress) -> Candidate:
+def grouped(config: GroupedConfig, inputs: LoadedProblem, _bank: Bank, _progress: Progress) -> GroupedSpace:
+    """Return the space of shares of groups of layers."""
+    return GroupedSpace(config, inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, inputs.fits)
+
+
+def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> PerLayerSpace:
+    """Return the space of a method and a rank for each layer, which begins where the knapsack would."""
+    default = load_space_config("importance")
+    assert isinstance(default, ImportanceConfig)
+    solved = importance(default, inputs, bank, progress)
+    seeds = solved.seeds(inputs.spec.seed, inputs.spec.trials)
+    start = {name: solved.decode(point) for name, point in seeds.items()}
+    return PerLayerSpace(inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, start)
+
+
+def rule(config: RuleConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> RuleSpace:
+    """Return the one candidate of a published rule."""
+    return RuleSpace(config.rule, _candidate_by_rule(config.rule, inputs, bank, progress))
+
+
+def _methods(inputs: LoadedProblem) -> list[str]:
+    return [method.name for method in inputs.methods]
+
+
+def _candidate_by_rule(name: str, inputs: LoadedProblem, bank: Bank, progress: Progress) -> Candidate:
     """Return what a rule allocates; what it measures does not depend on the budget and is kept in the bank's folder."""
     method = inputs.methods[0]
     described = [inputs.calibration_key, method.name, method.version, SCALE_EXAMPLES, inputs.spec.seed]
@@ -67,7 +92,7 @@ def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress
 
     @cache
     def scorer() -> Scorer:
-        progress.start(f"measure layers one at a time for {rule}")
+        progress.start(f"measure layers one at a time for {name}")
         return sample_scorer(inputs)
 
     def alone(name: str, choice: Choice) -> Mapping[str, float]:
@@ -83,7 +108,7 @@ def _candidate_by_rule(rule: str, inputs: Inputs, bank: Bank, progress: Progress
 
     layers = Layers(inputs.units.by_name(), method.name, inputs.spec.search.multiple, alone, loss, inputs.fits)
     try:
-        return RULES[rule](layers)
+        return RULES[name](layers)
     finally:
         if len(known) > before:
             file.parent.mkdir(parents=True, exist_ok=True)

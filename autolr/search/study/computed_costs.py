@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.search.sampler.encoding import Array, Params
 from autolr.search.sampler.outcome_models import DeterministicOutcomes
 from autolr.search.spaces import Space
@@ -15,7 +15,7 @@ RATIO = 1
 """The study's objective that is the ratio of the first budget's quantity."""
 
 
-def computed_costs(space: Space, inputs: Inputs) -> DeterministicOutcomes | None:
+def computed_costs(space: Space, inputs: LoadedProblem) -> DeterministicOutcomes | None:
     """Return the ratio and each budget's excess as functions of the parameters.
 
     None where a price is known only after a knapsack or a bisection: thousands of parameter sets are asked about for

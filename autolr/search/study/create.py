@@ -7,7 +7,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from autolr.errors import UsageError
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.scores import PROBE
 from autolr.search.study.dashboard_notes import note_study
 from autolr.search.study.database import alone
@@ -17,7 +17,7 @@ from autolr.spec.objectives import directions
 from autolr.spec.study import without_places
 
 
-def create_study(folder: StudyFolder, inputs: Inputs, sampler: BaseSampler) -> optuna.Study:
+def create_study(folder: StudyFolder, inputs: LoadedProblem, sampler: BaseSampler) -> optuna.Study:
     """Make the Optuna study, or open it and go on with it.
 
     Args:
@@ -52,7 +52,7 @@ def create_study(folder: StudyFolder, inputs: Inputs, sampler: BaseSampler) -> o
     return study
 
 
-def _check_same(study: optuna.Study, folder: StudyFolder, inputs: Inputs) -> None:
+def _check_same(study: optuna.Study, folder: StudyFolder, inputs: LoadedProblem) -> None:
     """Refuse a database's study of this name that was begun with something else; a folder has its own check."""
     now = json.loads(json.dumps({**inputs.spec.identity(), **inputs.fingerprint, "storage": None}))
     if FINGERPRINT not in study.user_attrs:

@@ -7,11 +7,11 @@ from optuna.trial import Trial
 from optuna_dashboard import save_note
 
 from autolr.forms.layer_table import as_markdown, layer_table
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.search.study.trial_record import TrialRecord
 
 
-def note_study(study: optuna.Study, inputs: Inputs) -> None:
+def note_study(study: optuna.Study, inputs: LoadedProblem) -> None:
     """Describe the study: model, budgets, data, costs of the dense model."""
     spec, dense = inputs.spec, inputs.costs.dense
     conditions = dense.conditions

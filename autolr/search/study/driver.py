@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from autolr.errors import AutolrError, Stopped
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.search.preparation import Prepared
 from autolr.search.study.candidates import Claim
@@ -31,7 +31,7 @@ class Driver:
         progress: told of each trial, and may stop the search.
     """
 
-    inputs: Inputs
+    inputs: LoadedProblem
     prepared: Prepared
     folder: StudyFolder
     progress: Progress

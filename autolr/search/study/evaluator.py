@@ -12,7 +12,7 @@ from autolr.forms.swap import compress_, restore_
 from autolr.machine import locks as slots
 from autolr.model.inputs import Batch
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.scores import PROBE
 from autolr.search.racing.race import Outcome, Race, RacedScorer
 from autolr.spec.budgets import Budget, Floor
@@ -31,7 +31,7 @@ class Objective:
         probe: the probes of the search part, where the study has some.
     """
 
-    inputs: Inputs
+    inputs: LoadedProblem
     bank: Bank
     scorer: Scorer
     probe: ProbeScorer | None = None

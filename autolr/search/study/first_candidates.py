@@ -7,7 +7,7 @@ from typing import NamedTuple
 import optuna
 from optuna.trial import TrialState
 
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.records import Candidate
 from autolr.search.preparation import Prepared
 from autolr.search.sampler.encoding import Params
@@ -25,7 +25,9 @@ class FirstCandidate(NamedTuple):
     candidate: Candidate
 
 
-def enqueue_first_candidates(study: optuna.Study, inputs: Inputs, prepared: Prepared, proposals: Proposals) -> int:
+def enqueue_first_candidates(
+    study: optuna.Study, inputs: LoadedProblem, prepared: Prepared, proposals: Proposals
+) -> int:
     """Put the first candidates into the queue, once each; return how many different ones there are.
 
     Args:
@@ -50,7 +52,7 @@ def enqueue_first_candidates(study: optuna.Study, inputs: Inputs, prepared: Prep
 
 
 def _first_candidates(
-    study: optuna.Study, inputs: Inputs, prepared: Prepared, proposals: Proposals
+    study: optuna.Study, inputs: LoadedProblem, prepared: Prepared, proposals: Proposals
 ) -> Iterator[FirstCandidate]:
     spec, space = inputs.spec, prepared.space
     outside = [FirstCandidate(name, {}, candidate) for name, candidate in prepared.fixed.items()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from optuna.trial import Trial
 
 from autolr.model.inputs import mean_length
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.records import Candidate
 from autolr.search.sampler.base import SpaceInfo
 from autolr.search.sampler.encoding import Params
@@ -46,7 +46,7 @@ class Proposals:
         candidates: which were evaluated: they are not proposed again where the sampler asks.
     """
 
-    inputs: Inputs
+    inputs: LoadedProblem
     space: Space
     candidates: CandidateIndex
     _decoded: dict[str, Candidate] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Proposals:
         return self.candidates.is_new(digest) and digest not in {self.decode(other).digest for other in batch}
 
 
-def proposals_at_once(inputs: Inputs) -> int:
+def proposals_at_once(inputs: LoadedProblem) -> int:
     """Return the number for a study: the specification's, or one derived from the nominal time of a trial."""
     search = inputs.spec.search
     if search.proposals is not None:

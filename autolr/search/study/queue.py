@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from autolr.errors import AutolrError, command
 from autolr.probes.scorer import mean_accuracy
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.records import Candidate
 from autolr.scores import PROBE
 from autolr.search.optuna_access import storage_of
@@ -56,7 +56,7 @@ class TrialQueue:
     """
 
     def __init__(
-        self, inputs: Inputs, prepared: Prepared, folder: StudyFolder, rescore: Callable[[Candidate], Answers]
+        self, inputs: LoadedProblem, prepared: Prepared, folder: StudyFolder, rescore: Callable[[Candidate], Answers]
     ) -> None:
         quiet_optuna()
         self.inputs, self.prepared, self.folder = inputs, prepared, folder

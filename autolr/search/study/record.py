@@ -8,7 +8,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.results import RelativeCost
 from autolr.scores import PROBE
 from autolr.search.optuna_access import as_stored
@@ -38,7 +38,7 @@ class Recorder:
     """
 
     study: optuna.Study
-    inputs: Inputs
+    inputs: LoadedProblem
     folder: StudyFolder
     incumbents: Incumbents
     dense_scores: Mapping[str, Score] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 from autolr.bank import Bank
 from autolr.cost.price import check_reachable
 from autolr.errors import UsageError
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.results import FrontMember, RelativeCost, Variant
 from autolr.search.sampler.encoding import Encoding
@@ -65,7 +65,7 @@ def _within(value: Value, part: BaseDistribution) -> Value:
 
 
 def solve_at(
-    inputs: Inputs,
+    inputs: LoadedProblem,
     bank: Bank,
     member: FrontMember,
     params: Params,

@@ -4,31 +4,24 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from autolr.bank import Bank
-from autolr.cost import CostTable
-from autolr.data.parts import Parts
-from autolr.data.probe_parts import ProbeParts
 from autolr.errors import AutolrError
-from autolr.forms import get_forms
 from autolr.machine import locks as slots
 from autolr.machine.atomic import replacing
 from autolr.machine.tensor_digest import tensor_digest
-from autolr.methods import get_methods
 from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.load import open_model
-from autolr.model.units import Units
-from autolr.problem import Inputs
+from autolr.problem import LoadedProblem, Problem
 from autolr.scores import TASKS, TaskKind, add_task
 from autolr.search.preparation import Prepared
 from autolr.search.scorers import stored_probes
 from autolr.search.study.evaluator import Objective
-from autolr.spec.study import StudySpec
 from autolr.tasks import task_for
 
 Fetch = Callable[[Path], bytes]
@@ -44,52 +37,32 @@ class Payload:
     """What all workers of a study are given, once each.
 
     Attributes:
-        spec: the study's.
-        parts: the data.
-        max_length: tokens after which a pair is cut.
-        units: what can be compressed.
-        costs: prices candidates.
+        problem: the study's; its model is where ``problem.spec`` says.
         dense: what the scorer of the search part kept of the dense model.
-        probes: part -> probing tasks.
         dense_probes: what the scorer of the search part's probes kept of the dense model; None: there are no probes.
-        digests: of the model's weights and configuration, and of its tokenizer.
-        calibration_key: of the bank.
-        bank: its folder where the driver runs.
+        bank: the bank's folder where the driver runs.
         threads: CPU threads of a worker.
         own_task: the study's task, where the driver's process alone knows it.
     """
 
-    spec: StudySpec
-    parts: Parts
-    max_length: int
-    units: Units
-    costs: CostTable
+    problem: Problem
     dense: Mapping[str, Tensor]
-    probes: ProbeParts
     dense_probes: Mapping[str, Tensor] | None
-    digests: Mapping[str, str]
-    calibration_key: str
     bank: Path
     threads: int
     own_task: TaskKind | None = None
 
     @classmethod
-    def of(cls, inputs: Inputs, prepared: Prepared, threads: int) -> "Payload":
+    def of(cls, inputs: LoadedProblem, prepared: Prepared, threads: int) -> "Payload":
         """Pack what the driver has; a worker has one device, whatever its number is."""
-        spec = inputs.spec
+        problem, spec = inputs.without_model(), inputs.spec
         if spec.run.device.startswith("cuda"):
-            spec = spec.model_copy(update={"run": spec.run.model_copy(update={"device": "cuda"})})
+            run = spec.run.model_copy(update={"device": "cuda"})
+            problem = replace(problem, spec=spec.model_copy(update={"run": run}))
         return cls(
-            spec,
-            inputs.parts,
-            inputs.max_length,
-            inputs.units,
-            inputs.costs,
+            problem,
             prepared.scorer.kept(),
-            inputs.probes,
             None if prepared.probe is None else prepared.probe.kept(),
-            inputs.digests,
-            inputs.calibration_key,
             prepared.bank.directory.resolve(),
             threads,
             TASKS.added(spec.task),
@@ -108,27 +81,27 @@ class Payload:
         torch.set_num_threads(self.threads)
         if self.own_task is not None:
             add_task(self.own_task)
-        model, tokenizer = open_model(self.spec)
+        problem = self.problem
+        model, tokenizer = open_model(problem.spec)
         tick()
-        if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != self.digests:
-            raise AutolrError(f"the model {self.spec.model} here is not the one that the study began with")
-        methods, forms = get_methods(self.spec.search.methods), get_forms(self.spec.search.forms)
-        task = task_for(self.spec, model, tokenizer, self.spec.model or "the embedded example")
-        given = (self.max_length, self.parts, self.units, self.costs, methods, forms, self.probes)
-        inputs = Inputs(self.spec, model, tokenizer, task, *given)
-        bank = Bank(self.bank, model, self.units.units, self.calibration_key)
-        if not bank.present(methods):
-            bank = Bank(self._fetched(bank.files(methods), fetch, tick), model, self.units.units, self.calibration_key)
-            bank.complete(methods)
+        if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != problem.digests:
+            raise AutolrError(f"the model {problem.spec.model} here is not the one that the study began with")
+        task = task_for(problem.spec, model, tokenizer, problem.spec.model or "the embedded example")
+        inputs, units = problem.loaded(model, tokenizer, task), problem.units.units
+        bank = Bank(self.bank, model, units, problem.calibration_key)
+        if not bank.present(problem.methods):
+            files = bank.files(problem.methods)
+            bank = Bank(self._fetched(files, fetch, tick), model, units, problem.calibration_key)
+            bank.complete(problem.methods)
         probe = None
         if self.dense_probes is not None:
             probe = stored_probes(inputs, "search", self.dense_probes)
-        scorer = task.stored_scorer(self.parts.search, inputs.batches("search"), self.dense)
+        scorer = task.stored_scorer(problem.parts.search, inputs.batches("search"), self.dense)
         return Objective(inputs, bank, scorer, probe)
 
     def _fetched(self, files: Mapping[str, Path], fetch: Fetch, tick: Callable[[], None]) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""
-        name = f"{BANK}{tensor_digest({'key': torch.tensor(list(self.calibration_key.encode()))})[:16]}"
+        name = f"{BANK}{tensor_digest({'key': torch.tensor(list(self.problem.calibration_key.encode()))})[:16]}"
         folder = slots.own_folder() / name
         sweep_banks(besides=name)
         with slots.holding(name, tick):

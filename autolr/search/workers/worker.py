@@ -49,9 +49,11 @@ class Worker:
 
     def __init__(self, payload: Payload, fetch: Fetch) -> None:
         self._broken: str | None = None
-        timeout = payload.spec.crew.timeout
+        timeout = payload.problem.spec.crew.timeout
         self._watchdog = Watchdog(os.getpid(), timeout)
-        self._cores = None if payload.spec.run.device.startswith("cuda") else slots.pin_to_cores(payload.threads)
+        self._cores = (
+            None if payload.problem.spec.run.device.startswith("cuda") else slots.pin_to_cores(payload.threads)
+        )
         opening = Watchdog(os.getpid(), max(timeout, OPEN_SECONDS))
         opening.tick()
         try:
