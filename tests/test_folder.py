@@ -4,16 +4,21 @@ import os
 import stat
 import threading
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 
+import autolr
 from autolr.errors import Stopped, UsageError
 from autolr.machine.atomic import write_atomically
+from autolr.optimization.study import folder as folder_module
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import nearest_trials
 from autolr.progress import Silent
+from autolr.spec.study import make_spec
 
 
 class Told(Silent):
@@ -113,3 +118,21 @@ def test_the_nearest_trials_are_compressed_where_there_are_any() -> None:
     assert [trial.number for trial in nearest_trials(study)] == [0]
     add({"a": {"rank": 1}})
     assert [trial.number for trial in nearest_trials(study)] == [1]
+
+
+def test_a_package_that_runs_from_its_source_without_being_installed_writes_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_libraries = folder_module.version
+
+    def version(name: str) -> str:
+        if name == "autolr":
+            raise PackageNotFoundError(name)
+        return of_libraries(name)
+
+    monkeypatch.setattr(folder_module, "version", version)
+    folder = StudyFolder(tmp_path)
+    folder.write_spec(make_spec({"budgets": ["0.5x-flops"]}, "test"), {})
+    versions = yaml.safe_load(folder.spec_file.read_text())["versions"]
+    assert list(versions) == ["autolr", "torch", "transformers", "optuna", "botorch"]
+    assert versions["autolr"] == autolr.__version__

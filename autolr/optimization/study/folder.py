@@ -23,6 +23,7 @@ import yaml
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from autolr import __version__
 from autolr.errors import AutolrError, UsageError, command
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.machine.locks import try_lock
@@ -36,7 +37,7 @@ from autolr.spec.study import StudySpec, make_spec
 STUDY_NAME = "autolr"
 _PAUSE = 0.05
 """Seconds between two tries to hold a folder."""
-_VERSIONS = ("autolr", "torch", "transformers", "optuna", "botorch")
+_LIBRARIES = ("torch", "transformers", "optuna", "botorch")
 
 
 class StudyFolder:
@@ -109,7 +110,7 @@ class StudyFolder:
         content = {
             "spec": spec.model_dump(mode="json"),
             "fingerprint": dict(fingerprint),
-            "versions": {name: version(name) for name in _VERSIONS},
+            "versions": {"autolr": __version__, **{name: version(name) for name in _LIBRARIES}},
         }
         write_atomically(self.spec_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
