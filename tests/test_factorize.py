@@ -1,6 +1,7 @@
 """Laws of the methods: conformance, each is the best in its own metric, and each means what its publication says."""
 
 from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -317,13 +318,12 @@ def test_missing_statistics_are_named(name):
             METHODS.get(name).decompose(weight, stats)
 
 
-class Point:
-    """An entry point as ``importlib.metadata`` gives them."""
-
-    name, value = "extra", "package.module:METHOD"
+class Point(EntryPoint):
+    """An entry point of a package that is not on the path."""
 
     def __init__(self, loaded):
-        self.load = lambda: loaded
+        super().__init__("extra", "package.module:METHOD", "autolr.methods")
+        vars(self).update(load=lambda: loaded)
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def test_an_installed_package_adds_a_method(register):
 
 def test_a_name_in_use_is_refused(register):
     register(replace(svd.METHOD, version=2))
-    with pytest.raises(AutolrError, match=r"package\.module:METHOD registers the method name 'svd', which is in use"):
+    with pytest.raises(AutolrError, match=r"of autolr\.methods registers the method name 'svd', which is in use"):
         METHODS.all()
 
 
