@@ -80,11 +80,12 @@ class Phases(Silent):
 
     Attributes:
         part: whose time it is.
+        reserve: seconds of it that are left for what comes after.
         seconds: phase -> seconds, without numbers and what follows them.
     """
 
-    def __init__(self, part: Part) -> None:
-        self.part, self.seconds = part, {}
+    def __init__(self, part: Part, reserve: float = 0.0) -> None:
+        self.part, self.reserve, self.seconds = part, reserve, {}
         self._phase, self._since = "", 0.0
 
     def start(self, phase: str) -> None:
@@ -100,7 +101,7 @@ class Phases(Silent):
         self._phase = ""
 
     def check(self) -> None:
-        if self.part.left() < 0:
+        if self.part.left() < self.reserve:
             raise Stopped("its time is over")
 
 
