@@ -18,7 +18,7 @@ import autolr
 from autolr.optimization import optuna_access as access
 
 PACKAGE = Path(autolr.__file__).parent
-OPTUNA, BOTORCH = "search/optuna_access.py", "search/sampler/acquisition.py"
+OPTUNA, BOTORCH = "optimization/optuna_access.py", "optimization/sampler/acquisition.py"
 USERS = {
     "_storage": {OPTUNA},
     "_study_id": {OPTUNA},
@@ -79,7 +79,7 @@ def test_ray_is_imported_by_the_driver_and_by_the_look_at_its_nodes_alone() -> N
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(module.split(".")[0] == "ray" for module in modules):
                 users.add(str(file.relative_to(PACKAGE)))
-    assert users == {"search/workers/ray_driver.py", "workflows/check_cluster.py", "workflows/search.py"}
+    assert users == {"optimization/workers/ray_driver.py", "workflows/check_cluster.py", "workflows/search.py"}
 
 
 def test_study_storage(study: optuna.Study) -> None:
