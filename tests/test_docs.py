@@ -216,7 +216,7 @@ def test_every_kind_of_record_can_be_added_by_what_the_docs_say() -> None:
 
 
 def test_every_example_of_a_third_party_is_named() -> None:
-    helpers = {"installed.py", "distribution.py", "conftest.py", "__init__.py"}
+    helpers = {"installed.py", "conftest.py", "__init__.py"}
     files = {file.name for file in (ROOT / "tests" / "extending").glob("*.py") if not file.name.startswith("test_")}
     named = {*re.findall(r"\]\(\.\./tests/extending/(\w+\.py)\)", TEXTS[ROOT / "docs" / "extending.md"])}
     assert files - helpers <= named

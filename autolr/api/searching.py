@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,8 +69,7 @@ def search(
             study = autolr.search(budget="0.5x-flops", trials=12)
             print(study.winner.cost.ratios["flops"], study.report.compressed["accuracy"])
     """
-    given = {"model": model, "budget": budget, "train": train, "validation": validation, "test": test, **options}
-    given["task"] = task_name(task)
+    given = _given(options, model=model, budget=budget, task=task, train=train, validation=validation, test=test)
     with working(progress) as listener:
         checked = resolve(named(given), profile)  # what can be refused is refused before anything is written
         folder = Path(study) if study is not None else default_folder(checked)
@@ -113,13 +112,17 @@ def estimate(
     Raises:
         UsageError: something given cannot be used.
     """
-    given = {"model": model, "budget": budget, "train": train, "validation": validation, "test": test, **options}
-    given["task"] = task_name(task)
+    given = _given(options, model=model, budget=budget, task=task, train=train, validation=validation, test=test)
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
         checked = resolve(named(given), profile)
         folder = Path(study) if study is not None else default_folder(checked)
         spec = resolve(placed(given, tokenizer, Path(temporary)), profile)
         return estimate_study(spec, folder, listener)
+
+
+def _given(options: Mapping[str, object], *, task: str | TaskKind, **named_ones: object) -> dict[str, object]:
+    """Return the options by name; a task of one's own is made known in this process."""
+    return {**named_ones, **options, "task": task_name(task)}
 
 
 @contextmanager

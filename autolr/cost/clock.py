@@ -10,13 +10,13 @@ a block, that is most of the time spent. Here a block is preceded by one run.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.stats import binom
 
 from autolr.machine import locks as slots
+from autolr.results.bench import Timing
 
 Run = Callable[[], object]
 
@@ -24,31 +24,6 @@ CONFIDENCE = 0.95
 MIN_ROUNDS = 12
 BLOCK_SECONDS = 0.03
 """Least duration of one timed block; shorter runs are repeated inside it."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The time of one of the things compared.
-
-    Attributes:
-        median: seconds.
-        low: lower quartile over the rounds, seconds.
-        high: upper quartile, seconds.
-        ratio: median over the rounds of its time / the first one's.
-        ratio_low: lower end of the ratio's 95 % confidence interval.
-        ratio_high: its upper end.
-        rounds: how many rounds were run.
-        settled: the interval is as narrow as was asked for; if not, the machine is too noisy or the time was too short.
-    """
-
-    median: float
-    low: float
-    high: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    rounds: int
-    settled: bool
 
 
 def compare(

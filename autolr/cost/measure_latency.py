@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.runtime.rewrites.fused_activation import FusedActivation
-from autolr.cost.clock import Run, Timing, compare
+from autolr.cost.clock import Run, compare
 from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out, shape_key
 from autolr.forms import FORMS
 from autolr.forms.base import Form
 from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.forms.low_rank import low_rank
 from autolr.progress import Progress
+from autolr.results.bench import Timing
 from autolr.types import Candidate, Choice, Conditions, Unit
 
 N_MODELS = 10

@@ -7,22 +7,20 @@ from autolr.records import Conditions
 
 
 @dataclass(frozen=True)
-class TimedModel:
-    """The times of one checkpoint.
+class Timing:
+    """The time of one of the things compared.
 
     Attributes:
-        model: where it lies.
-        median: seconds of one forward pass.
+        median: seconds.
         low: lower quartile over the rounds, seconds.
         high: upper quartile, seconds.
-        ratio: median over the rounds of its time / the first model's.
+        ratio: median over the rounds of its time / the first one's.
         ratio_low: lower end of the ratio's 95 % confidence interval.
         ratio_high: its upper end.
         rounds: how many rounds were run.
         settled: the interval is as narrow as was asked for; if not, the machine is too noisy or the time was too short.
     """
 
-    model: str
     median: float
     low: float
     high: float
@@ -31,6 +29,13 @@ class TimedModel:
     ratio_high: float
     rounds: int
     settled: bool
+
+
+@dataclass(frozen=True)
+class TimedModel(Timing):
+    """The times of one checkpoint; ``model`` is where it lies."""
+
+    model: str
 
 
 @dataclass(frozen=True)
@@ -54,4 +59,8 @@ class Bench:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that ``autolr bench --json`` prints."""
-        return {**asdict(self), "models": [asdict(model) for model in self.models], "settled": self.settled}
+        return {
+            **asdict(self),
+            "models": [{"model": timed.model, **asdict(timed)} for timed in self.models],
+            "settled": self.settled,
+        }

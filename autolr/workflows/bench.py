@@ -1,7 +1,6 @@
 """``autolr bench``: checkpoints timed in turn against the first of them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -61,7 +60,7 @@ def bench(
         max_seconds=max_seconds,
         check=progress.check,
     )
-    models = (TimedModel(source, **asdict(timing)) for source, timing in zip(sources, timed.values(), strict=True))
+    models = (TimedModel(**vars(timing), model=source) for source, timing in zip(sources, timed.values(), strict=True))
     return Bench(conditions, engine, tuple(models))
 
 

@@ -10,7 +10,6 @@ from autolr.data.minimal_pairs import MinimalPairs, load_minimal_pairs
 from autolr.data.probing import ProbingTask, load_probing_tasks, notes_on
 from autolr.model.inputs import check_tokens, count_cut, input_device, longest_input
 from autolr.model.load import open_model
-from autolr.optimization.study.evaluator import describe_score
 from autolr.probes.alone import check_pairs, check_sentences
 from autolr.probes.classifiers import Probe, control_labels, labels_of, lengths, probe
 from autolr.probes.features import Features, features, sentence_batches
@@ -104,9 +103,9 @@ def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Pla
         selectivity = mean_score(right.double() - control.double())
         layers.append(
             {
-                ACCURACY.name: describe_score(accuracy),
-                "control": describe_score(chance),
-                "selectivity": describe_score(selectivity),
+                ACCURACY.name: accuracy.to_json(),
+                "control": chance.to_json(),
+                "selectivity": selectivity.to_json(),
             }
         )
     alone = probe("ridge", lengths(task.train), train, lengths(task.test), test)
@@ -115,7 +114,7 @@ def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Pla
         "train": n,
         "test": len(task.test),
         "majority": task.majority,
-        "length": describe_score(mean_score(alone.double())),
+        "length": mean_score(alone.double()).to_json(),
         "layer": best_layer(task, by_layer),
         "layers": layers,
     }
@@ -150,7 +149,7 @@ def _summary(right: Mapping[tuple[str, str], torch.Tensor]) -> Plain:
         fields.setdefault(field, []).append(one)
         paradigms.setdefault(paradigm, []).append(one)
     return {
-        "mean": describe_score(mean_score(torch.cat(list(right.values())))),
-        "fields": {name or "all": describe_score(mean_score(torch.cat(parts))) for name, parts in fields.items()},
-        "paradigms": {name: describe_score(mean_score(torch.cat(parts))) for name, parts in paradigms.items()},
+        "mean": mean_score(torch.cat(list(right.values()))).to_json(),
+        "fields": {name or "all": mean_score(torch.cat(parts)).to_json() for name, parts in fields.items()},
+        "paradigms": {name: mean_score(torch.cat(parts)).to_json() for name, parts in paradigms.items()},
     }

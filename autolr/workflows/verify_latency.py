@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from statistics import median
 
-from autolr.cost.clock import Timing
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import AutolrError
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.results import LatencyCheck
+from autolr.results.bench import Timing
 from autolr.spec.budgets import Budget
 
 PRECISION = 0.01

@@ -21,7 +21,6 @@ from autolr.bank import Bank
 from autolr.data.probe_parts import load_probe_parts
 from autolr.data.probing import ProbingTask, Sentences, load_probing_tasks
 from autolr.forms.swap import compressed
-from autolr.optimization.study.evaluator import describe_score
 from autolr.optimization.study.folder import StudyFolder
 from autolr.probes.scorer import Correct, ProbeScorer, mean_accuracy, probe_sentences
 from autolr.problem import open_inputs
@@ -72,8 +71,8 @@ def probed(study: StudyFolder, winners: dict[str, Candidate], seed: int) -> dict
 
 
 def _described(correct: Correct) -> dict:
-    return {"mean": describe_score(mean_accuracy(correct))} | {
-        task: describe_score(mean_accuracy({task: one})) for task, one in correct.items()
+    return {"mean": mean_accuracy(correct).to_json()} | {
+        task: mean_accuracy({task: one}).to_json() for task, one in correct.items()
     }
 
 

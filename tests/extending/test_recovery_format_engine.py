@@ -54,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 def test_a_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "scores_better", lambda *_: True)
     folder = StudyFolder(tmp_path / "study")
-    with installed(tmp_path, RECOVERIES, {"bias": "bias_only:RECOVERY"}):
+    with installed(tmp_path, {RECOVERIES.group: {"bias": "bias_only:RECOVERY"}}):
         result = run_search(spec_of(tmp_path, recovery="bias"), folder, Silent())
         winner, layers = result.winning, len(result.winning.candidate.choices)
         assert winner.variant.recovery == "bias"
@@ -79,7 +79,7 @@ def test_a_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_format_that_transformers_cannot_load(study: StudyFolder, tmp_path: Path) -> None:
     out = tmp_path / "exported"
-    with installed(tmp_path, FORMATS, {"plain": "plain_tensors:FORMAT"}):
+    with installed(tmp_path, {FORMATS.group: {"plain": "plain_tensors:FORMAT"}}):
         done = CliRunner().invoke(
             app, ["export", str(study.path), "--out", str(out), "--format", "plain", "--json"], catch_exceptions=False
         )
@@ -119,7 +119,7 @@ def test_a_format_whose_file_is_not_the_model_is_found_out(study: StudyFolder, t
 def test_an_engine(tmp_path: Path) -> None:
     model = str(write_model(tmp_path / "model"))
     fixed = ["bench", model, model, "--seq-len", "8", "--batch-size", "2", "--max-seconds", "1", "--json"]
-    with installed(tmp_path, ENGINES, {"double": "double_engine:ENGINE"}):
+    with installed(tmp_path, {ENGINES.group: {"double": "double_engine:ENGINE"}}):
         done = CliRunner().invoke(app, [*fixed, "--engine", "double"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         said = json.loads(done.stdout)

@@ -26,7 +26,7 @@ def places(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def with_task(tmp_path_factory):
     package = tmp_path_factory.mktemp("package")
-    with installed(package, TASKS, {"shortness": "shortness:TASK"}):
+    with installed(package, {TASKS.group: {"shortness": "shortness:TASK"}}):
         SCORES.forget()
         yield
     SCORES.forget()
@@ -35,7 +35,7 @@ def with_task(tmp_path_factory):
 @pytest.fixture
 def with_score(tmp_path_factory):
     package = tmp_path_factory.mktemp("package")
-    with installed(package, SCORES, {"brier": "brier:SCORE"}):
+    with installed(package, {SCORES.group: {"brier": "brier:SCORE"}}):
         yield
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from distribution import TABLES, installed
+from installed import TABLES, installed
 from typer.testing import CliRunner
 
 from autolr.checkpoint.formats import FORMATS
@@ -28,8 +28,7 @@ PACKAGE = r"package extending 1\.0: the entry point mine = {} of {} "
     ],
 )
 def test_what_is_registered_wrongly(table: Registry, place: str, complaint: str, tmp_path: Path) -> None:
-    package = tmp_path / "extending"
-    with installed(tmp_path, {table.group: {"mine": place}}):
+    with installed(tmp_path, {table.group: {"mine": place}}) as package:
         (package / "broken.py").write_text("1 / 0\n")
         with pytest.raises(AutolrError, match=PACKAGE.format(place, table.group) + complaint):
             table.all()

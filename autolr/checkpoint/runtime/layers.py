@@ -8,6 +8,7 @@ instead of loading random weights.
 This file depends on torch alone: a copy of it travels with every checkpoint.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 
-class CompressedLinear(nn.Module):
+class CompressedLinear(nn.Module, ABC):
     """What every layer is that stands in place of a dense linear one; a checkpoint is made of such layers.
 
     Args:
@@ -45,13 +46,13 @@ class CompressedLinear(nn.Module):
         self.out_features = out_features
         self.register_buffer("weight", torch.empty(0, device=device, dtype=dtype))
 
+    @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Return the arguments that build an equal layer: with ``kind``, what a checkpoint writes down of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense_weight(self) -> Tensor:
         """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Describe the layer in a model's printout."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -118,8 +117,3 @@ def constraints(
         score = evaluation.scores[floor.score].value
         values[floor.text] = floor.shortfall(score, dense_scores[floor.score].value)
     return values
-
-
-def describe_score(score: Score) -> dict[str, Any]:
-    """Return a score in its plain form."""
-    return score.to_json()

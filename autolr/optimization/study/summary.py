@@ -37,7 +37,7 @@ def summarize(folder: StudyFolder) -> StudyStatus:
         failures = [
             Failure(t.number, t.user_attrs.get(REASON, "unknown")) for t in trials if t.state == TrialState.FAIL
         ]
-        seconds = sum(sum(t.user_attrs.get("seconds", {}).values()) for t in trials)
+        seconds = sum((sum(t.user_attrs.get("seconds", {}).values()) for t in trials), 0.0)
     result, front = read_result(folder), folder.front()
     return StudyStatus(
         study=str(folder.path),
