@@ -34,9 +34,16 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def heed_interrupts() -> None:
+    """A shell starts a job of the background with Ctrl-C ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def serve(study: Path, port: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "autolr", "dashboard", str(study), "--port", str(port)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
 
 
 def fetched(url: str, process: subprocess.Popen) -> dict:
