@@ -42,7 +42,11 @@ def heed_interrupts() -> None:
 def serve(study: Path, port: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "autolr", "dashboard", str(study), "--port", str(port)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
     )
 
 
