@@ -62,8 +62,8 @@ with (where / "length.tsv").open("w") as file:
     for index, row in enumerate(rows("test", 60)):
         split, label = ("tr", "te")[index % 3 == 0], ("short", "long")[len(row["premise"]) > 40]
         file.write(f"{split}\t{label}\t{row['premise']} {index}\n")
-known = autolr.probe(compressed, where / "length.tsv", tokenizer=tokenizer)
-assert len(known["tasks"]["length"]["layers"]) > 1
+probing = autolr.probe(compressed, where / "length.tsv", tokenizer=tokenizer)
+assert len(probing.tasks["length"].layers) > 1
 
 # Two ways to search, at equal cost.
 entries = [{"name": "uniform", "space": "uniform", "refit": False}, {"name": "random", "sampler": "random"}]

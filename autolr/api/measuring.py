@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +16,7 @@ from autolr.model.objects import model_directory
 from autolr.results.bench import Bench
 from autolr.results.comparison import ComparisonSummary
 from autolr.results.evaluation import Evaluation
+from autolr.results.probing import Probing
 from autolr.scores import NLI, TaskKind
 from autolr.spec.study import StudySpec
 from autolr.workflows.bench import bench as time_checkpoints
@@ -133,7 +134,7 @@ def probe(
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Listener = False,
     **options: object,
-) -> dict[str, Any]:
+) -> Probing:
     """Measure what a model knows of its language: probes at every layer, minimal pairs.
 
     Args:
@@ -146,9 +147,6 @@ def probe(
         progress: True: printed to stderr; or a listener.
         options: ``probe_train`` and ``probe_test`` (sentences of each task), ``pooling``, ``seed``, ``device``, …
 
-    Returns:
-        What ``autolr probe --json`` prints; see :func:`autolr.workflows.probe.probe_checkpoint`.
-
     Raises:
         UsageError: the model, the tasks or the pairs cannot be used, or none are given.
     """
@@ -158,7 +156,7 @@ def probe(
         spec = _spec(placed({"model": model}, tokenizer, Path(temporary))["model"], options)
         probing, minimal = (None if place is None else Path(place) for place in (tasks, minimal_pairs))
         measured = probe_checkpoint(spec, probing, minimal, kind, pairs, listener)
-        return {**measured, "checkpoint": _shown(model)}
+        return replace(measured, checkpoint=_shown(model))
 
 
 def compare(

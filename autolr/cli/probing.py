@@ -50,9 +50,9 @@ def probe(
     spec = resolve({**given, **sizes, "budget": "1x-flops"}, typed=True).model_copy(update={"model": directory})
     chosen: dict[str, Literal["ridge", "logistic", "mlp"]] = {"ridge": "ridge", "logistic": "logistic", "mlp": "mlp"}
     with progress() as listener:
-        found = probe_checkpoint(spec, tasks, minimal_pairs, chosen[kind], pairs, listener)
+        probing = probe_checkpoint(spec, tasks, minimal_pairs, chosen[kind], pairs, listener)
     if json:
-        print_json(found)
+        print_json(probing.to_json())
     else:
-        for part in probe_tables(found):
+        for part in probe_tables(probing):
             out.print(part, highlight=False, markup=False)

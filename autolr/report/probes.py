@@ -1,35 +1,34 @@
 """The table of ``autolr probe``."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from autolr.records import Score
-from autolr.report import format as shown
-from autolr.scores import ACCURACY, PROBE
+from autolr.report.format import percent
+from autolr.results.probing import Probing
+from autolr.scores import ACCURACY
 
 
-def probe_tables(found: Mapping[str, Any]) -> Iterator[Table | str]:
+def probe_tables(probing: Probing) -> Iterator[Table | str]:
     """Return what probes and minimal pairs found, as tables with lines below."""
-    if "tasks" in found:
-        yield _tasks(found)
-    if "minimal_pairs" in found:
-        pairs = found["minimal_pairs"]
+    if probing.tasks:
+        yield _tasks(probing)
+    pairs = probing.minimal_pairs
+    if pairs is not None:
         yield (
-            f"minimal pairs, by {pairs['how']}: {percent(pairs['mean'])} % of {pairs['mean']['n']} "
+            f"minimal pairs, by {pairs.how}: {percent(pairs.mean)} % of {pairs.mean.n} "
             f"(chance 50; standard error over pairs"
-            f"{'; the other half of each paradigm trains the probe' if pairs['how'] == 'probe' else ''})"
+            f"{'; the other half of each paradigm trains the probe' if pairs.how == 'probe' else ''})"
         )
-        for name, score in pairs["fields"].items():
-            yield f"  {name}: {percent(score)} % of {score['n']}"
+        for name, score in pairs.fields.items():
+            yield f"  {name}: {percent(score)} % of {score.n}"
 
 
-def _tasks(found: Mapping[str, Any]) -> Table:
+def _tasks(probing: Probing) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"{found['checkpoint']}: what {found[PROBE.name]} probes read, pooling {found['pooling']}",
+        title=f"{probing.checkpoint}: what {probing.kind} probes read, pooling {probing.pooling}",
         caption="Per cent of the test sentences, ± standard error. layer: the best one on halves of the training "
         "sentences, 0 the embeddings; "
         "selective: above a control task of the same sentences at that layer; chance: the commonest label; "
@@ -42,22 +41,15 @@ def _tasks(found: Mapping[str, Any]) -> Table:
     table.add_column("task", overflow="fold")
     for name in ("layer", ACCURACY.name, "last layer", "selective", "chance", "length", "n"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, task in found["tasks"].items():
-        layer = task["layer"]
-        best, last = task["layers"][layer], task["layers"][-1]
+    for name, task in probing.tasks.items():
         table.add_row(
             name,
-            str(layer),
-            percent(best[ACCURACY.name]),
-            percent(last[ACCURACY.name]),
-            f"{100 * best['selectivity']['value']:.1f}",
-            f"{100 * task['majority']:.1f}",
-            f"{100 * task['length']['value']:.1f}",
-            str(task["test"]),
+            str(task.layer),
+            percent(task.best.accuracy),
+            percent(task.layers[-1].accuracy),
+            f"{100 * task.best.selectivity.value:.1f}",
+            f"{100 * task.majority:.1f}",
+            f"{100 * task.length.value:.1f}",
+            str(task.test),
         )
     return table
-
-
-def percent(plain: Mapping[str, Any]) -> str:
-    """Return a share in its plain form, with its standard error, in per cent."""
-    return shown.percent(Score(plain["value"], plain["stderr"], plain.get("n", 0)))

@@ -16,16 +16,14 @@ from autolr.probes.features import Features, features, sentence_batches
 from autolr.probes.minimal_pairs import check_askable, how_asked, preferred
 from autolr.probes.scorer import best_layer, probe_sentences
 from autolr.progress import Progress
-from autolr.scores import ACCURACY, PROBE
+from autolr.results.probing import LayerProbe, PairsResult, ProbedTask, Probing
 from autolr.spec.study import StudySpec
 from autolr.tasks import mean_score
-
-Plain = dict[str, Any]
 
 
 def probe_checkpoint(
     spec: StudySpec, tasks: Path | None, pairs: Path | None, kind: Probe, most_pairs: int | None, progress: Progress
-) -> Plain:
+) -> Probing:
     """Return what probes and minimal pairs find in a checkpoint.
 
     Args:
@@ -35,12 +33,6 @@ def probe_checkpoint(
         kind: of probe.
         most_pairs: of each paradigm; None: all.
         progress: told what is under way.
-
-    Returns:
-        ``tasks``: name -> ``layers`` (accuracy and accuracy on the control task of each layer, embeddings first),
-        ``layer`` (the best one as far as the training sentences tell), ``majority``, ``length`` (accuracy of a probe
-        that sees the number of words alone) and the numbers of sentences.
-        ``minimal_pairs``: ``how`` they were asked, ``mean``, ``fields`` and ``paradigms``, each with its accuracy.
 
     Raises:
         UsageError: the checkpoint, the tasks or the pairs cannot be used.
@@ -64,15 +56,13 @@ def probe_checkpoint(
     check_pairs(model, tokenizer, paradigms, size, max_length)
     for note in notes_on(read):
         progress.note(note)
-    found: Plain = {"checkpoint": spec.model, PROBE.name: kind, "pooling": spec.data.pooling}
     by_task = {}
     for number, task in enumerate(read):
         progress.start(f"probe {task.name}, {number + 1} of {len(read)}")
         sentences = probe_sentences(tokenizer, [task], size, max_length, input_device(model))
         by_layer = features(model, sentences, spec.data.pooling, None, _ticker(progress, len(sentences.batches)))
         by_task[task.name] = probed(task, by_layer, kind, spec.seed)
-    if by_task:
-        found["tasks"] = by_task
+    answers: PairsResult | None = None
     if paradigms:
         progress.start(f"ask {sum(map(len, paradigms))} minimal pairs")
         tick = _ticker(progress, None)
@@ -80,11 +70,11 @@ def probe_checkpoint(
         for number, one in enumerate(paradigms):
             right[one.paradigm, one.field] = preferred(model, tokenizer, one, size, max_length, tick)
             progress.update((number + 1) / len(paradigms))
-        found["minimal_pairs"] = {"how": how_asked(model), **_summary(right)}
-    return found
+        answers = _summary(how_asked(model), right)
+    return Probing(spec.model, kind, spec.data.pooling, by_task, answers)
 
 
-def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Plain:
+def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> ProbedTask:
     """Return what probes of one kind find at every layer of the representations of a task's sentences.
 
     Args:
@@ -101,23 +91,17 @@ def probed(task: ProbingTask, by_layer: Features, kind: Probe, seed: int) -> Pla
         control = probe(kind, X[:n], control_train, X[n:], control_test)
         accuracy, chance = mean_score(right.double()), mean_score(control.double())
         selectivity = mean_score(right.double() - control.double())
-        layers.append(
-            {
-                ACCURACY.name: accuracy.to_json(),
-                "control": chance.to_json(),
-                "selectivity": selectivity.to_json(),
-            }
-        )
+        layers.append(LayerProbe(accuracy, chance, selectivity))
     alone = probe("ridge", lengths(task.train), train, lengths(task.test), test)
-    return {
-        "classes": len(task.classes),
-        "train": n,
-        "test": len(task.test),
-        "majority": task.majority,
-        "length": mean_score(alone.double()).to_json(),
-        "layer": best_layer(task, by_layer),
-        "layers": layers,
-    }
+    return ProbedTask(
+        classes=len(task.classes),
+        train=n,
+        test=len(task.test),
+        majority=task.majority,
+        length=mean_score(alone.double()),
+        layer=best_layer(task, by_layer),
+        layers=tuple(layers),
+    )
 
 
 def _named_batches(
@@ -141,15 +125,16 @@ def _ticker(progress: Progress, batches: int | None) -> Callable[[], None]:
     return tick
 
 
-def _summary(right: Mapping[tuple[str, str], torch.Tensor]) -> Plain:
-    """Return means over all pairs, of each field and of each paradigm; errors are over pairs, taken as independent."""
+def _summary(how: str, right: Mapping[tuple[str, str], torch.Tensor]) -> PairsResult:
+    """Return means over all pairs, of each field and of each paradigm."""
     fields: dict[str, list[torch.Tensor]] = {}
     paradigms: dict[str, list[torch.Tensor]] = {}
     for (paradigm, field), one in right.items():
         fields.setdefault(field, []).append(one)
         paradigms.setdefault(paradigm, []).append(one)
-    return {
-        "mean": mean_score(torch.cat(list(right.values()))).to_json(),
-        "fields": {name or "all": mean_score(torch.cat(parts)).to_json() for name, parts in fields.items()},
-        "paradigms": {name: mean_score(torch.cat(parts)).to_json() for name, parts in paradigms.items()},
-    }
+    return PairsResult(
+        how,
+        mean=mean_score(torch.cat(list(right.values()))),
+        fields={name or "all": mean_score(torch.cat(parts)) for name, parts in fields.items()},
+        paradigms={name: mean_score(torch.cat(parts)) for name, parts in paradigms.items()},
+    )

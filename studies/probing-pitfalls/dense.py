@@ -74,7 +74,7 @@ def main(checkpoint: str, folder: Path) -> None:
             continue
         by_layer = features(model, probe_sentences(tokenizer, [task], 64, length, "cpu"), "mean")
         for kind in KINDS:
-            one = probed(task, by_layer, kind, SEED)
+            one = probed(task, by_layer, kind, SEED).to_json()
             found[kind][task.name] = one
             layer = one["layers"][one["layer"]]
             print(

@@ -164,7 +164,7 @@ def main(subject: Subject, folder: Path) -> None:
         with compressed(model, candidate, bank):
             scores = scorer.score(model)
             by_task = {
-                task.name: probed(task, features(model, batch), "ridge", 0)
+                task.name: probed(task, features(model, batch), "ridge", 0).to_json()
                 for task, batch in zip(tasks, batches, strict=True)
             }
             fields: dict[str, list[torch.Tensor]] = {}
