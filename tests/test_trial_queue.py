@@ -25,11 +25,11 @@ from nli_fixture import write_inputs
 from optuna.trial import TrialState
 from test_search import spec_of
 
-from autolr.optimization.preparation import build_bank, prepare
+from autolr.optimization.preparation import Prepared, build_bank, prepare
 from autolr.optimization.study.candidates import Claim
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.queue import MAX_FAILURES_IN_A_ROW, TrialQueue
-from autolr.problem import open_inputs
+from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Silent
 from autolr.types import Candidate, Evaluation
 
@@ -151,12 +151,11 @@ class Queue(RuleBasedStateMachine):
         self.temporary.cleanup()
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> type[Queue]:
-    folder = tmp_path_factory.mktemp("queue")
+def opened_inputs(folder: Path, trials: int) -> tuple[LoadedProblem, Prepared]:
+    """Return a small study's opened inputs and what its trials share."""
     spec = spec_of(
         write_inputs(folder / "inputs"),
-        trials=TRIALS,
+        trials=trials,
         search={
             "methods": ["svd"],
             "multiple": 2,
@@ -165,7 +164,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> type[Queue]:
         },
     )
     inputs = open_inputs(spec, Silent())
-    prepared = prepare(inputs, build_bank(inputs, folder / "bank", Silent()), Silent())
+    return inputs, prepare(inputs, build_bank(inputs, folder / "bank", Silent()), Silent())
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> type[Queue]:
+    inputs, prepared = opened_inputs(tmp_path_factory.mktemp("queue"), TRIALS)
     return type("OpenedQueue", (Queue,), {"inputs": inputs, "prepared": prepared})
 
 
