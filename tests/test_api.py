@@ -325,6 +325,7 @@ def test_measuring_needs_something_to_measure(inputs):
         autolr.bench(inputs["model"], sequence_length=3)
 
 
+@pytest.mark.slow
 def test_several_workers_search_with_objects(objects, tmp_path):
     pytest.importorskip("ray")
     study = autolr.search(**objects, budget="0.5x-flops", study=tmp_path / "s", workers=2, threads=1, **FEW)

@@ -112,7 +112,7 @@ def test_a_method_a_sampler_and_a_space_find_a_front(package, data, tmp_path):
 def test_a_form_goes_through_search_export_reload_card_and_front(package, data, tmp_path):
     study, out = tmp_path / "study", tmp_path / "model"
     asked = ["--method", "svd", "--form", "block-diagonal", "--multiple", "2", "--trials", "4"]
-    run(package, "search", *data, *asked, "--budget", "0.6x-flops", "--study", study)
+    here("search", *data, *asked, "--budget", "0.6x-flops", "--study", study)
     said = json.loads(here("export", study, "--out", out, "--json"))
     assert said["max_logit_difference"] == 0.0
     kinds = json.loads((out / "config.json").read_text())["quantization_config"]["layers"]
@@ -122,7 +122,7 @@ def test_a_form_goes_through_search_export_reload_card_and_front(package, data, 
     choices = [choice for member in members for choice in member["candidate"].values()]
     assert {(choice["form"], choice["blocks"]) for choice in choices} == {("block-diagonal", 4)}
     assert "block-diagonal" in here("sensitivity", study, "--json")
-    assert "accuracy" in run(package, "eval", out, "--data", data[data.index("--test") + 1])
+    assert "accuracy" in here("eval", out, "--data", data[data.index("--test") + 1])
     model = load_checkpoint(out)
     layers = [m for m in model.modules() if isinstance(m, block_diagonal.BlockDiagonalLinear)]
     assert len(layers) == len(kinds)
