@@ -188,7 +188,86 @@ class LowRankRowsLinear(LowRankLinear):
         return super().dense_weight().index_add(0, self.row_index, self.rows.weight.double())
 
 
-KINDS: dict[str, type[CompressedLinear]] = {layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear)}
+class SelectedLinear(CompressedLinear):
+    """A dense layer of which only some inputs or outputs are left: ``y = linear(x) + bias`` on fewer features.
+
+    Args:
+        in_features: how many inputs are left.
+        out_features: how many outputs are left.
+        full_in_features: inputs of the dense layer; as many as are left, or one side is selected.
+        full_out_features: outputs of the dense layer.
+        bias: whether there is one.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Attributes:
+        index: places in the dense layer of what is left of the side that was selected, rising, int32.
+
+    Shape:
+        input (..., in_features), output (..., out_features).
+
+    Example:
+        >>> SelectedLinear(3, 6, 4, 6)(torch.zeros(2, 3)).shape
+        torch.Size([2, 6])
+    """
+
+    kind: ClassVar[str] = "selected"
+    index: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        full_in_features: int,
+        full_out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, device, dtype)
+        self.full_in_features, self.full_out_features = full_in_features, full_out_features
+        self.linear = _linear(in_features, out_features, bias, device, dtype)
+        left = in_features if in_features < full_in_features else out_features
+        self.register_buffer("index", torch.zeros(left, dtype=torch.int32, device=device))
+
+    @property
+    def bias(self) -> Any:
+        """The bias, (out_features,), or None; it lives in ``linear``."""
+        return self.linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, (..., out_features)."""
+        output: Tensor = self.linear(x)
+        return output
+
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "full_in_features": self.full_in_features,
+            "full_out_features": self.full_out_features,
+            "bias": self.linear.bias is not None,
+        }
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix of the dense layer's size with zeros where something was removed, float64."""
+        weight = self.linear.weight.double()
+        side, index = int(self.in_features < self.full_in_features), self.index.long()
+        full = weight.new_zeros(self.full_out_features, self.full_in_features)
+        return full.index_copy(side, index, weight) if weight.shape != full.shape else weight
+
+    def dense_bias(self) -> Tensor | None:
+        """Return the bias of the dense layer's size, zero where an output was removed; None: there is none."""
+        bias: Tensor | None = self.linear.bias
+        if bias is None or len(bias) == self.full_out_features:
+            return bias
+        return bias.new_zeros(self.full_out_features).index_copy(0, self.index.long(), bias)
+
+
+KINDS: dict[str, type[CompressedLinear]] = {
+    layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear, SelectedLinear)
+}
 
 
 def _result_dtype(x: Tensor, parameter: Tensor) -> torch.dtype:

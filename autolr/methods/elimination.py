@@ -1,0 +1,114 @@
+"""Inputs of a matrix removed one after the other, the least needed first, the rest refitted by least squares.
+
+``y = W x`` is to be computed from some entries ``x_J`` of its input alone. With ``C = Cov(x)`` and the output metric
+``H = Lᵀ L`` the best that can be done is ``y ≈ W′ x_J + b′`` with ``W′ = W C[:, J] C[J, J]⁻¹``. Which entries to keep is
+found backwards (optimal brain surgeon, Hassibi & Stork 1993): the removal of ``x_j`` costs ``(w_jᵀ H w_j) / (C⁻¹)_jj``
+where the rest is refitted at once, the cheapest goes, and ``W`` and ``C⁻¹`` become those of what is left.
+
+In the order found, with ``C = rootᵀ root`` (upper triangle), ``e = root⁻ᵀ x`` is white, and the first k entries of x span
+what the first k of e do. So ``W x = projected e`` with ``projected = W rootᵀ``; keeping k entries keeps the first k
+columns of ``projected``, and costs the squared norms of the others. Every size is a slice, as with singular vectors.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from autolr.errors import FactorizationError
+
+SHARE_AT_ONCE = 64
+"""One in so many of the inputs that are left is removed at once, then scores are computed anew."""
+_REGULAR = 1e-7
+"""What is added to the covariance's diagonal, as a share of its mean."""
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """A nested order of a matrix's inputs, and what least squares makes of those that stay.
+
+    Attributes:
+        order: (n,) the inputs, the most needed first.
+        root: (n, n) upper triangle with ``C = rootᵀ root`` in that order.
+        projected: (out, n), ``W rootᵀ`` in that order.
+        errors: (n + 1,) float64, ``‖L (W x − W′ x_J)‖²`` per token where the first k inputs stay, from k = 0.
+    """
+
+    order: Int[Tensor, " n"]
+    root: Float[Tensor, "n n"]
+    projected: Float[Tensor, "out n"]
+    errors: Float[Tensor, " n_plus_1"]
+
+    def kept(self, count: int) -> Int[Tensor, " count"]:
+        """Return the inputs that stay where so many do, rising."""
+        return self.order[:count].sort().values
+
+    def weight(self, count: int) -> Float[Tensor, "out count"]:
+        """Return ``W′`` for :meth:`kept`, (out, count) float64."""
+        root = self.root[:count, :count].double()
+        fitted = torch.linalg.solve_triangular(root.mT, self.projected[:, :count].double(), upper=False, left=False)
+        return fitted[:, self.order[:count].argsort()]
+
+
+def eliminate(
+    weight: Float[Tensor, "out in"],
+    covariance: Float[Tensor, "in in"],
+    metric: Float[Tensor, "out out"],
+    share_at_once: int = SHARE_AT_ONCE,
+) -> Elimination:
+    """Find the order in which inputs are removed, the least needed first.
+
+    Args:
+        weight: W, (out, in).
+        covariance: of the inputs, (in, in); may be singular.
+        metric: ``H = Lᵀ L`` of the output, (out, out), positive semi-definite.
+        share_at_once: of the inputs left, one in so many is removed before scores are computed anew; at least one.
+
+    Returns:
+        The elimination, float64.
+
+    Raises:
+        FactorizationError: something is not finite.
+
+    Source: Hassibi & Stork 1993 (NeurIPS); block removal as in Kurtić et al. 2023 (ZipLM, arXiv 2302.04089).
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64)  # the third is the others' sum
+        >>> found = eliminate(torch.ones(1, 3), x.T @ x, torch.eye(1))
+        >>> bool(found.errors[2] < 1e-5)
+        True
+    """
+    weight, covariance, metric = weight.double(), covariance.double(), metric.double()
+    for what, tensor in (("weight", weight), ("input covariance", covariance), ("output metric", metric)):
+        if not torch.isfinite(tensor).all():
+            raise FactorizationError(f"the {what} is not finite; check the model and the calibration data")
+    n = weight.shape[1]
+    covariance = (covariance + covariance.mT) / 2
+    mean = float(covariance.diagonal().mean())
+    covariance = covariance + torch.eye(n, dtype=torch.float64, device=weight.device) * (_REGULAR * mean or 1.0)
+    order = _order(weight, covariance, metric, share_at_once)
+    root = torch.linalg.cholesky(covariance[order][:, order], upper=True)
+    projected = weight[:, order] @ root.mT
+    energy = ((metric @ projected) * projected).sum(0).clamp(min=0.0)
+    errors = torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])
+    return Elimination(order, root, projected, errors)
+
+
+def _order(weight: Tensor, covariance: Tensor, metric: Tensor, share_at_once: int) -> Int[Tensor, " in"]:
+    """Return the inputs, the last to be removed first."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    left = torch.arange(weight.shape[1], device=weight.device)
+    removed: list[Tensor] = []
+    while len(left) > 1:
+        scores = ((metric @ weight) * weight).sum(0) / inverse.diagonal()
+        count = max(1, len(left) // share_at_once)
+        gone = scores.topk(count, largest=False, sorted=True).indices
+        stay = torch.ones(len(left), dtype=torch.bool, device=left.device)
+        stay[gone] = False
+        removed.append(left[gone])
+        across = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, stay])
+        weight = weight[:, stay] - weight[:, gone] @ across
+        inverse = inverse[stay][:, stay] - inverse[stay][:, gone] @ across
+        left = left[stay]
+    return torch.cat([*removed, left]).flip(0)
