@@ -1,4 +1,4 @@
-"""Dominance, fronts, hypervolume and the knee. Everything is minimised.
+"""Dominance and hypervolume. Everything is minimised.
 
 Symbols:
     n: points; m: objectives.
@@ -23,17 +23,6 @@ def _as_table(values: Table) -> Array:
     if table.ndim != 2:
         raise ValueError(f"values must have the shape (n, m), got {table.shape}")
     return table
-
-
-def dominates(one: Point, other: Point) -> bool:
-    """Return whether ``one`` (m,) dominates ``other`` (m,).
-
-    Example:
-        >>> dominates((1, 2), (1, 3)), dominates((1, 2), (1, 2)), dominates((0, 3), (1, 2))
-        (True, False, False)
-    """
-    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    return bool(np.all(a <= b) and np.any(a < b))
 
 
 def non_dominated(values: Table) -> npt.NDArray[np.bool_]:
@@ -69,39 +58,6 @@ def _filter(rows: Array) -> npt.NDArray[np.bool_]:
         if keep[i]:
             keep[i + 1 :] &= ~(rows[i] <= rows[i + 1 :]).all(axis=1)
     return keep
-
-
-def non_dominated_ranks(values: Table) -> npt.NDArray[np.int64]:
-    """Return each point's front, (n, m) -> (n,): 0 is the front, 1 the front of the rest, …; -1 for a point with a NaN.
-
-    Example:
-        >>> non_dominated_ranks([[0, 1], [1, 0], [1, 1], [2, 2]]).tolist()
-        [0, 0, 1, 2]
-    """
-    table = _as_table(values)
-    ranks = np.full(len(table), -1, dtype=np.int64)
-    left = np.flatnonzero(~np.isnan(table).any(axis=1))
-    rank = 0
-    while len(left):
-        mask = non_dominated(table[left])
-        ranks[left[mask]] = rank
-        left, rank = left[~mask], rank + 1
-    return ranks
-
-
-def front(values: Table) -> list[int]:
-    """Return the indices of the front, sorted by the first objective, then the next; of equal points the first.
-
-    Example:
-        >>> front([[2, 0], [1, 1], [0, 2], [1, 1], [2, 2]])
-        [2, 1, 0]
-    """
-    table = _as_table(values)
-    index = np.flatnonzero(non_dominated(table))
-    if not len(index):
-        return []
-    _, first = np.unique(table[index], axis=0, return_index=True)
-    return [int(i) for i in index[first]]
 
 
 def hypervolume(values: Table, reference: Point) -> float:
@@ -151,31 +107,3 @@ def _botorch_hypervolume(table: Array, corner: Array) -> float:
     from botorch.utils.multi_objective.hypervolume import Hypervolume
 
     return float(Hypervolume(ref_point=torch.from_numpy(-corner)).compute(torch.from_numpy(-table)))
-
-
-def knee(values: Table) -> int:
-    """Return the index of the point that bulges furthest towards the ideal.
-
-    Objectives are scaled to [0, 1] over the front; the knee has the smallest sum. With two objectives that is the point
-    furthest below the line between the front's ends (Das 1999, doi 10.1007/BF01195985).
-
-    Args:
-        values: (n, m), with at least one point without a NaN.
-
-    Returns:
-        The index into ``values``; the first of the front's order when several are equally good.
-
-    Raises:
-        ValueError: there is no point.
-
-    Example:
-        >>> knee([[0, 10], [1, 3], [5, 2], [10, 0], [9, 9]])
-        1
-    """
-    index = front(values)
-    if not index:
-        raise ValueError("a knee needs at least one point without NaN, got none")
-    table = _as_table(values)[index]
-    low, high = table.min(axis=0), table.max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    return index[int(np.argmin(((table - low) / span).sum(axis=1)))]

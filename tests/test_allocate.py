@@ -137,6 +137,18 @@ def test_small_losses_beside_enormous_ones_are_still_minimised(seed):
     check(list(enormous(seed)), {"flops": -700.0}, gap=1e-3)
 
 
+def test_what_cancels_in_the_bound_leaves_out_no_better_pick():
+    """Sums with the large losses of two units round off more than the third loses, which alone decides."""
+    tiny = [1.1253035381126685e-07, 7.987632696512255e-07, 2.5233769710782793e-07, 2.5061540435933415e-07]
+    saved = [-320.0, -384.0, -960.0, -832.0]
+    menus = [
+        menu_of("large", [(87.76742004514355, -960.0, 0.0)]),
+        menu_of("middle", [(0.07494295626538838, -896.0, 0.0)]),
+        menu_of("tiny", [(loss, cost, 0.0) for loss, cost in zip(tiny, saved, strict=True)]),
+    ]
+    assert allocate(menus, {"flops": -320.0}).loss == tiny[0]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_limit_is_kept_to_the_last_flop(seed):
     """Costs of ten digits without a common unit: the solver's own tolerance is thousands of FLOPs."""

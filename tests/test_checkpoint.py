@@ -1,5 +1,6 @@
 """Laws of compressed checkpoints, for every model family: what is loaded computes what was saved."""
 
+import copy
 import json
 import os
 import subprocess
@@ -226,6 +227,17 @@ def test_dense_export_loads_in_stock_transformers(saved, fresh, case):
     assert job["layers"] == []
     torch.testing.assert_close(loaded, output(model), atol=1e-5, rtol=1e-4)
     assert "quantization_config" not in json.loads((dense / "config.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_dense_export_loads_in_the_dtype_of_the_model(saved, tmp_path, dtype):
+    """transformers loads what the config says, whatever dtype the weights have on disk."""
+    case = next(iter(CASES))
+    model = copy.deepcopy(saved[case][0]).to(dtype)
+    save_dense(model, tmp_path / "dense")
+    loaded = load(case, tmp_path / "dense")
+    assert loaded.dtype == dtype
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,7 +1,6 @@
 """Budgets, floors and specifications: every form that is allowed means what it says, everything else is refused."""
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -107,25 +106,11 @@ def test_a_share_is_the_decimal_that_was_written(percent, whole, quantity):
     for text in (f"{percent}%-{quantity}", f"{percent / 100}x-{quantity}", f"-{100 - percent}%-{quantity}"):
         budget = Budget.parse(text)
         assert budget.limit(dense) == percent * whole
-        at = Cost(*[percent * whole] * 4, DENSE.conditions)
-        above = Cost(*[percent * whole + 1] * 4, DENSE.conditions)
-        assert budget.met_by(at, dense)
-        assert not budget.met_by(above, dense)
 
 
 def test_an_absolute_budget_is_what_it_says():
     budget = Budget.parse("500-flops")
     assert budget.limit(DENSE) == 500
-    assert budget.met_by(replace(DENSE, flops=500), DENSE)
-    assert not budget.met_by(replace(DENSE, flops=501), DENSE)
-
-
-@pytest.mark.parametrize("quantity", QUANTITIES)
-def test_a_budget_looks_at_its_own_quantity_alone(quantity):
-    budget = Budget.parse(f"0.5x-{quantity}")
-    for name in QUANTITIES:
-        halved = replace(DENSE, **{name.replace("-", "_"): DENSE.get(name) // 2})
-        assert budget.met_by(halved, DENSE) == (name == quantity)
 
 
 @pytest.mark.parametrize(

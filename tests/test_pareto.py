@@ -1,4 +1,4 @@
-"""Laws of dominance, fronts, hypervolume and the knee; everything minimised."""
+"""Laws of dominance and hypervolume; everything minimised."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from autolr.pareto import dominates, front, hypervolume, knee, non_dominated, non_dominated_ranks
+from autolr.pareto import hypervolume, non_dominated
+
+
+def dominates(left, right):
+    return bool(np.all(left <= right) and np.any(left < right))
 
 
 def tables(m_values=(1, 2, 3)):
@@ -22,16 +26,6 @@ def test_front_is_what_nothing_dominates(values):
     """The mask agrees with the definition, point by point."""
     expected = [not any(dominates(other, row) for other in values) for row in values]
     assert non_dominated(values).tolist() == expected
-
-
-@given(tables())
-@settings(deadline=None, max_examples=60)
-def test_ranks_peel_the_fronts(values):
-    """Rank 0 is the front; every point of a later rank is dominated by one of the rank before."""
-    ranks = non_dominated_ranks(values)
-    assert ((ranks == 0) == non_dominated(values)).all()
-    for i in np.flatnonzero(ranks > 0):
-        assert any(dominates(values[j], values[i]) for j in np.flatnonzero(ranks == ranks[i] - 1))
 
 
 @given(tables())
@@ -77,16 +71,6 @@ def test_hypervolume_refuses(values, reference, text):
 
 
 def test_nan_is_on_no_front():
-    """A point with a NaN is left out of masks, ranks, fronts and the knee."""
+    """A point with a NaN is left out."""
     values = [[np.nan, 0], [1, 1], [0, np.inf]]
     assert non_dominated(values).tolist() == [False, True, True]
-    assert non_dominated_ranks(values).tolist() == [-1, 0, 0]
-    assert front(values) == [2, 1]
-
-
-def test_knee_is_the_bulge():
-    """The knee does not move when an objective is scaled or shifted, and lies on the front."""
-    values = np.array([[0, 10], [1, 4], [2, 3.5], [6, 1], [10, 0], [3, 9]])
-    assert knee(values) == knee(values * [1e6, 1e-3] + [7, -7]) == 1
-    with pytest.raises(ValueError, match="at least one"):
-        knee(np.empty((0, 2)))

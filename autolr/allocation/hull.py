@@ -13,6 +13,8 @@ import numpy as np
 
 Costs = Sequence[np.ndarray]
 Losses = Sequence[np.ndarray]
+_ROUNDINGS = 64
+"""How many times the resolution of float64 the sum of the largest losses is thought to be wrong by."""
 
 
 def lower_hull(cost: np.ndarray, loss: np.ndarray) -> list[int]:
@@ -51,7 +53,8 @@ def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float,
         of cost would save; 0 where the limit does not bind.
 
     Example:
-        >>> relax([np.array([-4.0, -2.0, 0.0])] * 2, [np.array([4.0, 1.0, 0.0])] * 2, -4.0)
+        >>> picked, bound, worth = relax([np.array([-4.0, -2.0, 0.0])] * 2, [np.array([4.0, 1.0, 0.0])] * 2, -4.0)
+        >>> picked, round(bound, 9), worth
         ([1, 1], 2.0, 0.5)
     """
     hulls = [lower_hull(cost, loss) for cost, loss in zip(costs, losses, strict=True)]
@@ -70,7 +73,17 @@ def relax(costs: Costs, losses: Losses, limit: float) -> tuple[list[int], float,
         else:
             blocked.add(menu)
     _spend(costs, losses, picked, limit)
-    return picked, bound, last
+    return picked, bound - rounding(losses), last
+
+
+def rounding(losses: Losses) -> float:
+    """Return what sums and differences of such losses may be wrong by: where they cancel, more than what is left.
+
+    Example:
+        >>> rounding([np.array([1.0, 0.0])] * 4) < 1e-12
+        True
+    """
+    return _ROUNDINGS * float(np.finfo(float).eps) * sum(float(np.abs(loss).max()) for loss in losses)
 
 
 def could_be_better(cost: np.ndarray, loss: np.ndarray, worth: float, gap: float) -> np.ndarray:
@@ -83,7 +96,7 @@ def could_be_better(cost: np.ndarray, loss: np.ndarray, worth: float, gap: float
         cost: (k,).
         loss: (k,).
         worth: of the limit, from :func:`relax`.
-        gap: between the loss of the pick that is known and the bound.
+        gap: between the loss of the pick that is known and the bound, what rounding may make of both included.
 
     Example:
         >>> could_be_better(np.array([-4.0, -2.0, 0.0]), np.array([4.0, 1.0, 0.0]), 0.5, 0.5)

@@ -92,7 +92,7 @@ def _skeleton(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedMod
     # A class of a checkpoint's modelling file would have save_pretrained copy that file.
     cls = next(c for c in type(model).__mro__ if not c.__module__.endswith(MODELLING_MODULE))
     with torch.device("meta"):
-        skeleton: PreTrainedModel = cls(copy.deepcopy(config))
+        skeleton: PreTrainedModel = cls(copy.deepcopy(config)).to(model.dtype)  # what its config then says
     if hasattr(model, "generation_config"):
         skeleton.generation_config = model.generation_config
     return skeleton

@@ -144,15 +144,3 @@ def interpolated(place: int, times: Mapping[int, float]) -> float:
     """
     places = sorted(times)
     return float(np.interp(place, places, [times[at] for at in places]))
-
-
-def compensated(given: Given, matrix: Float[Tensor, "out in"]) -> Float[Tensor, " out"]:
-    """Return the bias with which a layer is exact on its mean input, (out,) float64.
-
-    Args:
-        given: without a mean the bias stays as it is.
-        matrix: M, (out, in): what the new layer multiplies by.
-    """
-    matrix = matrix.double()
-    bias = matrix.new_zeros(len(matrix)) if given.bias is None else given.bias.to(matrix)
-    return bias if given.mean is None else bias + (given.weight.to(matrix) - matrix) @ given.mean.to(matrix)

@@ -100,10 +100,6 @@ class Budget:
         """
         return float(Fraction(repr(self.value)) * Fraction(dense.get(self.quantity))) if self.relative else self.value
 
-    def met_by(self, cost: Cost, dense: Cost) -> bool:
-        """Tell whether a cost is within the budget."""
-        return cost.get(self.quantity) <= self.limit(dense)
-
 
 @dataclass(frozen=True)
 class Floor:
