@@ -27,7 +27,7 @@ from autolr.machine.temporary import passing_folder
 from autolr.machine.tensor_digest import tensor_digest
 from autolr.methods import get_methods
 from autolr.model.units import unit_weight
-from autolr.types import Decomposition, LayerStats, Method, Unit
+from autolr.types import Decomposition, Elimination, LayerStats, Method, Unit
 
 FORMAT = 1
 STATISTICS = "statistics"
@@ -56,7 +56,7 @@ class Bank:
     Args:
         directory: where the files are; created when something is written.
         model: the dense model the decompositions belong to.
-        units: its compressible layers.
+        units: its compressible layers, and groups of them, whose neurons are ordered.
         calibration_key: identifies the calibration data and settings and the whole model, since a layer's statistics
             depend on the layers before and behind it.
         dtype: of the stored factors.
@@ -72,12 +72,13 @@ class Bank:
     ) -> None:
         self.directory = directory
         self.units = tuple(units)
+        self._matrices = tuple(unit for unit in units if not unit.matrices)
         self._units = {unit.name: unit for unit in units}
         self.model = model
         self._calibration_key = calibration_key
         self._dtype = dtype
         self._weight_keys: dict[str, str] = {}
-        self._open: dict[tuple[str, str], Decomposition] = {}
+        self._open: dict[tuple[str, str], Decomposition | Elimination] = {}
         self._summaries: dict[str, Summary] = {}
         self._methods: dict[str, Method] = {}
 
@@ -113,20 +114,20 @@ class Bank:
     ) -> list[tuple[str, str]]:
         """See :meth:`build`; files are written in a folder of this process before they take their places."""
         computed: list[tuple[str, str]] = []
-        missing = [unit for unit in self.units if not self._has_statistics_for(unit, methods)]
+        missing = [unit for unit in self._matrices if not self._has_statistics_for(unit, methods)]
         if missing:
             for unit, stats in calibrate(missing):
                 self._write(STATISTICS, unit, self._stats_key(unit), _pack_stats(stats), folder)
                 computed.append((STATISTICS, unit.name))
-        total = len(self.units) * len(methods)
         for done, unit in enumerate(self.units):
-            wanted = [method for method in methods if self._read(method.name, unit, self._key(method, unit)) is None]
-            known = self.stats(unit.name) if wanted else None
+            fitting = [method for method in methods if method.fits(unit)]
+            wanted = [method for method in fitting if self._read(method.name, unit, self._key(method, unit)) is None]
+            stats = self.stats(reader(unit).name) if wanted else None
             for method in wanted:
-                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, known), folder)
+                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, stats), folder)
                 self._open.pop((unit.name, method.name), None)
                 computed.append((method.name, unit.name))
-            progress("decompose", (done + 1) * len(methods), total)
+            progress("decompose", done + 1, len(self.units))
         return computed
 
     def _has_statistics_for(self, unit: Unit, methods: Sequence[Method]) -> bool:
@@ -134,17 +135,24 @@ class Bank:
         stats = self._read_stats(unit)
         if stats is None or stats.fisher_in is not None:
             return stats is not None
+        users = [unit, *(group for group in self.units if group.matrices and reader(group) == unit)]
         return all(
-            "gradients" not in method.needs or self._read(method.name, unit, self._key(method, unit)) is not None
+            "gradients" not in method.needs or self._read(method.name, user, self._key(method, user)) is not None
+            for user in users
             for method in methods
+            if method.fits(user)
         )
 
     def complete(self, methods: Sequence[Method]) -> bool:
         """Tell whether everything these methods need is on disk, sound and of this model and calibration."""
         self._methods.update({method.name: method for method in methods})
         return all(
-            self._read_stats(unit) is not None
-            and all(self._read(method.name, unit, self._key(method, unit)) is not None for method in methods)
+            (unit.matrices or self._read_stats(unit) is not None)
+            and all(
+                self._read(method.name, unit, self._key(method, unit)) is not None
+                for method in methods
+                if method.fits(unit)
+            )
             for unit in self.units
         )
 
@@ -178,17 +186,18 @@ class Bank:
         return stats
 
     def mean(self, name: str) -> Float[Tensor, " in"]:
-        """Return a unit's mean input, (in,) float64."""
+        """Return the mean input of a unit, of several matrices of the last, (in,) float64."""
         return self.summary(name).mean
 
     def summary(self, name: str) -> Summary:
         """Return the small part of a unit's statistics."""
+        name = reader(self._units[name]).name
         if name not in self._summaries:
             stats = self.stats(name)
             self._summaries[name] = Summary(stats.mean.clone(), stats.n_tokens, stats.tokens_per_example)
         return self._summaries[name]
 
-    def decomposition(self, name: str, method: str) -> Decomposition:
+    def decomposition(self, name: str, method: str) -> Decomposition | Elimination:
         """Return a unit's decomposition, memory-mapped; checked against its key and checksum at first use.
 
         Raises:
@@ -200,33 +209,39 @@ class Bank:
             tensors = self._read(method, unit, self._key(known, unit))
             if tensors is None:
                 raise AutolrError(f"the bank at {self.directory} has no usable {method} of {name}; build it again")
-            self._open[name, method] = Decomposition(**tensors)
+            self._open[name, method] = (Elimination if unit.matrices else Decomposition)(**tensors)
         return self._open[name, method]
 
     def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
-        weight = unit_weight(self.model, unit)
+        weight = unit_weight(self.model, reader(unit))
         given = stats if method.needs else None
         try:
             result = _decomposed(method, weight, given, _fast_device(weight))
         except (FactorizationError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
+        tensors = self._packed(unit, result)
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise FactorizationError(f"{method.name} of {unit.name}: {name} is not finite")
+        return tensors
+
+    def _packed(self, unit: Unit, result: Decomposition | Elimination) -> dict[str, Tensor]:
+        """Return what is stored of a decomposition: factors to the break-even rank, all errors."""
+        if isinstance(result, Elimination):
+            factors = {"root": result.root.to(self._dtype), "projected": result.projected.to(self._dtype)}
+            return {"order": result.order.to(torch.int32), **factors, "errors": result.errors}
         kept = min(unit.break_even, result.max_rank)
         tensors = {
             "left": result.left[:, :kept].to(self._dtype),
             "right": result.right[:kept].to(self._dtype),
             "singular_values": result.singular_values,
         }
-        for name in ("row_energy", "row_metric"):
-            if (value := getattr(result, name)) is not None:
-                tensors[name] = value
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise FactorizationError(f"{method.name} of {unit.name}: {name} is not finite")
-        return tensors
+        rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
+        return tensors | {name: value for name, value in rows.items() if value is not None}
 
     def _weight_key(self, unit: Unit) -> str:
         if unit.name not in self._weight_keys:
-            self._weight_keys[unit.name] = tensor_digest({"weight": unit_weight(self.model, unit)})
+            self._weight_keys[unit.name] = tensor_digest({"weight": unit_weight(self.model, reader(unit))})
         return self._weight_keys[unit.name]
 
     def _stats_key(self, unit: Unit) -> str:
@@ -243,8 +258,9 @@ class Bank:
 
     def _files_of(self, unit: Unit, methods: Sequence[Method]) -> list[tuple[Method | None, Path]]:
         """Return the unit's files: its statistics and each method's decomposition."""
-        found: list[tuple[Method | None, Path]] = [(None, self._path(STATISTICS, unit))]
-        return found + [(method, self._path(method.name, unit)) for method in methods]
+        statistics: list[tuple[Method | None, Path]] = [(None, self._path(STATISTICS, unit))]
+        files = [(method, self._path(method.name, unit)) for method in methods if method.fits(unit)]
+        return files if unit.matrices else statistics + files
 
     @staticmethod
     def _key_on_disk(path: Path) -> str | None:
@@ -284,6 +300,11 @@ class Bank:
         temporary.replace(path)
 
 
+def reader(unit: Unit) -> Unit:
+    """Return the matrix whose statistics a unit's decompositions rest on: itself, or the last of several."""
+    return unit.matrices[-1] if unit.matrices else unit
+
+
 def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -293,7 +314,9 @@ def _fast_device(weight: Tensor) -> torch.device:
     return weight.device if weight.device.type == "cuda" else torch.device("cpu")
 
 
-def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> Decomposition:
+def _decomposed(
+    method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device
+) -> Decomposition | Elimination:
     """Return a decomposition, made on the CPU where the device has too little memory or its solver fails."""
     cpu = torch.device("cpu")
     try:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
 from autolr.forms import get_forms
 from autolr.forms.base import Form
-from autolr.methods import get_methods
+from autolr.methods import get_methods, matrix_methods
 from autolr.model.digests import model_digests, tokenizer_digest
+from autolr.model.feed_forward import find_feed_forwards
 from autolr.model.inputs import Batch, check_tokens, longest_input
 from autolr.model.load import open_model
 from autolr.model.memory import check_memory
@@ -73,8 +74,13 @@ class Problem:
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """The methods, in the study's order."""
-        return get_methods(self.spec.search.methods)
+        """The methods for single matrices, in the study's order."""
+        return matrix_methods(self.spec.search.methods)
+
+    @property
+    def bank_methods(self) -> tuple[Method, ...]:
+        """All that the bank has decompositions of: the study's methods, and those that come with its forms."""
+        return (*self.methods, *get_methods(dict.fromkeys(name for form in self.forms for name in form.methods)))
 
     @property
     def forms(self) -> tuple[Form, ...]:
@@ -122,7 +128,7 @@ class Problem:
             **self.asked,
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
-            **{f"method {method.name}": method.version for method in self.methods},
+            **{f"method {method.name}": method.version for method in self.bank_methods},
             "space": space.model_dump(mode="json", exclude_defaults=True),
             "seq_len": self.costs.dense.conditions.seq_len,
         }
@@ -176,8 +182,9 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         UsageError: something given cannot be used.
         BudgetError: a budget cannot be reached by any candidate.
     """
-    methods = get_methods(spec.search.methods)
-    get_forms(spec.search.forms)
+    methods = [*matrix_methods(spec.search.methods)]
+    forms = get_forms(spec.search.forms)
+    methods += get_methods(name for form in forms for name in form.methods)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
     progress.start("load the model and the data")
@@ -217,11 +224,13 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     if strays:
         units = units.without(strays, _STRAY)
         progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
+    if any(form.methods for form in forms):
+        units = replace(units, groups=find_feed_forwards(model, units.units, two))
     if spec.run.stream:
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
     progress.update(1.0)
-    costs = price(model, units.units, spec, seq_len, latency_file, progress)
+    costs = price(model, units.all, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
     digests = {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)}
     labels = {str(k): str(v) for k, v in (model.config.id2label or {}).items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, device
 
 from autolr.records import (
@@ -30,6 +30,7 @@ __all__ = [
     "Conditions",
     "Cost",
     "Decomposition",
+    "Elimination",
     "Evaluation",
     "LayerStats",
     "Method",
@@ -142,6 +143,33 @@ class Decomposition:
 
 
 @dataclass(frozen=True)
+class Elimination:
+    """A nested order of a matrix's inputs, and what least squares makes of those that stay.
+
+    Attributes:
+        order: (n,) the inputs, the most needed first.
+        root: (n, n) upper triangle with ``C = rootᵀ root`` in that order.
+        projected: (out, n), ``W rootᵀ`` in that order.
+        errors: (n + 1,) float64, ``‖L (W x − W′ x_J)‖²`` per token where the first k inputs stay, from k = 0.
+    """
+
+    order: Int[Tensor, " n"]
+    root: Float[Tensor, "n n"]
+    projected: Float[Tensor, "out n"]
+    errors: Float[Tensor, " n_plus_1"]
+
+    def kept(self, count: int) -> Int[Tensor, " count"]:
+        """Return the inputs that stay where so many do, rising."""
+        return self.order[:count].sort().values
+
+    def weight(self, count: int) -> Float[Tensor, "out count"]:
+        """Return ``W′`` for :meth:`kept`, (out, count) float64."""
+        root = self.root[:count, :count].double()
+        fitted = torch.linalg.solve_triangular(root.mT, self.projected[:, :count].double(), upper=False, left=False)
+        return fitted[:, self.order[:count].argsort()]
+
+
+@dataclass(frozen=True)
 class Method:
     """A closed-form factorization method: a record of its name, its needs and one pure function.
 
@@ -152,14 +180,21 @@ class Method:
         decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64.
         source: author, year and identifier of the publication.
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
+        of: what it is for: a ``matrix`` by itself, or the ``neurons`` of a feed-forward pair, of which it is given the
+            matrix that reads them, and returns an :class:`Elimination`.
     """
 
     name: str
     version: int
     needs: frozenset[Need]
-    decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Decomposition]
+    decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Decomposition | Elimination]
     source: str
     keeps_rows: bool = False
+    of: Literal["matrix", "neurons"] = "matrix"
+
+    def fits(self, unit: Unit) -> bool:
+        """Tell whether a unit is of the kind that the method is for."""
+        return bool(unit.matrices) == (self.of == "neurons")
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,12 @@ def measure_costs(
         raise UsageError(
             f"--seq-len {seq_len} is longer than the model's {longest} positions; choose at most {longest}"
         )
-    flops, rows = _count_batch(model, units, batch_size, seq_len)
+    matrices = list({matrix.name: matrix for unit in units for matrix in unit.matrices or (unit,)}.values())
+    flops, rows = _count_batch(model, matrices, batch_size, seq_len)
+    rows |= {unit.name: rows[unit.modules[-1]] for unit in units}
     names = rewrites.applied(model)
     rewrites.undo(model)
-    dense_flops = _count_batch(model, units, batch_size, seq_len)[0] if names else flops
+    dense_flops = _count_batch(model, matrices, batch_size, seq_len)[0] if names else flops
     for name in names:
         rewrites.apply(model, name)
     parameter = next(model.parameters())
@@ -73,7 +75,7 @@ def measure_costs(
             tuple(lengths),
         ),
     )
-    biased = frozenset(u.name for u in units if getattr(model.get_submodule(u.name), "bias", None) is not None)
+    biased = frozenset(m.name for m in matrices if getattr(model.get_submodule(m.name), "bias", None) is not None)
     base = replace(dense, flops=flops)
     return CostTable(dense, base, {u.name: u for u in units}, rows, biased, parameter.element_size())
 

@@ -144,7 +144,7 @@ def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, fl
 
 def lowest_costs(costs: CostTable) -> dict[str, int | float]:
     """Return quantity -> what remains when every unit is at rank 0."""
-    candidate = [costs.saving(name, low_rank("", 0)) for name in costs.units]
+    candidate = [costs.saving(name, low_rank("", 0)) for name, unit in costs.units.items() if not unit.matrices]
     return {q: costs.base.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
 
 

@@ -15,7 +15,7 @@ class CostTable:
     Attributes:
         dense: the dense model's cost: what ratios refer to.
         base: the cost with every unit dense; less than ``dense`` where the model was rewritten exactly.
-        units: by name.
+        units: by name, those of several matrices among them.
         rows: unit name -> vectors multiplied by its weight in one forward pass under the conditions.
         biased: names of the units whose dense layer has a bias.
         bytes_per_param: of the weights.
@@ -46,7 +46,8 @@ class CostTable:
         """
         unit, form = self.units[name], FORMS.get(choice.form)
         fewer = unit.weights - form.weights(unit, choice)
-        params = fewer - (0 if name in self.biased else unit.out_features)
+        dense_bias = sum(m.out_features for m in unit.matrices or (unit,) if m.name in self.biased)
+        params = fewer + dense_bias - form.bias_entries(unit, choice, self.biased)
         saved: dict[str, int | float] = {
             "flops": 2 * self.rows[name] * fewer,
             "params": params,

@@ -1,7 +1,7 @@
 """What a unit becomes: the record that a form is, and what it is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autolr.checkpoint.runtime.layers import CompressedLinear
 from autolr.records import Choice, Sizes, Unit
-from autolr.types import Decomposition, Method
+from autolr.types import Method
 
 REFERENCE_SHARE = 1 / 3
 """Share of the useful sizes where a curve is tied to a measurement (heuristic: the middle of the useful range)."""
@@ -24,8 +24,23 @@ Times = Mapping[Sizes, float]
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """One dense matrix of a unit of several.
+
+    Attributes:
+        unit: its sizes and place.
+        weight: (out, in), in the model's precision and on its device.
+        bias: (out,); None where there is none.
+    """
+
+    unit: Unit
+    weight: Float[Tensor, "out in"]
+    bias: Float[Tensor, " out"] | None = None
+
+
+@dataclass(frozen=True)
 class Given:
-    """What a form is made of.
+    """What a form is made of. Of a unit of several matrices, what is said of one is said of the last.
 
     Attributes:
         unit: the dense layer's sizes and place.
@@ -34,14 +49,16 @@ class Given:
         weight: W, (out, in), in the model's precision and on its device.
         mean: E[x] of the calibration data, (in,) float64; None where the layer was not calibrated.
         bias: (out,); None where the dense layer has none.
+        before: the other matrices of a unit of several, in their order.
     """
 
     unit: Unit
     method: str
-    decomposition: Decomposition
+    decomposition: Any  # a Decomposition, or what the method gives for its kind of unit
     weight: Float[Tensor, "out in"]
     mean: Float[Tensor, " in"] | None = None
     bias: Float[Tensor, " out"] | None = None
+    before: tuple[Matrix, ...] = ()
 
 
 class Form(ABC):
@@ -55,16 +72,18 @@ class Form(ABC):
         sizes: its sizes' names, in the order in which choices have them, with what tables call them.
         scale: forms of one scale share the one divergence that is measured for each unit and method; the form of that
             name is measured where the study has it.
+        methods: those that come with the form, for units of several matrices; none: it is made by the study's methods.
     """
 
     name: ClassVar[str]
     layer: ClassVar[type[CompressedLinear]]
     sizes: ClassVar[Mapping[str, str]]
     scale: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]] = ()
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""
-        return not unit.matrices
+        return method.fits(unit) and (method.name in self.methods if unit.matrices else not self.methods)
 
     @abstractmethod
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
@@ -79,6 +98,16 @@ class Form(ABC):
     def weights(self, unit: Unit, choice: Choice) -> int:
         """Return how many weights a choice stores and multiplies each vector by, without the bias."""
 
+    def bias_entries(self, unit: Unit, choice: Choice, biased: Set[str]) -> int:
+        """Return how many entries the biases of a choice have.
+
+        Args:
+            unit: what it is a choice for.
+            choice: of this form.
+            biased: names of the dense matrices that have a bias.
+        """
+        return unit.out_features
+
     def index_bytes(self, unit: Unit, choice: Choice) -> int:
         """Return the bytes of what a choice stores beside weights and bias."""
         return 0
@@ -90,6 +119,10 @@ class Form(ABC):
         Its output is exact on the mean input where one is given: the bias makes up for what was cut away.
         """
 
+    def layers(self, given: Given, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
+        """Return the layer of a choice for each module that it replaces, by the module's name."""
+        return {given.unit.name: self.build(given, choice, like)}
+
     def arguments(self, unit: Unit, choice: Choice) -> dict[str, int]:
         """Return the arguments that build the choice's layer, as its own ``sizes`` do."""
         return {"in_features": unit.in_features, "out_features": unit.out_features, **dict(choice.sizes)}
@@ -98,6 +131,10 @@ class Form(ABC):
         """Return the layer of a choice with any weights."""
         arguments: Any = self.arguments(unit, choice)
         return self.layer(**arguments, device=like.device, dtype=like.dtype)
+
+    def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
+        """Return the layer of a choice, with any weights, for each module that it replaces."""
+        return {unit.name: self.empty(unit, choice, like)}
 
     def reference(self, unit: Unit, choices: Sequence[Choice], errors: np.ndarray) -> int:
         """Return the place of the choice whose divergence is measured to tie the curve to the scale of the loss.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autolr.checkpoint.runtime.layers import CompressedLinear, is_compressed
 from autolr.errors import UsageError
 from autolr.forms import FORMS
-from autolr.forms.base import Given
+from autolr.forms.base import Given, Matrix
 from autolr.model.units import unit_bias, unit_weight
 from autolr.types import Candidate, Choice, Decomposition, Unit
 
@@ -46,15 +46,16 @@ def given(model: nn.Module, source: DecompositionSource, name: str, method: str)
         method: of the decomposition.
     """
     unit = source.unit(name)
-    weight, bias = unit_weight(model, unit), unit_bias(model, unit)
-    return Given(unit, method, source.decomposition(name, method), weight, source.mean(name), bias)
+    *before, last = [Matrix(m, unit_weight(model, m), unit_bias(model, m)) for m in unit.matrices or (unit,)]
+    decomposition, mean = source.decomposition(name, method), source.mean(name)
+    return Given(unit, method, decomposition, last.weight, mean, last.bias, tuple(before))
 
 
-def build(model: nn.Module, source: DecompositionSource, name: str, choice: Choice) -> CompressedLinear:
-    """Return the layer that a choice makes of a unit of a dense model, on its device and in its dtype."""
-    like: Any = model.get_submodule(name).weight
-    layer = FORMS.get(choice.form).build(given(model, source, name, choice.method), choice, like)
-    return layer.requires_grad_(like.requires_grad)
+def build(model: nn.Module, source: DecompositionSource, name: str, choice: Choice) -> dict[str, CompressedLinear]:
+    """Return the layers that a choice makes of a unit of a dense model, on its device and in its dtype."""
+    like: Any = model.get_submodule(source.unit(name).modules[-1]).weight
+    layers = FORMS.get(choice.form).layers(given(model, source, name, choice.method), choice, like)
+    return {module: layer.requires_grad_(like.requires_grad) for module, layer in layers.items()}
 
 
 def compress_(model: nn.Module, candidate: Candidate, source: DecompositionSource) -> dict[str, nn.Module]:
@@ -74,19 +75,22 @@ def compress_(model: nn.Module, candidate: Candidate, source: DecompositionSourc
     dense: dict[str, nn.Module] = {}
     try:
         for name, choice in candidate.choices:
-            module = model.get_submodule(name)
-            if is_compressed(module):
-                sizes = module.extra_repr()
-                raise UsageError(
-                    f"{name} is compressed already ({module.kind}: {sizes}); restore the dense module first"
-                )
-            layer = build(model, source, name, choice)
-            dense[name] = module
-            model.set_submodule(name, layer.train(module.training))
+            for module_name in source.unit(name).modules:
+                _check_dense(module_name, model.get_submodule(module_name))
+            for module_name, layer in build(model, source, name, choice).items():
+                module = model.get_submodule(module_name)
+                dense[module_name] = module
+                model.set_submodule(module_name, layer.train(module.training))
     except BaseException:
         restore_(model, dense)
         raise
     return dense
+
+
+def _check_dense(name: str, module: nn.Module) -> None:
+    if is_compressed(module):
+        sizes = module.extra_repr()
+        raise UsageError(f"{name} is compressed already ({module.kind}: {sizes}); restore the dense module first")
 
 
 def restore_(model: nn.Module, dense: dict[str, nn.Module]) -> None:

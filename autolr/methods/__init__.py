@@ -13,12 +13,13 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 
 from collections.abc import Iterable
 
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, svd
+from autolr.errors import UsageError
+from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, svd
 from autolr.registry import Registry
 from autolr.types import Method
 
 METHODS: Registry[Method] = Registry(
-    "method", Method, lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse))
+    "method", Method, lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs))
 )
 """Every method: the built-in ones and those of installed packages."""
 
@@ -30,3 +31,16 @@ def get_methods(names: Iterable[str]) -> tuple[Method, ...]:
         UsageError: a name is unknown; the message has the nearest one.
     """
     return tuple(METHODS.get(name) for name in names)
+
+
+def matrix_methods(names: Iterable[str]) -> tuple[Method, ...]:
+    """Return the named methods for single matrices in the order given.
+
+    Raises:
+        UsageError: a name is unknown, or the method comes with a form.
+    """
+    methods = get_methods(names)
+    for method in methods:
+        if method.of != "matrix":
+            raise UsageError(f"--method {method.name} is for {method.of} and comes with the form that removes them")
+    return methods

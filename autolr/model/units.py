@@ -29,12 +29,19 @@ class Units:
     """The compressible units of a model in forward order, and the other weight matrices with the reason each is left.
 
     Attributes:
-        units: what can be compressed.
+        units: the matrices that can be compressed.
         excluded: module name -> why it stays dense.
+        groups: units of several of these matrices, which can be changed together.
     """
 
     units: tuple[Unit, ...]
     excluded: Mapping[str, str]
+    groups: tuple[Unit, ...] = ()
+
+    @property
+    def all(self) -> tuple[Unit, ...]:
+        """The matrices, then the groups of them."""
+        return (*self.units, *self.groups)
 
     def without(self, names: Set[str], reason: str) -> "Units":
         """Return these units but some, which are left dense for a reason.
@@ -48,7 +55,7 @@ class Units:
         return Units(kept, {**self.excluded, **dict.fromkeys(sorted(names), reason)})
 
     def by_name(self) -> dict[str, Unit]:
-        """Return name -> unit."""
+        """Return name -> matrix."""
         return {unit.name: unit for unit in self.units}
 
 

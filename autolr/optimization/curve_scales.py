@@ -38,8 +38,9 @@ def _curves(inputs: LoadedProblem, bank: Bank) -> list[Curve]:
     multiple = inputs.spec.search.multiple
     return [
         curve
-        for unit in inputs.units.units
-        for method in inputs.methods
+        for unit in inputs.units.all
+        for method in inputs.bank_methods
+        if method.fits(unit)
         for curve in error_curves(bank, unit, method, multiple, inputs.forms)
     ]
 
@@ -79,7 +80,7 @@ def _scales_file(bank: Bank, key: str) -> Path:
 
 
 def _scales_key(inputs: LoadedProblem, curves: Sequence[Curve]) -> str:
-    versions = {method.name: method.version for method in inputs.methods}
+    versions = {method.name: method.version for method in inputs.bank_methods}
     described = [[*curve.key, versions[curve.method], *curve.choices[curve.reference].sizes] for curve in curves]
     return hashlib.sha256(
         json.dumps([inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]).encode()

@@ -63,8 +63,9 @@ def prepare(inputs: LoadedProblem, bank: Bank, progress: Progress) -> Prepared:
 
 def build_bank(inputs: LoadedProblem, directory: Path, progress: Progress) -> Bank:
     """Open the bank and compute what it lacks."""
-    bank = Bank(directory, inputs.model, inputs.units.units, inputs.calibration_key)
-    gradients = any("gradients" in method.needs for method in inputs.methods)
+    bank = Bank(directory, inputs.model, inputs.units.all, inputs.calibration_key)
+    methods = inputs.bank_methods
+    gradients = any("gradients" in method.needs for method in methods)
 
     def measure(units: Sequence[Unit]) -> Iterator[tuple[Unit, LayerStats]]:
         passes = 1 if inputs.spec.run.stream else pass_count(units, gradients=gradients)
@@ -84,12 +85,12 @@ def build_bank(inputs: LoadedProblem, directory: Path, progress: Progress) -> Ba
         return calibrate(inputs.model, units, batches, cotangents, progress=step)
 
     def decomposing(what: str, done: int, total: int) -> None:
-        if done == len(inputs.methods):
-            progress.start(f"{what} {len(inputs.units.units)} layers by {', '.join(m.name for m in inputs.methods)}")
+        if done == 1:
+            progress.start(f"{what} {len(inputs.units.units)} layers by {', '.join(m.name for m in methods)}")
         progress.update(done / total)
         progress.check()
 
-    bank.build(inputs.methods, measure, decomposing)
+    bank.build(methods, measure, decomposing)
     _warn_of_few_tokens(inputs, bank, progress)
     return bank
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from autolr.errors import BudgetError
 from autolr.machine.atomic import write_atomically
-from autolr.methods import get_methods
+from autolr.methods import matrix_methods
 from autolr.optimization.sampler.registry import SAMPLERS
 from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Progress
@@ -150,7 +150,7 @@ def parse_comparison(plain: Any, origin: str, folder: Path) -> Comparison:
     for entry in entries:
         load_space_config(entry.space)
         SAMPLERS.get(entry.sampler)
-        get_methods(entry.methods)
+        matrix_methods(entry.methods)
     changes = {
         "model": beside(comparison.model),
         "data": comparison.data.model_copy(update=data),

@@ -84,7 +84,7 @@ def _times(inputs: LoadedProblem) -> dict[str, float]:
     _pass(inputs.model, chosen)
     per_example = (time.perf_counter() - started) * len(batches) / len(inputs.parts.search)
     parts, spec = inputs.parts, inputs.spec
-    gradients = any("gradients" in m.needs for m in inputs.methods)
+    gradients = any("gradients" in m.needs for m in inputs.bank_methods)
     # Heuristic: a backward pass for each class but one costs two forward passes, the Grams about one each.
     per_pass = 2 + 3 * inputs.task.backward_passes * gradients
     units = inputs.units.units
@@ -131,7 +131,7 @@ def _disk(inputs: LoadedProblem) -> int:
     """Return the bytes of the bank and of one checkpoint."""
     units = inputs.units.units
     factors = sum(4 * u.break_even * (u.in_features + u.out_features) for u in units) * len(inputs.methods)
-    gradients = any("gradients" in m.needs for m in inputs.methods)
+    gradients = any("gradients" in m.needs for m in inputs.bank_methods)
     stats = sum(_STATS_BYTES * (u.in_features**2 + (u.out_features**2 if gradients else 0)) for u in units)
     return factors + stats + inputs.costs.dense.memory
 
@@ -147,8 +147,8 @@ def _passing(inputs: LoadedProblem) -> int:
 
 def _predicted(spec: StudySpec, inputs: LoadedProblem, folder: StudyFolder) -> dict[str, float]:
     """Return budget -> the knapsack's predicted divergence, if the study's bank is complete and of these inputs."""
-    bank = Bank(folder.bank, inputs.model, inputs.units.units, inputs.calibration_key)
-    menus = stored_menus(inputs, bank) if bank.complete(inputs.methods) else None
+    bank = Bank(folder.bank, inputs.model, inputs.units.all, inputs.calibration_key)
+    menus = stored_menus(inputs, bank) if bank.complete(inputs.bank_methods) else None
     if menus is None:
         return {}
     found = {}

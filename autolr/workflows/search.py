@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autolr.bank import Bank
 from autolr.errors import UsageError
-from autolr.methods import get_methods
+from autolr.methods import matrix_methods
 from autolr.optimization.preparation import build_bank, prepare
 from autolr.optimization.sampler.registry import SAMPLERS
 from autolr.optimization.study.driver import Driver
@@ -55,7 +55,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
-    get_methods(spec.search.methods)
+    matrix_methods(spec.search.methods)
     load_space_config(spec.search.space)
     SAMPLERS.get(spec.search.sampler)
     recovery_of(spec)

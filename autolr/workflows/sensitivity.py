@@ -52,7 +52,7 @@ def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int)
     if menus is None:
         raise UsageError(f"{bank.directory} lacks the measured scales of the curves; resume the study first")
     chosen = Candidate.from_json(trials[number].user_attrs["candidate"]).as_dict()
-    params, units = trials[number].params, inputs.units.by_name()
+    params, units = trials[number].params, {unit.name: unit for unit in inputs.units.all}
     layers = tuple(_account(menu, units[menu.name], chosen.get(menu.name), params) for menu in menus)
     return Account(number, params, layers, _importances(study))
 

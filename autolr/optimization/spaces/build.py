@@ -51,7 +51,7 @@ def importance(config: ImportanceConfig, inputs: LoadedProblem, bank: Bank, prog
     return ImportanceSpace(
         config,
         make_menus(inputs, bank, progress),
-        inputs.units.by_name(),
+        {unit.name: unit for unit in inputs.units.all},
         _methods(inputs),
         inputs.relative_limits,
         {quantity: float(inputs.costs.base.get(quantity)) for quantity in inputs.limits},

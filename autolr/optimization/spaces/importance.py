@@ -112,10 +112,13 @@ class ImportanceSpace:
 
     @cached_property
     def _places(self) -> dict[str, np.ndarray]:
-        """Unit -> (options,) the number of each option's method, from 1; 0 for the dense layer."""
+        """Unit -> (options,) the number of each option's method, from 1; 0 for the dense layer.
+
+        Methods that come with a form are 0 too: the multiplier of their own module is theirs.
+        """
         number = {method: index for index, method in enumerate(self.methods, start=1)}
         return {
-            menu.name: np.array([0 if choice is None else number[choice.method] for choice in menu.choices])
+            menu.name: np.array([number.get(choice.method, 0) if choice else 0 for choice in menu.choices])
             for menu in self.menus
         }
 

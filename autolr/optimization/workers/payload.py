@@ -87,12 +87,12 @@ class Payload:
         if {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)} != problem.digests:
             raise AutolrError(f"the model {problem.spec.model} here is not the one that the study began with")
         task = task_for(problem.spec, model, tokenizer, problem.spec.model or "the embedded example")
-        inputs, units = problem.loaded(model, tokenizer, task), problem.units.units
+        inputs, units = problem.loaded(model, tokenizer, task), problem.units.all
         bank = Bank(self.bank, model, units, problem.calibration_key)
-        if not bank.present(problem.methods):
-            files = bank.files(problem.methods)
+        if not bank.present(problem.bank_methods):
+            files = bank.files(problem.bank_methods)
             bank = Bank(self._fetched(files, fetch, tick), model, units, problem.calibration_key)
-            bank.complete(problem.methods)
+            bank.complete(problem.bank_methods)
         probe = None
         if self.dense_probes is not None:
             probe = stored_probes(inputs, "search", self.dense_probes)

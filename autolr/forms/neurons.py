@@ -1,0 +1,118 @@
+"""The form ``neurons``: a feed-forward pair keeps some of its neurons, and what reads them is refitted.
+
+The matrices that make the neurons lose rows, the one that reads them loses columns: the products are dense ones of
+smaller sizes, as quick as any, and the activation between them shrinks too.
+
+Source: Kwon et al. 2022 (arXiv 2204.09656) for the reconstruction, Hassibi & Stork 1993 for the order.
+"""
+
+from collections.abc import Sequence, Set
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autolr.checkpoint.runtime.layers import CompressedLinear, SelectedLinear
+from autolr.forms.base import Form, Given
+from autolr.records import Choice, Unit
+
+NAME = "neurons"
+STEPS_OF_MULTIPLE = 2
+"""Numbers of neurons are multiples of so many times the multiple of ranks."""
+N_TIMED = 8
+_INDEX_BYTES = 4
+
+
+def neurons(method: str, count: int) -> Choice:
+    """Return the choice of a number of neurons."""
+    return Choice(NAME, method, (("neurons", count),))
+
+
+class Neurons(Form):
+    """Some of the neurons of a feed-forward pair."""
+
+    name = NAME
+    layer = SelectedLinear
+    sizes: ClassVar = {"neurons": "neurons"}
+    scale = NAME
+    methods = ("obs",)
+
+    def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
+        """Return each multiple of neurons below all of them, the least first, and what leaving out the rest costs."""
+        counts = _counts(given.unit, STEPS_OF_MULTIPLE * multiple)
+        errors = given.decomposition.errors.double().numpy()
+        return [neurons(given.method, count) for count in counts], errors[list(counts)]
+
+    def weights(self, unit: Unit, choice: Choice) -> int:
+        """Return how many weights read and make the neurons that stay."""
+        return choice["neurons"] * sum(_side(matrix, matrix is unit.matrices[-1]) for matrix in unit.matrices)
+
+    def bias_entries(self, unit: Unit, choice: Choice, biased: Set[str]) -> int:
+        """Return the entries of the reader's bias, and of the makers' where they have one."""
+        *makers, reader = unit.matrices
+        return reader.out_features + choice["neurons"] * sum(maker.name in biased for maker in makers)
+
+    def index_bytes(self, unit: Unit, choice: Choice) -> int:
+        """Return the bytes of the neurons' places, which each matrix has."""
+        return _INDEX_BYTES * choice["neurons"] * len(unit.matrices)
+
+    def build(self, given: Given, choice: Choice, like: Tensor) -> SelectedLinear:
+        """Return the layer that reads the neurons."""
+        layer = self.layers(given, choice, like)[given.unit.modules[-1]]
+        assert isinstance(layer, SelectedLinear)
+        return layer
+
+    def layers(self, given: Given, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
+        """Return the layers that make and read the neurons; their outputs are exact on the mean of all neurons."""
+        count = choice["neurons"]
+        index = given.decomposition.kept(count).to(given.weight.device)
+        fitted = given.decomposition.weight(count).to(given.weight.device)
+        bias = fitted.new_zeros(len(fitted)) if given.bias is None else given.bias.double()
+        if given.mean is not None:
+            mean = given.mean.to(fitted)
+            bias = bias + given.weight.double() @ mean - fitted @ mean[index]
+        made = {
+            matrix.unit.name: (matrix.weight[index], None if matrix.bias is None else matrix.bias[index])
+            for matrix in given.before
+        }
+        built = {}
+        for matrix in given.unit.matrices:
+            weight, own_bias = made.get(matrix.name, (fitted, bias))
+            built[matrix.name] = _layer(matrix, count, matrix is given.unit.matrices[-1], own_bias is not None, like)
+            with torch.no_grad():
+                built[matrix.name].linear.weight.copy_(weight)
+                built[matrix.name].index.copy_(index)
+                if own_bias is not None:
+                    built[matrix.name].linear.bias.copy_(own_bias)
+        return dict(built)
+
+    def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
+        """Return the layers of a number of neurons with any weights."""
+        last = unit.matrices[-1]
+        return {m.name: _layer(m, choice["neurons"], m is last, True, like) for m in unit.matrices}
+
+    def timed(self, unit: Unit) -> Sequence[Choice]:
+        """Return numbers of neurons from few to nearly all."""
+        n = unit.matrices[-1].in_features
+        wanted = np.linspace(0, 1, N_TIMED + 2)[1:-1] * n
+        step = 16 if n > 16 * N_TIMED else 1
+        return [neurons("", count) for count in sorted({max(step, int(round(w / step)) * step) for w in wanted})]
+
+
+def _counts(unit: Unit, step: int) -> range:
+    return range(min(step, unit.matrices[-1].in_features - 1), unit.matrices[-1].in_features, step)
+
+
+def _side(matrix: Unit, reads: bool) -> int:
+    """Return how many weights of a matrix one neuron has."""
+    return matrix.out_features if reads else matrix.in_features
+
+
+def _layer(matrix: Unit, count: int, reads: bool, bias: bool, like: Tensor) -> SelectedLinear:
+    wide_in, wide_out = matrix.in_features, matrix.out_features
+    sizes = (count, wide_out) if reads else (wide_in, count)
+    return SelectedLinear(*sizes, wide_in, wide_out, bias, device=like.device, dtype=like.dtype)
+
+
+FORM = Neurons()
