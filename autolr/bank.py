@@ -122,9 +122,9 @@ class Bank:
         for done, unit in enumerate(self.units):
             fitting = [method for method in methods if method.fits(unit)]
             wanted = [method for method in fitting if self._read(method.name, unit, self._key(method, unit)) is None]
-            stats = self.stats(reader(unit).name) if wanted else None
+            measured = self.stats(reader(unit).name) if wanted else None
             for method in wanted:
-                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, stats), folder)
+                self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, measured), folder)
                 self._open.pop((unit.name, method.name), None)
                 computed.append((method.name, unit.name))
             progress("decompose", done + 1, len(self.units))
@@ -197,8 +197,10 @@ class Bank:
             self._summaries[name] = Summary(stats.mean.clone(), stats.n_tokens, stats.tokens_per_example)
         return self._summaries[name]
 
-    def decomposition(self, name: str, method: str) -> Decomposition | Elimination:
-        """Return a unit's decomposition, memory-mapped; checked against its key and checksum at first use.
+    def decomposition(self, name: str, method: str) -> Any:
+        """Return a unit's Decomposition, of several matrices the Elimination, memory-mapped.
+
+        It is checked against its key and checksum at first use.
 
         Raises:
             AutolrError: it is not on disk, foreign or damaged.
@@ -258,9 +260,8 @@ class Bank:
 
     def _files_of(self, unit: Unit, methods: Sequence[Method]) -> list[tuple[Method | None, Path]]:
         """Return the unit's files: its statistics and each method's decomposition."""
-        statistics: list[tuple[Method | None, Path]] = [(None, self._path(STATISTICS, unit))]
-        files = [(method, self._path(method.name, unit)) for method in methods if method.fits(unit)]
-        return files if unit.matrices else statistics + files
+        files: list[tuple[Method | None, Path]] = [] if unit.matrices else [(None, self._path(STATISTICS, unit))]
+        return files + [(method, self._path(method.name, unit)) for method in methods if method.fits(unit)]
 
     @staticmethod
     def _key_on_disk(path: Path) -> str | None:
@@ -314,9 +315,7 @@ def _fast_device(weight: Tensor) -> torch.device:
     return weight.device if weight.device.type == "cuda" else torch.device("cpu")
 
 
-def _decomposed(
-    method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device
-) -> Decomposition | Elimination:
+def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> Any:
     """Return a decomposition, made on the CPU where the device has too little memory or its solver fails."""
     cpu = torch.device("cpu")
     try:

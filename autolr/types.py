@@ -165,7 +165,9 @@ class Elimination:
     def weight(self, count: int) -> Float[Tensor, "out count"]:
         """Return ``W′`` for :meth:`kept`, (out, count) float64."""
         root = self.root[:count, :count].double()
-        fitted = torch.linalg.solve_triangular(root.mT, self.projected[:, :count].double(), upper=False, left=False)
+        fitted: Tensor = torch.linalg.solve_triangular(
+            root.mT, self.projected[:, :count].double(), upper=False, left=False
+        )
         return fitted[:, self.order[:count].argsort()]
 
 
@@ -187,7 +189,7 @@ class Method:
     name: str
     version: int
     needs: frozenset[Need]
-    decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Decomposition | Elimination]
+    decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Any]  # as ``of`` says
     source: str
     keeps_rows: bool = False
     of: Literal["matrix", "neurons"] = "matrix"

@@ -70,7 +70,7 @@ def homeless_biases(model: PreTrainedModel) -> list[str]:
 def _skeleton_with_biases(model: PreTrainedModel) -> tuple[PreTrainedModel, list[str]]:
     """Return the dense model without its weights, on meta, with the biases it can have, and who lacks one it needs."""
     config = _plain_config(model.config)
-    needed = {name for name, layer in compressed_layers(model).items() if bool(layer.bias.any())}
+    needed = {name for name, layer in compressed_layers(model).items() if bool(layer.dense_bias().any())}
     skeleton = _skeleton(model, config)
     missing = _without_bias(skeleton, needed)
     for switch in _BIAS_SWITCHES:
@@ -111,7 +111,7 @@ def _dense_state(
         weight = layer.dense_weight().to(layer.weight.dtype)
         state[f"{name}.weight"] = weight.T if isinstance(module, Conv1D) else weight
         if module.bias is not None:
-            state[f"{name}.bias"] = layer.bias.detach()
+            state[f"{name}.bias"] = layer.dense_bias().detach()
     for name, module in skeleton.named_modules():
         key = f"{name}.bias"
         if isinstance(module, nn.Linear) and module.bias is not None and key not in state:

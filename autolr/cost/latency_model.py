@@ -55,7 +55,7 @@ class LatencyTable:
     Attributes:
         dense_ms: median time of the dense model's pass, milliseconds.
         layers: shape key -> times; see :func:`shape_key`.
-        units: by name.
+        units: by name, those of several matrices among them.
         shapes: unit name -> shape key.
         fixed: share of the dense model's pass that no choice of ranks changes.
         slope: what a layer takes inside the model / alone.
@@ -72,8 +72,7 @@ class LatencyTable:
 
     def saving(self, unit: Unit, choice: Choice) -> float:
         """Return the milliseconds that one choice saves against the dense layer; negative where it is slower."""
-        times = self.layers[self.shapes[unit.name]]
-        return self.slope * (times.dense - times.at(unit, choice)) * self.dense_ms
+        return self.slope * (self._dense(unit) - self._time(unit, choice)) * self.dense_ms
 
     def uncompressed_ms(self) -> float:
         """Return the predicted milliseconds of the model with every layer dense, and its rewrites."""
@@ -81,9 +80,18 @@ class LatencyTable:
 
     def share(self, candidate: Candidate) -> float:
         """Return a candidate's predicted time as a share of the dense model's."""
-        chosen = candidate.as_dict()
-        alone = sum(self.layers[shape].at(self.units[name], chosen.get(name)) for name, shape in self.shapes.items())
+        chosen = {self.units[name]: choice for name, choice in candidate.choices if name in self.shapes}
+        replaced = {name for unit in chosen for name in unit.modules}
+        dense = [unit for unit in self.units.values() if not unit.matrices and unit.name not in replaced]
+        alone = sum(map(self._dense, dense)) + sum(self._time(unit, choice) for unit, choice in chosen.items())
         return self.fixed + self.slope * alone
+
+    def _time(self, unit: Unit, choice: Choice) -> float:
+        return self.layers[self.shapes[unit.name]].at(unit, choice)
+
+    def _dense(self, unit: Unit) -> float:
+        """Return the time of a dense unit; that of several matrices is theirs together."""
+        return sum(self.layers[self.shapes[name]].dense for name in unit.modules)
 
     def scaled(self, factor: float) -> "LatencyTable":
         """Return the table with every prediction multiplied by a factor."""

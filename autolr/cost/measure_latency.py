@@ -85,7 +85,10 @@ def measure_latency(
     plain = shared_copy(model)
     rewrites.undo(plain)
     inputs = forward_inputs(model, conditions)
-    shapes = {unit.name: _key(model, unit, rows[unit.name]) for unit in units}
+    shapes = {
+        unit.name: ", ".join(_key(model, matrix, rows[matrix.name]) for matrix in unit.matrices or (unit,))
+        for unit in units
+    }
     groups: dict[str, list[Unit]] = {}
     for unit in units:
         groups.setdefault(shapes[unit.name], []).append(unit)
@@ -95,9 +98,9 @@ def measure_latency(
     dense = forward(plain, inputs)
     layers = {}
     for done, (key, group) in enumerate(groups.items()):
-        layers[key] = _time_layers(model, group, forms, rows[group[0].name], dense, clock)
+        layers[key] = _time_layers(model, group, forms, rows[group[0].modules[0]], dense, clock)
         progress.update(done / (len(groups) + 2))
-    candidates = random_candidates(units, N_MODELS)
+    candidates = random_candidates(units, N_MODELS, forms=forms)
     table = LatencyTable(1.0, layers, {unit.name: unit for unit in units}, shapes, 0.0, 1.0, ())
     runs = {"dense": dense}
     for index, candidate in enumerate(candidates):
@@ -116,20 +119,30 @@ def measure_latency(
     )
 
 
-def random_candidates(units: Sequence[Unit], count: int, seed: int = 0, multiple: int = 8) -> list[Candidate]:
+def random_candidates(
+    units: Sequence[Unit], count: int, seed: int = 0, multiple: int = 8, forms: Sequence[Form] = ()
+) -> list[Candidate]:
     """Return candidates of all sizes: every layer dense, and random ranks from low to high.
 
-    None has rank 0 everywhere: such a layer skips work that every other one has, and what a pass takes without it says
+    Where there are forms of several matrices, every other unit of those takes one of the sizes that were timed. None
+    has rank 0 everywhere: such a layer skips work that every other one has, and what a pass takes without it says
     little about the rest. The method of a choice does not matter for its time.
     """
     rng = np.random.default_rng(seed)
     found = [Candidate()]
     for level in np.linspace(LOWEST_LEVEL, 0.9, max(count - 1, 0)):
         choices = {}
-        for unit in units:
+        for unit in (unit for unit in units if not unit.matrices):
             rank = int(level * rng.uniform(0.3, 1.7) * unit.break_even) // multiple * multiple
             if rank < unit.break_even:
                 choices[unit.name] = low_rank("", rank)
+        for group in [unit for unit in units if unit.matrices][len(found) % 2 :: 2]:
+            timed = [choice for form in forms if form.methods for choice in form.timed(group)]
+            if timed:
+                for name in group.modules:
+                    choices.pop(name, None)
+                place = min(int(level * rng.uniform(0.3, 1.7) * len(timed)), len(timed) - 1)
+                choices[group.name] = timed[place]
         found.append(Candidate.of(choices))
     return found[:count]
 
@@ -139,19 +152,38 @@ def with_random_factors(model: nn.Module, candidate: Candidate, units: Sequence[
     new = shared_copy(model)
     by_name = {unit.name: unit for unit in units}
     for name, choice in candidate.choices:
-        new.set_submodule(name, random_layer(by_name[name], choice, next(model.parameters())))
+        for module, layer in random_layers(by_name[name], choice, next(model.parameters())).items():
+            new.set_submodule(module, layer)
     return new.eval()
 
 
-def random_layer(unit: Unit, choice: Choice | None, like: Tensor) -> nn.Module:
-    """Return a layer of a choice's shape with random weights; None is dense."""
+def random_layers(unit: Unit, choice: Choice | None, like: Tensor) -> dict[str, nn.Module]:
+    """Return the layers of a choice's shape with random weights, by the modules they replace; None is dense."""
     if choice is None:
-        layer: nn.Module = nn.Linear(unit.in_features, unit.out_features, device=like.device, dtype=like.dtype)
+        layers: dict[str, nn.Module] = {
+            matrix.name: nn.Linear(matrix.in_features, matrix.out_features, device=like.device, dtype=like.dtype)
+            for matrix in unit.matrices or (unit,)
+        }
     else:
-        layer = FORMS.get(choice.form).empty(unit, choice, like)
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=0.02)
-    return layer
+        layers = dict(FORMS.get(choice.form).empty_layers(unit, choice, like))
+    for layer in layers.values():
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.02)
+    return layers
+
+
+class _Together(nn.Module):
+    """The layers of a unit of several matrices, one after the other; the last is fed what the first gives."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *makers, reader = self.layers
+        made: list[Tensor] = [maker(x) for maker in makers]
+        output: Tensor = reader(made[0])
+        return output
 
 
 def _time_layers(
@@ -165,20 +197,34 @@ def _time_layers(
     """Time one shape of layer alone, in turn with the dense model's pass."""
     unit, like = group[0], next(model.parameters())
     copies = min(len(group), _MOST_COPIES)
-    names = dict.fromkeys([LOW_RANK, *(name for form in forms for name in (form.scale, form.name) if name in FORMS)])
+    names = _timed_forms(unit, forms)
     by_form = {name: FORMS.get(name).timed(unit) for name in names}
     options: dict[str, Choice | None] = {"dense": None}
     options |= {_label(choice): choice for choices in by_form.values() for choice in choices}
     x = torch.randn(rows, unit.in_features, device=like.device, dtype=like.dtype)
     runs: dict[str, Run] = {"model": dense}
     for name, choice in options.items():
-        runs[name] = _chain([_in_place(model, unit, random_layer(unit, choice, like)) for _ in range(copies)], x)
+        runs[name] = _chain([_timed_module(model, unit, choice, like) for _ in range(copies)], x)
     timed = compare(runs, precision=0.02, max_seconds=_LAYER_SECONDS, **clock)
     times = {name: timed[name].ratio / copies for name in options}
     return LayerTimes(
         times["dense"],
         {form: {choice.sizes: times[_label(choice)] for choice in choices} for form, choices in by_form.items()},
     )
+
+
+def _timed_forms(unit: Unit, forms: Sequence[Form]) -> list[str]:
+    """Return the forms whose times a unit's are interpolated between."""
+    if unit.matrices:
+        return [form.name for form in forms if form.methods]
+    wanted = [name for form in forms if not form.methods for name in (form.scale, form.name) if name in FORMS]
+    return list(dict.fromkeys([LOW_RANK, *wanted]))
+
+
+def _timed_module(model: nn.Module, unit: Unit, choice: Choice | None, like: Tensor) -> nn.Module:
+    layers = random_layers(unit, choice, like)
+    placed = [_in_place(model, matrix, layers[matrix.name]) for matrix in unit.matrices or (unit,)]
+    return _Together(placed) if unit.matrices else placed[0]
 
 
 def _label(choice: Choice) -> str:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autolr.checkpoint.runtime.layers import CompressedLinear
 from autolr.forms.base import Form, Given
+from autolr.forms.group_conformance import check_group
 from autolr.methods import METHODS
 from autolr.methods.conformance import example_stats
 from autolr.records import Choice, Unit
@@ -23,6 +24,8 @@ _ROUNDING = 1e-3
 
 def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int = 0) -> None:
     """Run a form through the laws on layers of several shapes, with and without a bias.
+
+    A form of several matrices has laws of its own: :func:`autolr.forms.group_conformance.check_group`.
 
     The laws: sizes are named and in order; every option builds, and its layer's kind is the form's name; the layer
     multiplies by as many weights as :meth:`Form.weights` says, and stores as much; it is cheaper than the dense layer
@@ -43,6 +46,9 @@ def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int
         >>> from autolr.forms.low_rank import FORM
         >>> check(FORM)
     """
+    if form.methods:
+        check_group(form, seed)
+        return
     assert form.layer.kind == form.name, f"the kind of {form.layer.__name__} is {form.layer.kind!r}, not {form.name!r}"
     random = torch.Generator().manual_seed(seed)
     applied = 0

@@ -97,7 +97,7 @@ class Neurons(Form):
         n = unit.matrices[-1].in_features
         wanted = np.linspace(0, 1, N_TIMED + 2)[1:-1] * n
         step = 16 if n > 16 * N_TIMED else 1
-        return [neurons("", count) for count in sorted({max(step, int(round(w / step)) * step) for w in wanted})]
+        return [neurons("", count) for count in sorted({max(step, round(w / step) * step) for w in wanted})]
 
 
 def _counts(unit: Unit, step: int) -> range:

@@ -16,7 +16,7 @@ from autolr.errors import UsageError
 from autolr.forms import FORMS
 from autolr.forms.base import Given, Matrix
 from autolr.model.units import unit_bias, unit_weight
-from autolr.types import Candidate, Choice, Decomposition, Unit
+from autolr.types import Candidate, Choice, Unit
 
 
 @runtime_checkable
@@ -27,8 +27,8 @@ class DecompositionSource(Protocol):
         """Return the unit of this name."""
         ...
 
-    def decomposition(self, name: str, method: str) -> Decomposition:
-        """Return a unit's decomposition by a method."""
+    def decomposition(self, name: str, method: str) -> Any:
+        """Return what a method gives of a unit: a Decomposition, of several matrices an Elimination."""
         ...
 
     def mean(self, name: str) -> Float[Tensor, " in"] | None:

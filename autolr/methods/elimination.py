@@ -1,13 +1,13 @@
 """Inputs of a matrix removed one after the other, the least needed first, the rest refitted by least squares.
 
 ``y = W x`` is to be computed from some entries ``x_J`` of its input alone. With ``C = Cov(x)`` and the output metric
-``H = Lᵀ L`` the best that can be done is ``y ≈ W′ x_J + b′`` with ``W′ = W C[:, J] C[J, J]⁻¹``. Which entries to keep is
+``H = Lᵀ L`` the best that can be done is ``y ≈ W′ x_J + b′``, ``W′ = W C[:, J] C[J, J]⁻¹``. Which entries to keep is
 found backwards (optimal brain surgeon, Hassibi & Stork 1993): the removal of ``x_j`` costs ``(w_jᵀ H w_j) / (C⁻¹)_jj``
 where the rest is refitted at once, the cheapest goes, and ``W`` and ``C⁻¹`` become those of what is left.
 
-In the order found, with ``C = rootᵀ root`` (upper triangle), ``e = root⁻ᵀ x`` is white, and the first k entries of x span
-what the first k of e do. So ``W x = projected e`` with ``projected = W rootᵀ``; keeping k entries keeps the first k
-columns of ``projected``, and costs the squared norms of the others. Every size is a slice, as with singular vectors.
+In the order found, with ``C = rootᵀ root`` (upper triangle), ``e = root⁻ᵀ x`` is white, and the first k entries of x
+span what the first k of e do. So ``W x = projected e`` with ``projected = W rootᵀ``; keeping k entries keeps the first
+k columns of ``projected``, and costs the squared norms of the others. Every size is a slice, as with singular vectors.
 """
 
 import torch
@@ -18,8 +18,8 @@ from autolr.errors import FactorizationError
 from autolr.types import Elimination
 
 SHARE_AT_ONCE = 32
-"""One in so many of the inputs that are left is removed at once, then scores are computed anew (measured on 1,536 neurons
-of a real encoder: errors as with 256 at a fifth of the time)."""
+"""One in so many of the inputs that are left is removed at once, then scores are computed anew (measured on 1,536
+neurons of a real encoder: errors as with 256, at a fifth of the time)."""
 _REGULAR = 1e-7
 """What is added to the covariance's diagonal, as a share of its mean."""
 

@@ -9,7 +9,6 @@ and output of an attention do not pass, for heads have a size; nor does a fused 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +121,7 @@ def _smaller(model: nn.Module, pair: Sequence[Unit], stay: Tensor) -> Iterator[N
             weight, bias = unit_weight(model, unit), unit_bias(model, unit)
             index = stay.to(weight.device)
             reads = unit is pair[-1]
-            small: Any = nn.utils.skip_init(nn.Linear, 1, 1, bias=bias is not None, device=weight.device)
+            small = nn.Linear(1, 1, bias=bias is not None, device=weight.device)
             small.weight = nn.Parameter(weight[:, index] if reads else weight[index], requires_grad=False)
             if bias is not None:
                 small.bias = nn.Parameter(bias if reads else bias[index], requires_grad=False)

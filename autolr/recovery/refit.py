@@ -10,7 +10,8 @@ layer's output on its own, over the live tokens of the calibration data:
 a least-squares problem of rank + 1 unknowns for each output. Each column is drawn to what it was by its relative
 change, so that it does not matter how the two factors share the size of their product. Layers are taken in the order of
 the pass, so each makes up for what those before it lost; those fed the same tensor (query, key, value) together.
-``right``, kept rows, dense layers and those of other forms stay as they are. The cost is two to five passes of the
+``right``, kept rows, dense layers and those of other forms stay as they are; of a layer that reads what is left of some
+neurons ``z = x̃``, and its whole weight is refitted. The cost is two to five passes of the
 dense model over the data.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.checkpoint.runtime.layers import LowRankLinear, SelectedLinear
 from autolr.cost.measure_latency import shared_copy
 from autolr.errors import AutolrError, UsageError
 from autolr.forms.gauge import balance_
@@ -84,7 +85,8 @@ def refit(
     """
     if not batches:
         raise UsageError("refitting needs at least one batch of calibration data, got none")
-    units = [source.unit(name) for name, _ in candidate.choices]
+    changed = [source.unit(name) for name, _ in candidate.choices]
+    units = [matrix for unit in changed for matrix in unit.matrices or (unit,)]
     with compressed(model, candidate, source):
         layers: dict[str, Any] = {unit.name: model.get_submodule(unit.name) for unit in units}
     of_block: dict[str, list[Unit]] = {}
@@ -120,12 +122,36 @@ def refit(
     return found
 
 
-def correct(layer: LowRankLinear, correction: Correction) -> None:
+Refitted = LowRankLinear | SelectedLinear
+"""Layers of which a part, on what it is fed, is a linear map to fit."""
+
+
+def _is_refitted(layer: nn.Module) -> bool:
+    return isinstance(layer, LowRankLinear | SelectedLinear) and layer.bias is not None
+
+
+def _outer_weight(layer: Refitted) -> Float[Tensor, "out rank"]:
+    return layer.outer_weight if isinstance(layer, LowRankLinear) else layer.linear.weight
+
+
+def _inner(layer: Refitted, fed: Tensor) -> Tensor:
+    """Return what the fitted map is fed."""
+    return layer.inner(fed) if isinstance(layer, LowRankLinear) else fed
+
+
+def _wanted(layer: Any, output: Tensor) -> Tensor:
+    """Return the part of the dense layer's output that a layer is to give."""
+    makes = isinstance(layer, SelectedLinear) and not layer.reads
+    return output[..., layer.index.long()] if makes else output
+
+
+def correct(layer: Refitted, correction: Correction) -> None:
     """Give a compressed layer its refitted factor and bias, in place, and balance it anew."""
     with torch.no_grad():
-        layer.outer_weight.copy_(correction.left)
+        _outer_weight(layer).copy_(correction.left)
         layer.bias.copy_(correction.bias)
-    balance_(layer)
+    if isinstance(layer, LowRankLinear):
+        balance_(layer)
 
 
 def block_name(unit: Unit) -> str:
@@ -218,25 +244,28 @@ class _Blocks:
     def solve(
         self, stage: Sequence[str], inside: Mapping[str, Unit], dense_x: Sequence[Tensor], small_x: Sequence[Tensor]
     ) -> dict[str, Correction]:
-        """Return the corrections of the units of a stage; layers that are not low-rank ones have none."""
-        stage = [inner for inner in stage if isinstance(self.small.get_submodule(inner), LowRankLinear)]
+        """Return the corrections of the units of a stage; layers that have no part to refit have none."""
+        stage = [inner for inner in stage if _is_refitted(self.small.get_submodule(inner))]
         if not stage:
             return {}
         sums = {inner: _Sums() for inner in stage}
         for call, mask, x, small in zip(self.calls, self.masks, dense_x, small_x, strict=True):
-            targets = {inner: output for inner, (_, output) in _observed(self.dense, stage, call, x).items()}
+            targets = {
+                inner: _wanted(self.small.get_submodule(inner), output)
+                for inner, (_, output) in _observed(self.dense, stage, call, x).items()
+            }
             for inner, (fed, output) in _observed(self.small, stage, call, small).items():
                 reads = self.reads[inside[inner].name]
                 layer: Any = self.small.get_submodule(inner)
-                z = layer.inner(fed)
-                rest = output - nn.functional.linear(z, layer.outer_weight, layer.bias)  # of kept rows
+                z = _inner(layer, fed)
+                rest = output - nn.functional.linear(z, _outer_weight(layer), layer.bias)  # of kept rows
                 with_one = nn.functional.pad(z, (0, 1), value=1.0)
                 live = [_live_tokens(tensor, mask, reads) for tensor in (with_one, targets[inner] - rest)]
                 sums[inner].add(*live)
         found = {}
         for inner, total in sums.items():
             layer = self.small.get_submodule(inner)
-            if total.n_tokens < TOKENS_PER_UNKNOWN * (layer.rank + 1):
+            if total.n_tokens < TOKENS_PER_UNKNOWN * (_outer_weight(layer).shape[1] + 1):
                 continue
             found[inner] = total.solve(layer)
             if not (torch.isfinite(found[inner].left).all() and torch.isfinite(found[inner].bias).all()):
@@ -282,15 +311,16 @@ class _Sums:
         self.gram = self.gram + (z.mT @ z).double()
         self.cross = self.cross + (y.mT @ z).double()
 
-    def solve(self, layer: LowRankLinear) -> Correction:
+    def solve(self, layer: Refitted) -> Correction:
         """Return the ridge regression's solution, drawn towards the layer's present factor and bias."""
-        old = torch.cat([layer.outer_weight, layer.bias[:, None]], 1).double()
+        outer = _outer_weight(layer)
+        old = torch.cat([outer, layer.bias[:, None]], 1).double()
         least = torch.finfo(torch.float32).tiny
         squares, sizes = self.gram.diagonal(), old[:, :-1].square().sum(0).clamp(min=least)
-        energy = (sizes * squares[:-1]).sum() / max(layer.rank, 1)
+        energy = (sizes * squares[:-1]).sum() / max(outer.shape[1], 1)
         penalty = (RIDGE * torch.cat([energy / sizes, squares[-1:]])).clamp(min=least).diag()
         new = torch.linalg.solve(self.gram + penalty, (self.cross + old @ penalty).mT).mT
-        return Correction(new[:, :-1].to(layer.outer_weight), new[:, -1].to(layer.bias))
+        return Correction(new[:, :-1].to(outer), new[:, -1].to(layer.bias))
 
 
 def _compute(

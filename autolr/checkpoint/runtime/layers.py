@@ -54,6 +54,11 @@ class CompressedLinear(nn.Module, ABC):
     def dense_weight(self) -> Tensor:
         """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
 
+    def dense_bias(self) -> Tensor:
+        """Return the bias of the matrix that :meth:`dense_weight` gives, as long as it has rows."""
+        bias: Tensor = self.bias
+        return bias
+
     def extra_repr(self) -> str:
         """Describe the layer in a model's printout."""
         return ", ".join(f"{name}={size}" for name, size in self.sizes().items())
@@ -227,13 +232,18 @@ class SelectedLinear(CompressedLinear):
         super().__init__(in_features, out_features, device, dtype)
         self.full_in_features, self.full_out_features = full_in_features, full_out_features
         self.linear = _linear(in_features, out_features, bias, device, dtype)
-        left = in_features if in_features < full_in_features else out_features
+        left = in_features if self.reads else out_features
         self.register_buffer("index", torch.zeros(left, dtype=torch.int32, device=device))
 
     @property
     def bias(self) -> Any:
         """The bias, (out_features,), or None; it lives in ``linear``."""
         return self.linear.bias
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the inputs of which some are left."""
+        return self.in_features < self.full_in_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, (..., out_features)."""
@@ -253,16 +263,17 @@ class SelectedLinear(CompressedLinear):
     def dense_weight(self) -> Tensor:
         """Return the matrix of the dense layer's size with zeros where something was removed, float64."""
         weight = self.linear.weight.double()
-        side, index = int(self.in_features < self.full_in_features), self.index.long()
+        side, index = int(self.reads), self.index.long()
         full = weight.new_zeros(self.full_out_features, self.full_in_features)
-        return full.index_copy(side, index, weight) if weight.shape != full.shape else weight
+        return weight if weight.shape == full.shape else full.index_copy(side, index, weight)
 
-    def dense_bias(self) -> Tensor | None:
-        """Return the bias of the dense layer's size, zero where an output was removed; None: there is none."""
+    def dense_bias(self) -> Tensor:
+        """Return the bias of the dense layer's size, zero where there is none or an output was removed."""
         bias: Tensor | None = self.linear.bias
-        if bias is None or len(bias) == self.full_out_features:
-            return bias
-        return bias.new_zeros(self.full_out_features).index_copy(0, self.index.long(), bias)
+        if bias is None or len(bias) < self.full_out_features:
+            full = self.linear.weight.new_zeros(self.full_out_features)
+            return full if bias is None else full.index_copy(0, self.index.long(), bias)
+        return bias
 
 
 KINDS: dict[str, type[CompressedLinear]] = {

@@ -1,0 +1,96 @@
+"""The laws of a form of several matrices, as :mod:`autolr.forms.conformance` runs them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from autolr.checkpoint.runtime.layers import CompressedLinear
+from autolr.forms.base import Form, Given, Matrix
+from autolr.methods import METHODS
+from autolr.methods.conformance import example_stats
+from autolr.records import Choice, Unit
+
+_TOKENS = 400
+_NEURONS, _IN, _OUT = 24, 10, 12
+_ROUNDING = 1e-3
+
+
+def example_unit(makers: int) -> Unit:
+    """Return a unit of one or two matrices that make neurons and one that reads them."""
+    made = tuple(Unit(f"up{index}", "up", 0, 1, _NEURONS, _IN) for index in range(makers))
+    reader = Unit("down", "down", 0, 1, _OUT, _NEURONS)
+    return Unit("group", "group", 0, 1, _OUT, _IN, matrices=(*made, reader))
+
+
+def check_group(form: Form, seed: int) -> None:
+    """Run a form of several matrices through its laws, on one and on two matrices that make neurons.
+
+    The laws: every option builds a layer for each module of the unit; together they store as many weights, bias entries
+    and bytes of places as the form says, and multiply by as many weights; errors are not negative and never grow with
+    the weights that stay; each layer is built anew by its own ``sizes`` and state; what is timed can be built.
+
+    Raises:
+        AssertionError: a law is broken; the message names the law, the case and the figure.
+    """
+    random = torch.Generator().manual_seed(seed)
+    for makers in (1, 2):
+        unit = example_unit(makers)
+        reader = torch.randn(_OUT, _NEURONS, generator=random)
+        stats = example_stats(reader, _TOKENS, seed)
+        before = tuple(
+            Matrix(matrix, torch.randn(_NEURONS, _IN, generator=random), torch.randn(_NEURONS, generator=random))
+            for matrix in unit.matrices[:-1]
+        )
+        for name in form.methods:
+            method = METHODS.get(name)
+            assert form.applies(unit, method), f"{form.name} does not apply to a feed-forward pair by {name}"
+            made = method.decompose(reader.double(), stats)
+            bias = torch.randn(_OUT, generator=random)
+            _check_options(form, Given(unit, name, made, reader, stats.mean, bias, before))
+
+
+def _check_options(form: Form, given: Given) -> None:
+    unit, label = given.unit, f"{form.name}, {len(given.before)} that make, {given.method}"
+    choices, errors = form.options(given, 1)
+    assert len(choices) == len(errors) > 0, f"{label}: {len(choices)} options, {len(errors)} errors"
+    weights = np.array([form.weights(unit, choice) for choice in choices])
+    assert (weights < unit.weights).all(), f"{label}: an option has as many weights as the dense unit"
+    in_order = np.asarray(errors)[np.argsort(weights, kind="stable")]
+    slack = _ROUNDING * float(in_order.max())
+    assert (in_order >= -slack).all(), f"{label}: an error is {in_order.min()}"
+    assert (np.diff(in_order) <= slack).all(), f"{label}: an error grows with the weights that stay"
+    for choice in choices:
+        _check_layers(form, given, choice, f"{label}, {dict(choice.sizes)}")
+    for choice in form.timed(unit):
+        empty = form.empty_layers(unit, choice, torch.empty(0))
+        assert set(empty) == set(unit.modules), f"{label}: timed {choice.sizes} has layers for {sorted(empty)}"
+
+
+def _check_layers(form: Form, given: Given, choice: Choice, label: str) -> None:
+    unit = given.unit
+    layers = form.layers(given, choice, given.weight)
+    assert set(layers) == set(unit.modules), f"{label}: layers for {sorted(layers)}"
+    biased = {matrix.name for matrix in unit.matrices}
+    stored = sum(parameter.numel() for layer in layers.values() for parameter in layer.parameters())
+    told = form.weights(unit, choice) + form.bias_entries(unit, choice, biased)
+    assert stored == told, f"{label}: {stored} weights and bias entries, not {told}"
+    places = sum(b.numel() * b.element_size() for layer in layers.values() for b in layer.buffers())
+    assert places == form.index_bytes(unit, choice), f"{label}: buffers of {places} bytes"
+    flops = sum(_flops(layer) for layer in layers.values())
+    assert flops == 2 * form.weights(unit, choice), f"{label}: {flops} FLOPs for one vector"
+    for layer in layers.values():
+        arguments: dict[str, Any] = {**layer.sizes()}
+        copy = type(layer)(**arguments)
+        copy.load_state_dict(layer.state_dict())
+        x = torch.randn(3, layer.in_features)
+        assert torch.equal(copy(x), layer(x)), f"{label}: a layer built from its sizes and state gives something else"
+
+
+def _flops(layer: CompressedLinear) -> int:
+    x: Tensor = torch.randn(1, layer.in_features)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(x)
+    return int(counter.get_total_flops())
