@@ -1,5 +1,6 @@
 """The bank: what is stored comes back, what is foreign or damaged is never used, only what is missing is computed."""
 
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from autolr.bank import STATISTICS, Bank
 from autolr.errors import AutolrError, FactorizationError
 from autolr.forms.swap import compressed
 from autolr.machine.tensor_digest import tensor_digest
-from autolr.methods import get_methods, kfac, svd
+from autolr.methods import BANK_FOLDERS, get_methods, kfac, svd
 from autolr.model.units import find_units, unit_weight
 from autolr.statistics.calibrate import calibrate
 from autolr.types import Candidate, Method
@@ -142,6 +143,13 @@ def test_only_what_is_missing_is_computed(case, tmp_path):
     assert built == [(STATISTICS, case.names[2]), ("afm", case.names[1])]
     assert case.calibrated == Counter([*case.names, case.names[2]])
     assert case.decomposed == {"svd": 3, "afm": 4}
+
+
+def test_every_folder_of_the_bank_that_is_no_methods_is_listed():
+    """What the package puts there beside decompositions and recoveries; their names are refused for those."""
+    sources = [file.read_text(encoding="utf-8") for file in Path(autolr.bank.__file__).parent.rglob("*.py")]
+    folders = {name for source in sources for name in re.findall(r'bank\.directory / "(\w+)"', source)}
+    assert {STATISTICS, *folders} == set(BANK_FOLDERS)
 
 
 def test_progress_counts_every_decomposition(case, tmp_path):

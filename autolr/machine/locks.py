@@ -135,7 +135,7 @@ def own_folder() -> Path:
 def _open(name: str) -> IO[str]:
     path = own_folder() / name
     try:
-        return open(path, "a", opener=_without_links)  # noqa: PTH123  Path.open takes no opener
+        return open(path, "a", opener=_without_links)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
