@@ -295,6 +295,14 @@ def failing(error=None, **changes):
     return Method("fragile", 1, frozenset(), decompose, "nobody 2000")
 
 
+def changed(weight, **parts):
+    """A decomposition with other parts, whose shapes no annotation has checked."""
+    result = svd.decompose(weight, None)
+    for name, value in parts.items():
+        object.__setattr__(result, name, value)
+    return result
+
+
 @pytest.mark.parametrize(
     ("method", "complaint"),
     [
@@ -310,6 +318,45 @@ def test_a_failed_decomposition_names_unit_and_method_and_stores_nothing(case, t
     with pytest.raises(FactorizationError, match=f"fragile of {case.names[0]}: .*{complaint}"):
         case.bank(tmp_path).build([method], case.calibrate)
     assert not (tmp_path / "fragile").exists()
+
+
+@pytest.mark.parametrize(
+    ("decompose", "complaint"),
+    [
+        (lambda w, s: 1 / 0, "the method failed with ZeroDivisionError: division by zero"),
+        (lambda w, s: None, "must return an autolr.types.Decomposition, got NoneType"),
+        (lambda w, s: (w, w, w), "must return an autolr.types.Decomposition, got tuple"),
+        (lambda w, s: changed(w, left=None), r"left must be floating-point numbers of shape \(16, 16\), got NoneType"),
+        (
+            lambda w, s: changed(w, left=w[:5]),
+            r"left must be .* of shape \(16, 16\), got torch.float64 of shape \(5, 16",
+        ),
+        (lambda w, s: changed(w, right=w[:2]), "right must have 8 to 16 rows, got 2"),
+        (lambda w, s: changed(w, right=None), "right must have 8 to 16 rows, got 0"),
+        (lambda w, s: changed(w, right=w[:, :5]), r"right must be .* of shape \(16, 16\), got .*\(16, 5\)"),
+        (lambda w, s: changed(w, singular_values=torch.ones(4)), r"singular_values must be .* of shape \(16,\), got"),
+        (lambda w, s: changed(w, singular_values=torch.ones(16).long()), "singular_values must be floating.*int64"),
+        (lambda w, s: changed(w, row_energy=torch.ones(3)), r"row_energy must be .* of shape \(16,\), got"),
+        (lambda w, s: changed(w, singular_values=torch.arange(16.0)), "singular values must fall and not be negative"),
+        (lambda w, s: changed(w, singular_values=-torch.arange(16.0)), "singular values must fall and not be negative"),
+        (lambda w, s: svd.decompose(w.flip(0), s), "left @ right must give the weight at full rank, got an output off"),
+        (lambda w, s: svd.decompose(w.mul_(2), s), "left @ right must give the weight at full rank, got an output off"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_no_decomposition_of_the_weight_is_told_and_not_stored(case, tmp_path, decompose, complaint, dtype):
+    case.model.to(dtype)
+    before = unit_weight(case.model, case.units[0]).clone()
+    with pytest.raises(FactorizationError, match=f"stray of {case.names[0]}: .*{complaint}"):
+        case.bank(tmp_path).build([Method("stray", 1, frozenset(), decompose, "nobody 2000")], case.calibrate)
+    assert not (tmp_path / "stray").exists()
+    assert torch.equal(unit_weight(case.model, case.units[0]), before)
+
+
+def test_a_method_that_keeps_rows_must_give_them_energies(case, tmp_path):
+    rowless = replace(svd.METHOD, name="rowless", keeps_rows=True)
+    with pytest.raises(FactorizationError, match=r"row_energy must be floating-point numbers of shape .* got NoneType"):
+        case.bank(tmp_path).build([rowless], case.calibrate)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), torch.linalg.LinAlgError("no")])
@@ -353,10 +400,12 @@ def test_a_rebuilt_decomposition_replaces_the_open_one(case, tmp_path):
     bank.build(get_methods(["svd"]), case.calibrate)
     name = case.names[0]
     old = bank.decomposition(name, "svd")
-    doubled = replace(
-        svd.METHOD, version=2, decompose=lambda w, s: replace(svd.decompose(w, s), left=2 * svd.decompose(w, s).left)
-    )
-    bank.build([doubled], case.calibrate)
+
+    def scaled(weight, stats):
+        result = svd.decompose(weight, stats)
+        return replace(result, left=2 * result.left, right=result.right / 2)
+
+    bank.build([replace(svd.METHOD, version=2, decompose=scaled)], case.calibrate)
     assert torch.equal(bank.decomposition(name, "svd").left, 2 * old.left)
 
 
