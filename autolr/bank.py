@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autolr.errors import AutolrError, FactorizationError
 from autolr.machine.temporary import passing_folder
 from autolr.machine.tensor_digest import tensor_digest
+from autolr.machine.tensor_file import check_readable, save_tensors
 from autolr.methods import get_methods
 from autolr.methods.result_check import check_record, check_values
 from autolr.model.units import unit_weight
@@ -97,7 +97,8 @@ class Bank:
             The (method, unit) pairs that were computed; statistics appear under the method name "statistics".
 
         Raises:
-            FactorizationError: a decomposition failed or is not finite; names the unit and the method.
+            FactorizationError: a decomposition failed or is wrong; names the unit and the method.
+            UsageError: what is on disk may not be read.
         """
         self._methods.update({method.name: method for method in methods})
         with ExitStack() as stack:
@@ -257,6 +258,7 @@ class Bank:
 
     @staticmethod
     def _key_on_disk(path: Path) -> str | None:
+        check_readable(path)
         try:
             with safe_open(path, framework="pt") as file:
                 return (file.metadata() or {}).get("key")
@@ -270,6 +272,7 @@ class Bank:
     def _read(self, kind: str, unit: Unit, key: str) -> dict[str, Tensor] | None:
         """Return a file's tensors, or None if it is absent, foreign or damaged."""
         path = self._path(kind, unit)
+        check_readable(path)
         if not path.is_file():
             return None
         try:
@@ -289,7 +292,7 @@ class Bank:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         temporary = folder() / path.name
-        save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
+        save_tensors(tensors, temporary, {"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
         temporary.replace(path)
 
 

@@ -1,6 +1,7 @@
 """The bank: what is stored comes back, what is foreign or damaged is never used, only what is missing is computed."""
 
 import re
+import stat
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tiny import batches, build, sequences, sized
 
 import autolr.bank
 from autolr.bank import STATISTICS, Bank
-from autolr.errors import AutolrError, FactorizationError
+from autolr.errors import AutolrError, FactorizationError, UsageError
 from autolr.forms.swap import compressed
 from autolr.machine.tensor_digest import tensor_digest
 from autolr.methods import BANK_FOLDERS, get_methods, kfac, svd
@@ -248,14 +249,14 @@ from pathlib import Path
 import autolr.bank
 from test_bank import Case
 from autolr.methods import get_methods
-real, written = autolr.bank.save_file, []
+real, written = autolr.bank.save_tensors, []
 def dying(tensors, path, metadata):
     real(tensors, path, metadata)
     written.append(path)
     if len(written) == 5:  # after three files of statistics
         Path(path).write_bytes(Path(path).read_bytes()[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-autolr.bank.save_file = dying
+autolr.bank.save_tensors = dying
 case = Case()
 case.bank(Path({str(tmp_path)!r})).build(get_methods(["svd"]), case.calibrate)
 """
@@ -279,11 +280,42 @@ def test_a_write_that_fails_leaves_the_old_file(case, tmp_path, monkeypatch):
         Path(path).write_bytes(b"torn")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(autolr.bank, "save_file", full_disk)
+    monkeypatch.setattr(autolr.bank, "save_tensors", full_disk)
     with pytest.raises(OSError, match="No space left"):
         case.bank(tmp_path).build([replace(svd.METHOD, version=9)], case.calibrate)
     assert path.read_bytes() == content
     assert not list(tmp_path.glob("writing-*"))
+
+
+def test_a_bank_is_read_by_whom_the_umask_lets_read(case, tmp_path):
+    case.bank(tmp_path).build(get_methods(["svd"]), case.calibrate)
+    (tmp_path / "usual").touch()
+    files = [tmp_path / "usual", *tmp_path.glob("*/*.safetensors")]
+    assert len(files) == 7
+    assert len({stat.S_IMODE(file.stat().st_mode) for file in files}) == 1
+
+
+@pytest.mark.parametrize("kind", [STATISTICS, "svd"])
+def test_what_may_not_be_read_is_told_and_not_computed_again(case, tmp_path, monkeypatch, kind):
+    """Whoever runs the tests may read everything, so the refusal is made."""
+    case.bank(tmp_path).build(get_methods(["svd"]), case.calibrate)
+    held, opened = tmp_path / kind / f"{case.names[1]}.safetensors", Path.open
+
+    def refusing(path, *args, **options):
+        if path == held:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    told = f"cannot read {held}: Permission denied; have its owner let others read the study"
+    for ask in (
+        lambda bank: bank.build(case.methods("svd"), case.calibrate),
+        lambda bank: bank.complete(case.methods("svd")),
+        lambda bank: bank.present(case.methods("svd")),
+    ):
+        with pytest.raises(UsageError, match=told):
+            ask(case.bank(tmp_path))
+    assert not case.decomposed
 
 
 def failing(error=None, **changes):
