@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autolr.errors import AutolrError, FactorizationError
 from autolr.machine.temporary import passing_folder
 from autolr.machine.tensor_digest import tensor_digest
+from autolr.machine.tensor_file import check_readable, save_tensors
 from autolr.methods import get_methods
+from autolr.methods.result_check import check_record, check_values
 from autolr.model.units import unit_weight
 from autolr.types import Decomposition, LayerStats, Method, Unit
 
@@ -96,7 +97,8 @@ class Bank:
             The (method, unit) pairs that were computed; statistics appear under the method name "statistics".
 
         Raises:
-            FactorizationError: a decomposition failed or is not finite; names the unit and the method.
+            FactorizationError: a decomposition failed or is wrong; names the unit and the method.
+            UsageError: what is on disk may not be read.
         """
         self._methods.update({method.name: method for method in methods})
         with ExitStack() as stack:
@@ -205,11 +207,18 @@ class Bank:
 
     def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
         weight = unit_weight(self.model, unit)
-        given = stats if method.needs else None
         try:
-            result = _decomposed(method, weight, given, _fast_device(weight))
+            return self._sound(method, unit, weight, stats if method.needs else None)
         except (FactorizationError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
+        except Exception as error:  # a package's own method may raise anything: whose it was is to be told
+            told = f"{type(error).__name__}: {error}"
+            raise FactorizationError(f"{method.name} of {unit.name}: the method failed with {told}") from error
+
+    def _sound(self, method: Method, unit: Unit, weight: Tensor, stats: LayerStats | None) -> dict[str, Tensor]:
+        """Return what is stored of a decomposition, after checking it."""
+        made = _decomposed(method, weight, stats, _fast_device(weight))
+        result = check_record(made, method, (weight.shape[0], weight.shape[1]), unit.break_even)
         kept = min(unit.break_even, result.max_rank)
         tensors = {
             "left": result.left[:, :kept].to(self._dtype),
@@ -221,7 +230,8 @@ class Bank:
                 tensors[name] = value
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise FactorizationError(f"{method.name} of {unit.name}: {name} is not finite")
+                raise FactorizationError(f"{name} is not finite")
+        check_values(result, weight)
         return tensors
 
     def _weight_key(self, unit: Unit) -> str:
@@ -248,6 +258,7 @@ class Bank:
 
     @staticmethod
     def _key_on_disk(path: Path) -> str | None:
+        check_readable(path)
         try:
             with safe_open(path, framework="pt") as file:
                 return (file.metadata() or {}).get("key")
@@ -261,6 +272,7 @@ class Bank:
     def _read(self, kind: str, unit: Unit, key: str) -> dict[str, Tensor] | None:
         """Return a file's tensors, or None if it is absent, foreign or damaged."""
         path = self._path(kind, unit)
+        check_readable(path)
         if not path.is_file():
             return None
         try:
@@ -280,7 +292,7 @@ class Bank:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         temporary = folder() / path.name
-        save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
+        save_tensors(tensors, temporary, {"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
         temporary.replace(path)
 
 
@@ -293,15 +305,16 @@ def _fast_device(weight: Tensor) -> torch.device:
     return weight.device if weight.device.type == "cuda" else torch.device("cpu")
 
 
-def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> Decomposition:
-    """Return a decomposition, made on the CPU where the device has too little memory or its solver fails."""
+def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> object:
+    """Return what a method makes of a weight, on the CPU where the device has too little memory or its solver fails."""
     cpu = torch.device("cpu")
     try:
-        return method.decompose(weight.to(device, torch.float64), None if stats is None else stats.to(device))
+        copy = weight.to(device, torch.float64, copy=True)  # a method may write into it: the model stays as it is
+        return method.decompose(copy, None if stats is None else stats.to(device))
     except (torch.OutOfMemoryError, FactorizationError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         if device == cpu:
             raise
-        return method.decompose(weight.to(cpu, torch.float64), stats)
+        return method.decompose(weight.to(cpu, torch.float64, copy=True), stats)
 
 
 def _pack_stats(stats: LayerStats) -> dict[str, Tensor]:

@@ -55,12 +55,14 @@ class Form(ABC):
         sizes: its sizes' names, in the order in which choices have them, with what tables call them.
         scale: forms of one scale share the one divergence that is measured for each unit and method; the form of that
             name is measured where the study has it.
+        version: raised whenever its results change, so that what was measured of the old ones is not mistaken for them.
     """
 
     name: ClassVar[str]
     layer: ClassVar[type[CompressedLinear]]
     sizes: ClassVar[Mapping[str, str]]
     scale: ClassVar[str]
+    version: ClassVar[int] = 1
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""
