@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import logging
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -289,6 +291,35 @@ def test_the_process_is_put_back_also_after_an_error(inputs, tmp_path):
     assert transformers.utils.logging.is_progress_bar_enabled() == bars
     with pytest.raises(BudgetError), undisturbed():
         _set_threads_and_fail(threads + 2)
+    assert torch.get_num_threads() == threads
+
+
+def test_overlapping_calls_in_threads_leave_the_process_as_it_was():
+    """The second begins while the first is under way, and ends after it."""
+    logger = logging.getLogger("optuna")
+
+    def state():
+        hf = transformers.utils.logging
+        return hf.get_verbosity(), hf.is_progress_bar_enabled(), logger.level, list(warnings.filters)
+
+    before, threads = state(), torch.get_num_threads()
+    began, ended = threading.Event(), threading.Event()
+
+    def first():
+        with undisturbed():
+            torch.set_num_threads(threads + 1)
+            began.set()
+            ended.wait(10)
+
+    other = threading.Thread(target=first)
+    other.start()
+    began.wait(10)
+    with undisturbed():
+        assert state() != before
+        ended.set()
+        other.join()
+        assert state() != before
+    assert state() == before
     assert torch.get_num_threads() == threads
 
 
