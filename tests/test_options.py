@@ -4,7 +4,9 @@ import inspect
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
+import torch
 import typer
 from pydantic import Field
 from typer.testing import CliRunner
@@ -136,12 +138,20 @@ def test_a_space_brings_its_methods_unless_others_are_named() -> None:
         ({**BUDGET, "lengths": "3,0"}, True, "--lengths '3,0' must be whole numbers"),
         ({**BUDGET, "words": " "}, True, "--words is empty"),
         ({}, True, "--budget is not given"),
-        ({**BUDGET, "model": object()}, False, "only numbers, texts, lists and mappings"),
+        ({**BUDGET, "model": object()}, False, "^model: only numbers, texts, lists and mappings"),
+        ({"budget": {"0.5x-flops"}}, True, "^--budget: only numbers, .* .got {'0.5x-flops'}"),
+        ({**BUDGET, "template": ["a", b"c"]}, False, "^template: only numbers, .* .got b'c'"),
     ],
 )
 def test_what_is_malformed_is_named_as_it_was_given(given: dict[str, object], typed: bool, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         resolve(given, typed=typed)
+
+
+def test_numbers_of_numpy_and_data_types_of_torch_are_taken() -> None:
+    given = {"trials": np.int64(3), "worker_timeout": np.float32(2.5), "dtype": torch.float16, "lengths": [np.int32(4)]}
+    spec = resolve({**BUDGET, **given})
+    assert (spec.trials, spec.crew.timeout, spec.run.dtype, spec.run.lengths) == (3, 2.5, "float16", (4,))
 
 
 def test_a_profile_takes_the_place_of_options(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def _without_secret(address: str) -> str:
 
 PLACES = frozenset({"model", "data.train", "data.validation", "data.test", "data.dataset", "data.probes"})
 """Settings that say where contents lie: these may move, for the contents are compared themselves."""
+MOST_THREADS = 1024
+"""More than any machine has cores; each thread takes memory of its own."""
 SPACE_FILES = (".yaml", ".yml")
 
 
@@ -199,7 +201,9 @@ class RunSpec(Strict):
     ] = None
     scoring_batch_size: Annotated[int, Field(ge=1), Option("Batch that models are scored in.", "Where it runs")] = 64
     threads: Annotated[
-        int | None, Field(ge=1), Option("CPU threads; none: torch's own choice.", "What costs are stated for")
+        int | None,
+        Field(ge=1, le=MOST_THREADS),
+        Option(f"CPU threads, at most {MOST_THREADS}; none: torch's own choice.", "What costs are stated for"),
     ] = None
     lengths: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
