@@ -384,6 +384,36 @@ def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path
     assert "are the validation data" in result.stderr.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", ""],
+        ["search", "--budget", "0.5x-flops", "--study", ""],
+        ["search", "--budget", "0.5x-flops", "--train", ""],
+        ["search", "--budget", "0.5x-flops", "--profile", ""],
+        ["resume", "STUDY", "--model", ""],
+        ["export", "STUDY", "--out", ""],
+        ["eval", "", "--data", "x"],
+        ["eval", "MODEL", "--data", ""],
+        ["bench", ""],
+        ["probe", "MODEL", "--tasks", ""],
+        ["compare", "", "--out", "x"],
+        ["doctor", "--study", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_working_directory(
+    words: list[str], study: Path, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell gives it of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    places = {"STUDY": str(study), "MODEL": inputs["--model"]}
+    refused = run(*(places.get(word, word) for word in words))
+    assert refused.exit_code == 2
+    assert "is empty" in " ".join(refused.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_not_a_study(tmp_path: Path) -> None:
     for command in (["status"], ["front"], ["select", "--budget", "0.5x-flops"], ["resume"], ["dashboard"]):
         result = run(command[0], str(tmp_path), *command[1:])

@@ -139,12 +139,12 @@ class SearchSpec(Strict):
     methods: Annotated[
         tuple[str, ...],
         Field(min_length=1),
-        Option("Methods to choose from; repeatable.", "Search", name="method"),
+        Option("Methods to choose from; repeatable, each once.", "Search", name="method"),
     ] = ("kfac", "losparse")
     forms: Annotated[
         tuple[str, ...],
         Field(min_length=1),
-        Option("What a layer may become; repeatable.", "Search", name="form"),
+        Option("What a layer may become; repeatable, each once.", "Search", name="form"),
     ] = ("low-rank", "low-rank-rows")
     multiple: Annotated[int, Field(ge=1), Option("Ranks are multiples of it.", "Search")] = 8
     refit: Annotated[
@@ -267,7 +267,10 @@ class StudySpec(Strict):
     budgets: Annotated[
         tuple[Annotated[str, AfterValidator(_checked_budget)], ...],
         Field(min_length=1),
-        Option("0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable.", name="budget"),
+        Option(
+            "0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable, each once.",
+            name="budget",
+        ),
     ]
     floors: Annotated[
         tuple[Annotated[str, AfterValidator(_checked_floor)], ...],
