@@ -156,11 +156,11 @@ class Registry(Generic[R]):
         """Return the record of a name.
 
         Raises:
-            UsageError: the name is unknown, or no text; the message has the nearest one.
+            UsageError: the name is unknown, then the message has the nearest one; or it is no text.
         """
         rows = self.all()
         if not isinstance(name, str):
-            raise UsageError(f"the name of a {self.noun} must be text, got {name!r}; {nearest('', rows)}")
+            raise UsageError(f"a {self.noun} is given by its name (got {name!r:.200}); known: {', '.join(rows)}")
         if name not in rows:
             raise UsageError(f"unknown {self.noun} {name!r}; {nearest(name, rows)}")
         return rows[name]

@@ -97,6 +97,14 @@ def test_kept_tensors_that_may_not_be_read_are_told(tmp_path: Path, monkeypatch:
         read_kept(tmp_path / "ours.safetensors", "key")
 
 
+@pytest.mark.parametrize("content", ["spec: 3\nfingerprint: 4\n", "spec: {}\n", "- 1\n"])
+def test_a_damaged_specification_is_named(content: str, tmp_path: Path) -> None:
+    """Also where another study begins with its points, and before its database is looked for."""
+    (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(UsageError, match=r"study\.yaml is damaged: it must hold spec and fingerprint"):
+        StudyFolder.existing(tmp_path).load_study()
+
+
 def test_who_may_not_wait_for_a_folder_is_refused(tmp_path: Path) -> None:
     with StudyFolder(tmp_path).locked(), pytest.raises(UsageError, match="another process is working on"):
         StudyFolder(tmp_path).locked().__enter__()

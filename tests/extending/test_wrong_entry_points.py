@@ -101,7 +101,7 @@ def test_an_added_task_must_be_one() -> None:
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.noun)
 @pytest.mark.parametrize("name", [None, 3, ["x"]], ids=repr)
 def test_a_name_that_is_no_text_is_told(table: Registry, name: object) -> None:
-    with pytest.raises(UsageError, match=f"the name of a {table.noun} must be text, got .*; known: "):
+    with pytest.raises(UsageError, match=f"a {table.noun} is given by its name .*; known: "):
         table.get(name)
     assert name not in table
 

@@ -84,8 +84,8 @@ class StudyFolder:
             UsageError: it is damaged.
         """
         plain = read_yaml(self.spec_file)
-        if not isinstance(plain, dict) or not {"spec", "fingerprint"} <= plain.keys():
-            raise UsageError(f"{self.spec_file} is damaged: it must hold spec and fingerprint")
+        if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in ("spec", "fingerprint")):
+            raise UsageError(f"{self.spec_file} is damaged: it must hold spec and fingerprint, and settings in each")
         return plain
 
     def spec(self) -> StudySpec:
