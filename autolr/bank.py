@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autolr.errors import AutolrError, FactorizationError
 from autolr.machine.temporary import passing_folder
 from autolr.machine.tensor_digest import tensor_digest
+from autolr.machine.tensor_file import check_readable, save_tensors
 from autolr.methods import get_methods
+from autolr.methods.packed import Result, packed, unpacked
 from autolr.model.units import unit_weight
-from autolr.types import Decomposition, Elimination, LayerStats, Method, Unit
+from autolr.types import LayerStats, Method, Unit
 
 FORMAT = 1
 STATISTICS = "statistics"
@@ -78,7 +79,7 @@ class Bank:
         self._calibration_key = calibration_key
         self._dtype = dtype
         self._weight_keys: dict[str, str] = {}
-        self._open: dict[tuple[str, str], Decomposition | Elimination] = {}
+        self._open: dict[tuple[str, str], Result] = {}
         self._summaries: dict[str, Summary] = {}
         self._methods: dict[str, Method] = {}
 
@@ -97,7 +98,8 @@ class Bank:
             The (method, unit) pairs that were computed; statistics appear under the method name "statistics".
 
         Raises:
-            FactorizationError: a decomposition failed or is not finite; names the unit and the method.
+            FactorizationError: a decomposition failed or is wrong; names the unit and the method.
+            UsageError: what is on disk may not be read.
         """
         self._methods.update({method.name: method for method in methods})
         with ExitStack() as stack:
@@ -211,35 +213,27 @@ class Bank:
             tensors = self._read(method, unit, self._key(known, unit))
             if tensors is None:
                 raise AutolrError(f"the bank at {self.directory} has no usable {method} of {name}; build it again")
-            self._open[name, method] = (Elimination if unit.matrices else Decomposition)(**tensors)
+            self._open[name, method] = unpacked(tensors, known)
         return self._open[name, method]
 
     def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
         weight = unit_weight(self.model, reader(unit))
-        given = stats if method.needs else None
         try:
-            result = _decomposed(method, weight, given, _fast_device(weight))
+            return self._sound(method, unit, weight, stats if method.needs else None)
         except (FactorizationError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
-        tensors = self._packed(unit, result)
+        except Exception as error:  # a package's own method may raise anything: whose it was is to be told
+            told = f"{type(error).__name__}: {error}"
+            raise FactorizationError(f"{method.name} of {unit.name}: the method failed with {told}") from error
+
+    def _sound(self, method: Method, unit: Unit, weight: Tensor, stats: LayerStats | None) -> dict[str, Tensor]:
+        """Return what is stored of a decomposition, after checking it."""
+        made = _decomposed(method, weight, stats, _fast_device(weight))
+        tensors = packed(made, method, unit, weight, self._dtype)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise FactorizationError(f"{method.name} of {unit.name}: {name} is not finite")
+                raise FactorizationError(f"{name} is not finite")
         return tensors
-
-    def _packed(self, unit: Unit, result: Decomposition | Elimination) -> dict[str, Tensor]:
-        """Return what is stored of a decomposition: factors to the break-even rank, all errors."""
-        if isinstance(result, Elimination):
-            factors = {"root": result.root.to(self._dtype), "projected": result.projected.to(self._dtype)}
-            return {"order": result.order.to(torch.int32), **factors, "errors": result.errors}
-        kept = min(unit.break_even, result.max_rank)
-        tensors = {
-            "left": result.left[:, :kept].to(self._dtype),
-            "right": result.right[:kept].to(self._dtype),
-            "singular_values": result.singular_values,
-        }
-        rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
-        return tensors | {name: value for name, value in rows.items() if value is not None}
 
     def _weight_key(self, unit: Unit) -> str:
         if unit.name not in self._weight_keys:
@@ -265,6 +259,7 @@ class Bank:
 
     @staticmethod
     def _key_on_disk(path: Path) -> str | None:
+        check_readable(path)
         try:
             with safe_open(path, framework="pt") as file:
                 return (file.metadata() or {}).get("key")
@@ -278,6 +273,7 @@ class Bank:
     def _read(self, kind: str, unit: Unit, key: str) -> dict[str, Tensor] | None:
         """Return a file's tensors, or None if it is absent, foreign or damaged."""
         path = self._path(kind, unit)
+        check_readable(path)
         if not path.is_file():
             return None
         try:
@@ -297,7 +293,7 @@ class Bank:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         temporary = folder() / path.name
-        save_file(tensors, temporary, metadata={"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
+        save_tensors(tensors, temporary, {"key": key, "checksum": tensor_digest(tensors), "unit": unit.name})
         temporary.replace(path)
 
 
@@ -315,15 +311,16 @@ def _fast_device(weight: Tensor) -> torch.device:
     return weight.device if weight.device.type == "cuda" else torch.device("cpu")
 
 
-def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> Any:
-    """Return a decomposition, made on the CPU where the device has too little memory or its solver fails."""
+def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> object:
+    """Return what a method makes of a weight, on the CPU where the device has too little memory or its solver fails."""
     cpu = torch.device("cpu")
     try:
-        return method.decompose(weight.to(device, torch.float64), None if stats is None else stats.to(device))
+        copy = weight.to(device, torch.float64, copy=True)  # a method may write into it: the model stays as it is
+        return method.decompose(copy, None if stats is None else stats.to(device))
     except (torch.OutOfMemoryError, FactorizationError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         if device == cpu:
             raise
-        return method.decompose(weight.to(cpu, torch.float64), stats)
+        return method.decompose(weight.to(cpu, torch.float64, copy=True), stats)
 
 
 def _pack_stats(stats: LayerStats) -> dict[str, Tensor]:

@@ -6,12 +6,16 @@ A package adds a row by naming its record in an entry point::
     mymethod = "mypackage.mymodule:METHOD"
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from autolr.errors import AutolrError, UsageError, nearest
+
+LONGEST_NAME = 60
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 @runtime_checkable
@@ -36,6 +40,7 @@ class Registry(Generic[R]):
         noun: what a record is called in messages, such as "method".
         kind: the class of the records.
         built_in: returns the built-in records; a function, so that a table does not load what nobody asks for.
+        reserved: folders of the bank that no record may be called like, where its files lie in one of its name.
 
     Example:
         >>> from dataclasses import dataclass
@@ -47,11 +52,14 @@ class Registry(Generic[R]):
         (('red', 'blue'), Colour(name='red'))
     """
 
-    def __init__(self, noun: str, kind: type[Any], built_in: Callable[[], Iterable[R]]) -> None:
+    def __init__(
+        self, noun: str, kind: type[Any], built_in: Callable[[], Iterable[R]], reserved: Collection[str] = ()
+    ) -> None:
         self.noun = noun
         self.kind = kind
         self.group = f"autolr.{_plural(noun)}"
         self._built_in = built_in
+        self._reserved = frozenset(reserved)
         self._rows: dict[str, R] | None = None
         self._added: dict[str, R] = {}
 
@@ -60,46 +68,77 @@ class Registry(Generic[R]):
 
         Raises:
             AutolrError: what an installed package registers cannot be imported, is something else, or has a name that
-                is in use; the message names the package and the entry point.
+                is no name or is in use; the message names the package and the entry point.
         """
         if self._rows is None:
-            rows = {record.name: record for record in self._built_in()}
+            rows: dict[str, R] = {}
+            for record in self._built_in():
+                self._take(rows, record, f"autolr's own table of {_plural(self.noun)}")
             for point in entry_points(group=self.group):
-                record = self._record(point)
-                if record.name in rows:
-                    raise AutolrError(
-                        f"{_described(point)} registers the {self.noun} name {record.name!r}, which is in use; choose "
-                        f"another name"
-                    )
-                rows[record.name] = record
+                self._take(rows, self._record(point), _described(point))
             self._rows = rows
         return {**self._rows, **self._added}
+
+    def _take(self, rows: dict[str, R], record: R, whose: str) -> None:
+        """Put a record among others that are not of this process alone."""
+        self._check_name(record, whose)
+        name = record.name
+        if name in rows:
+            raise AutolrError(f"{whose} registers the {self.noun} name {name!r}, which is in use; choose another name")
+        if self._added.get(name, record) != record:
+            raise AutolrError(
+                f"{whose} registers the {self.noun} name {name!r}, under which this process has added another; remove "
+                f"that one first, and add it under another name"
+            )
+        rows[name] = record
+
+    def _check_name(self, record: R, whose: str) -> None:
+        name = getattr(record, "name", None)
+        if not is_name(name):
+            raise UsageError(
+                f"{whose}: the name of a {self.noun} must be of a-z, 0-9, - and _, begin with a letter and have at "
+                f"most {LONGEST_NAME} characters, got {name!r}; give it another"
+            )
+        if name in self._reserved:
+            raise UsageError(
+                f"{whose}: the name of a {self.noun} must not be {name!r}, for the bank has a folder of that "
+                f"name; give it another"
+            )
+
+    def _check_kind(self, record: object, whose: str) -> None:
+        if not isinstance(record, self.kind):
+            raise UsageError(f"{whose} must be a {self.kind.__module__}.{self.kind.__qualname__}, got {record!r}")
 
     def _record(self, point: EntryPoint) -> R:
         """Return what an entry point names."""
         try:
             record: R = point.load()
-        except Exception as error:  # a package's own code may raise anything: whose it was is to be told
+        except (Exception, SystemExit) as error:  # a package's own code may do anything: whose it was is to be told
             raise AutolrError(
                 f"{_described(point)} cannot be loaded: {type(error).__name__}: {error}; mend or uninstall the package"
             ) from error
-        if not isinstance(record, self.kind):
-            raise AutolrError(
-                f"{_described(point)} must be a {self.kind.__module__}.{self.kind.__qualname__}, got {record!r}"
-            )
+        self._check_kind(record, _described(point))
         return record
 
-    def add(self, record: R) -> None:
+    def add(self, record: R) -> R | None:
         """Add a record in this process alone, as a notebook does; one that was added so before is replaced.
 
+        Returns:
+            The record that was replaced; None where there was none.
+
         Raises:
+            UsageError: it is no such record, or its name is no name.
             AutolrError: a built-in record or one of an installed package has the name.
         """
+        self._check_kind(record, f"what is added to the table of {_plural(self.noun)}")
+        self._check_name(record, "what is added")
         if self._rows is None:
             self.all()
         if record.name in (self._rows or {}):
             raise AutolrError(f"the {self.noun} name {record.name!r} is in use; choose another")
+        replaced = self._added.get(record.name)
         self._added[record.name] = record
+        return replaced
 
     def added(self, name: str) -> R | None:
         """Return the record of a name that was added in this process; None where there is none."""
@@ -117,9 +156,11 @@ class Registry(Generic[R]):
         """Return the record of a name.
 
         Raises:
-            UsageError: the name is unknown; the message has the nearest one.
+            UsageError: the name is unknown, then the message has the nearest one; or it is no text.
         """
         rows = self.all()
+        if not isinstance(name, str):
+            raise UsageError(f"a {self.noun} is given by its name (got {name!r:.200}); known: {', '.join(rows)}")
         if name not in rows:
             raise UsageError(f"unknown {self.noun} {name!r}; {nearest(name, rows)}")
         return rows[name]
@@ -128,11 +169,21 @@ class Registry(Generic[R]):
         return iter(self.all().values())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.all()
+        return isinstance(name, str) and name in self.all()
 
     def forget(self) -> None:
         """Read the entry points again at the next question: for tests, and after a package was installed."""
         self._rows = None
+
+
+def is_name(name: object) -> bool:
+    """Tell whether this may be the name of a record: it is a word of the command line, a key and a folder.
+
+    Example:
+        >>> is_name("low-rank"), is_name("../low"), is_name("Low"), is_name(3)
+        (True, False, False, False)
+    """
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
 def placed_function(place: Callable[..., Any] | str) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import itertools
+import os
 import sys
 from dataclasses import replace
 
@@ -295,6 +296,17 @@ def test_what_the_solver_prints_does_not_reach_stdout(capfd, monkeypatch) -> Non
     seen = capfd.readouterr()
     assert seen.out == "before\nafter\n"
     assert "a debug line of the solver" in seen.err
+
+
+def test_stdout_is_put_back_after_solvers_in_overlapping_threads(capfd) -> None:
+    before = os.fstat(1)
+    first, second = allocate_module._stdout_to_stderr(), allocate_module._stdout_to_stderr()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.path.samestat(os.fstat(1), os.fstat(2))
+    second.__exit__(None, None, None)
+    assert os.path.samestat(os.fstat(1), before)
 
 
 @settings(max_examples=200)

@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import logging
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -292,6 +294,35 @@ def test_the_process_is_put_back_also_after_an_error(inputs, tmp_path):
     assert torch.get_num_threads() == threads
 
 
+def test_overlapping_calls_in_threads_leave_the_process_as_it_was():
+    """The second begins while the first is under way, and ends after it."""
+    logger = logging.getLogger("optuna")
+
+    def state():
+        hf = transformers.utils.logging
+        return hf.get_verbosity(), hf.is_progress_bar_enabled(), logger.level, list(warnings.filters)
+
+    before, threads = state(), torch.get_num_threads()
+    began, ended = threading.Event(), threading.Event()
+
+    def first():
+        with undisturbed():
+            torch.set_num_threads(threads + 1)
+            began.set()
+            ended.wait(10)
+
+    other = threading.Thread(target=first)
+    other.start()
+    began.wait(10)
+    with undisturbed():
+        assert state() != before
+        ended.set()
+        other.join()
+        assert state() != before
+    assert state() == before
+    assert torch.get_num_threads() == threads
+
+
 def _set_threads_and_fail(threads):
     torch.set_num_threads(threads)
     raise BudgetError("none")
@@ -323,6 +354,59 @@ def test_measuring_needs_something_to_measure(inputs):
         autolr.probe(inputs["model"])
     with pytest.raises(UsageError, match="there is no option 'sequence_length'"):
         autolr.bench(inputs["model"], sequence_length=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda study, model, out: autolr.search(budget="0.5x-flops", progress=1, study=out), "^progress must be True"),
+        (lambda study, model, out: autolr.search(budget="0.5x-flops", task=3, study=out), "^task must be a name"),
+        (lambda study, model, out: autolr.search(budget="0.5x-flops", study=3), "^study must be a path .got 3"),
+        (lambda study, model, out: autolr.search(budget="0.5x-flops", study=""), "^study is empty; name a path"),
+        (lambda study, model, out: autolr.search(budget="0.5x-flops", train=3, study=out), "train data must be a file"),
+        (lambda study, model, out: autolr.estimate(budget="0.5x-flops", study=""), "^study is empty"),
+        (lambda study, model, out: autolr.Study(None), "^the study's folder must be a path .got None"),
+        (lambda study, model, out: autolr.Study(""), "^the study's folder is empty"),
+        (lambda study, model, out: study.select(), "^select needs a budget"),
+        (lambda study, model, out: study.select(3), "^budget must be one text or several .got 3"),
+        (lambda study, model, out: study.export(None), "^the checkpoint's directory must be a path"),
+        (lambda study, model, out: study.export(""), "^the checkpoint's directory is empty"),
+        (lambda study, model, out: study.export(out, trial=True), "^trial must be a whole number .got True"),
+        (lambda study, model, out: study.export(out, trial="1"), "^trial must be a whole number .got '1'"),
+        (lambda study, model, out: study.export(out, format=None), "^a format is given by its name .got None"),
+        (lambda study, model, out: study.resume(trials=0), "^trials: must be greater than or equal to 1"),
+        (lambda study, model, out: study.resume(time_limit=float("inf")), "^time_limit must be finite"),
+        (lambda study, model, out: study.resume(model=""), "^model is empty"),
+        (lambda study, model, out: autolr.load(""), "^path is empty"),
+        (lambda study, model, out: autolr.load(model, trials=3), "^load has no option 'trials'"),
+        (lambda study, model, out: autolr.load(model, budget="x"), "^load has no option 'budget'"),
+        (lambda study, model, out: autolr.evaluate(model, 3), "data must be a file or rows, saw 3"),
+        (lambda study, model, out: autolr.evaluate(model, None), "^data is not given"),
+        (lambda study, model, out: autolr.evaluate("", [{}]), "place is empty"),
+        (lambda study, model, out: autolr.bench(model, max_seconds="1"), "^max_seconds must be a number above 0"),
+        (lambda study, model, out: autolr.bench(model, max_seconds=0), "^max_seconds must be a number above 0"),
+        (lambda study, model, out: autolr.bench(model, precision=float("nan")), "^precision must be a number above 0"),
+        (lambda study, model, out: autolr.bench(model, precision=-1), "^precision must .* at most 1 .got -1"),
+        (lambda study, model, out: autolr.bench(model, engine=None), "^an? engine is given by its name"),
+        (lambda study, model, out: autolr.probe(model, 3), "^tasks must be a path"),
+        (lambda study, model, out: autolr.compare([], out, budget="0.5x-flops", seeds=1), "seeds: must be a valid"),
+        (lambda study, model, out: autolr.compare(None, out, budget="0.5x-flops"), "entries: must be a valid array"),
+        (lambda study, model, out: autolr.compare([3], out, budget="0.5x-flops"), r"entries\[0\]: "),
+        (lambda study, model, out: autolr.compare([{"name": "a"}], "", budget="0.5x-flops"), "^out is empty"),
+    ],
+)
+def test_what_an_argument_cannot_be_is_said(call, complaint, study, inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=complaint):
+        call(study, inputs["model"], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_stands_for_another_value_is_taken(study, inputs):
+    assert study.select(["0.6x-flops"]) == study.select("0.6x-flops") == study.select(("0.6x-flops",), "0.6x-flops")
+    model, _ = autolr.load(inputs["model"], dtype=torch.float16)
+    assert model.dtype == torch.float16
+    assert autolr.evaluate(inputs["model"], inputs["test"], progress=None, scoring_batch_size=np.int64(8)).score.n == 60
 
 
 @pytest.mark.slow

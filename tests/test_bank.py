@@ -1,5 +1,7 @@
 """The bank: what is stored comes back, what is foreign or damaged is never used, only what is missing is computed."""
 
+import re
+import stat
 import struct
 import subprocess
 import sys
@@ -13,10 +15,10 @@ from tiny import batches, build, sequences, sized
 
 import autolr.bank
 from autolr.bank import STATISTICS, Bank
-from autolr.errors import AutolrError, FactorizationError
+from autolr.errors import AutolrError, FactorizationError, UsageError
 from autolr.forms.swap import compressed
 from autolr.machine.tensor_digest import tensor_digest
-from autolr.methods import get_methods, kfac, svd
+from autolr.methods import BANK_FOLDERS, get_methods, kfac, svd
 from autolr.model.units import find_units, unit_weight
 from autolr.statistics.calibrate import calibrate
 from autolr.types import Candidate, Method
@@ -144,6 +146,13 @@ def test_only_what_is_missing_is_computed(case, tmp_path):
     assert case.decomposed == {"svd": 3, "afm": 4}
 
 
+def test_every_folder_of_the_bank_that_is_no_methods_is_listed():
+    """What the package puts there beside decompositions and recoveries; their names are refused for those."""
+    sources = [file.read_text(encoding="utf-8") for file in Path(autolr.bank.__file__).parent.rglob("*.py")]
+    folders = {name for source in sources for name in re.findall(r'bank\.directory / "(\w+)"', source)}
+    assert {STATISTICS, *folders} == set(BANK_FOLDERS)
+
+
 def test_progress_counts_every_decomposition(case, tmp_path):
     told = []
     case.bank(tmp_path).build(get_methods(["svd", "afm"]), case.calibrate, lambda *args: told.append(args))
@@ -240,14 +249,14 @@ from pathlib import Path
 import autolr.bank
 from test_bank import Case
 from autolr.methods import get_methods
-real, written = autolr.bank.save_file, []
+real, written = autolr.bank.save_tensors, []
 def dying(tensors, path, metadata):
     real(tensors, path, metadata)
     written.append(path)
     if len(written) == 5:  # after three files of statistics
         Path(path).write_bytes(Path(path).read_bytes()[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-autolr.bank.save_file = dying
+autolr.bank.save_tensors = dying
 case = Case()
 case.bank(Path({str(tmp_path)!r})).build(get_methods(["svd"]), case.calibrate)
 """
@@ -271,11 +280,42 @@ def test_a_write_that_fails_leaves_the_old_file(case, tmp_path, monkeypatch):
         Path(path).write_bytes(b"torn")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(autolr.bank, "save_file", full_disk)
+    monkeypatch.setattr(autolr.bank, "save_tensors", full_disk)
     with pytest.raises(OSError, match="No space left"):
         case.bank(tmp_path).build([replace(svd.METHOD, version=9)], case.calibrate)
     assert path.read_bytes() == content
     assert not list(tmp_path.glob("writing-*"))
+
+
+def test_a_bank_is_read_by_whom_the_umask_lets_read(case, tmp_path):
+    case.bank(tmp_path).build(get_methods(["svd"]), case.calibrate)
+    (tmp_path / "usual").touch()
+    files = [tmp_path / "usual", *tmp_path.glob("*/*.safetensors")]
+    assert len(files) == 7
+    assert len({stat.S_IMODE(file.stat().st_mode) for file in files}) == 1
+
+
+@pytest.mark.parametrize("kind", [STATISTICS, "svd"])
+def test_what_may_not_be_read_is_told_and_not_computed_again(case, tmp_path, monkeypatch, kind):
+    """Whoever runs the tests may read everything, so the refusal is made."""
+    case.bank(tmp_path).build(get_methods(["svd"]), case.calibrate)
+    held, opened = tmp_path / kind / f"{case.names[1]}.safetensors", Path.open
+
+    def refusing(path, *args, **options):
+        if path == held:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    told = f"cannot read {held}: Permission denied; have its owner let others read the study"
+    for ask in (
+        lambda bank: bank.build(case.methods("svd"), case.calibrate),
+        lambda bank: bank.complete(case.methods("svd")),
+        lambda bank: bank.present(case.methods("svd")),
+    ):
+        with pytest.raises(UsageError, match=told):
+            ask(case.bank(tmp_path))
+    assert not case.decomposed
 
 
 def failing(error=None, **changes):
@@ -285,6 +325,14 @@ def failing(error=None, **changes):
         return replace(svd.decompose(weight, stats), **changes)
 
     return Method("fragile", 1, frozenset(), decompose, "nobody 2000")
+
+
+def changed(weight, **parts):
+    """A decomposition with other parts, whose shapes no annotation has checked."""
+    result = svd.decompose(weight, None)
+    for name, value in parts.items():
+        object.__setattr__(result, name, value)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -302,6 +350,45 @@ def test_a_failed_decomposition_names_unit_and_method_and_stores_nothing(case, t
     with pytest.raises(FactorizationError, match=f"fragile of {case.names[0]}: .*{complaint}"):
         case.bank(tmp_path).build([method], case.calibrate)
     assert not (tmp_path / "fragile").exists()
+
+
+@pytest.mark.parametrize(
+    ("decompose", "complaint"),
+    [
+        (lambda w, s: 1 / 0, "the method failed with ZeroDivisionError: division by zero"),
+        (lambda w, s: None, "must return an autolr.types.Decomposition, got NoneType"),
+        (lambda w, s: (w, w, w), "must return an autolr.types.Decomposition, got tuple"),
+        (lambda w, s: changed(w, left=None), r"left must be floating-point numbers of shape \(16, 16\), got NoneType"),
+        (
+            lambda w, s: changed(w, left=w[:5]),
+            r"left must be .* of shape \(16, 16\), got torch.float64 of shape \(5, 16",
+        ),
+        (lambda w, s: changed(w, right=w[:2]), "right must have 8 to 16 rows, got 2"),
+        (lambda w, s: changed(w, right=None), "right must have 8 to 16 rows, got 0"),
+        (lambda w, s: changed(w, right=w[:, :5]), r"right must be .* of shape \(16, 16\), got .*\(16, 5\)"),
+        (lambda w, s: changed(w, singular_values=torch.ones(4)), r"singular_values must be .* of shape \(16,\), got"),
+        (lambda w, s: changed(w, singular_values=torch.ones(16).long()), "singular_values must be floating.*int64"),
+        (lambda w, s: changed(w, row_energy=torch.ones(3)), r"row_energy must be .* of shape \(16,\), got"),
+        (lambda w, s: changed(w, singular_values=torch.arange(16.0)), "singular values must fall and not be negative"),
+        (lambda w, s: changed(w, singular_values=-torch.arange(16.0)), "singular values must fall and not be negative"),
+        (lambda w, s: svd.decompose(w.flip(0), s), "left @ right must give the weight at full rank, got an output off"),
+        (lambda w, s: svd.decompose(w.mul_(2), s), "left @ right must give the weight at full rank, got an output off"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_no_decomposition_of_the_weight_is_told_and_not_stored(case, tmp_path, decompose, complaint, dtype):
+    case.model.to(dtype)
+    before = unit_weight(case.model, case.units[0]).clone()
+    with pytest.raises(FactorizationError, match=f"stray of {case.names[0]}: .*{complaint}"):
+        case.bank(tmp_path).build([Method("stray", 1, frozenset(), decompose, "nobody 2000")], case.calibrate)
+    assert not (tmp_path / "stray").exists()
+    assert torch.equal(unit_weight(case.model, case.units[0]), before)
+
+
+def test_a_method_that_keeps_rows_must_give_them_energies(case, tmp_path):
+    rowless = replace(svd.METHOD, name="rowless", keeps_rows=True)
+    with pytest.raises(FactorizationError, match=r"row_energy must be floating-point numbers of shape .* got NoneType"):
+        case.bank(tmp_path).build([rowless], case.calibrate)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), torch.linalg.LinAlgError("no")])
@@ -345,10 +432,12 @@ def test_a_rebuilt_decomposition_replaces_the_open_one(case, tmp_path):
     bank.build(get_methods(["svd"]), case.calibrate)
     name = case.names[0]
     old = bank.decomposition(name, "svd")
-    doubled = replace(
-        svd.METHOD, version=2, decompose=lambda w, s: replace(svd.decompose(w, s), left=2 * svd.decompose(w, s).left)
-    )
-    bank.build([doubled], case.calibrate)
+
+    def scaled(weight, stats):
+        result = svd.decompose(weight, stats)
+        return replace(result, left=2 * result.left, right=result.right / 2)
+
+    bank.build([replace(svd.METHOD, version=2, decompose=scaled)], case.calibrate)
     assert torch.equal(bank.decomposition(name, "svd").left, 2 * old.left)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,38 @@ def test_status_counts_trials(study: Path) -> None:
     assert found["trials"] == {"complete": 6, "stopped": 0, "failed": 0, "running": 0, "waiting": 0}
     assert found["finished"] is True
     assert "finished" in run("status", str(study)).stdout
+
+
+def test_a_study_that_wants_more_trials_than_it_has_is_not_finished(study: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(study, tmp_path / "copy")
+    (copy / "study.yaml").write_text((copy / "study.yaml").read_text().replace("trials: 6\n", "trials: 12\n"))
+    found = json.loads(run("status", str(copy), "--json").stdout)
+    assert (found["finished"], found["wanted"]) == (False, 12)
+    assert "go on with" in run("status", str(copy)).stdout
+
+
+def test_a_space_of_a_single_point_ends_with_fewer_trials_than_are_wanted(
+    inputs: dict[str, str], tmp_path: Path
+) -> None:
+    given = [*arguments(inputs), *FAST[4:], "--method", "svd", "--space", "uniform", "--no-refit"]
+    given += ["--budget", "0.5x-flops"]
+    assert run("search", *given, "--study", str(tmp_path / "s")).exit_code == 0
+    found = json.loads(run("status", str(tmp_path / "s"), "--json").stdout)
+    assert found["trials"]["complete"] < found["wanted"]
+    assert found["finished"] is True
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"objectives": [], "members": [{"scores": 3}]}', None])
+def test_a_front_that_is_lost_or_damaged_is_read_from_the_trials(
+    content: str | None, study: Path, tmp_path: Path
+) -> None:
+    whole = {command: run(command, str(study), "--json").stdout for command in ("status", "front")}
+    copy = shutil.copytree(study, tmp_path / "copy")
+    (copy / "front.json").unlink()
+    if content is not None:
+        (copy / "front.json").write_text(content)
+    for command, before in whole.items():
+        assert run(command, str(copy), "--json").stdout.replace(str(copy), str(study)) == before
 
 
 def test_front_members_have_candidate_costs_and_scores(study: Path) -> None:
@@ -349,6 +382,36 @@ def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path
     assert result.exit_code == 2
     assert "test data" in result.stderr
     assert "are the validation data" in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", ""],
+        ["search", "--budget", "0.5x-flops", "--study", ""],
+        ["search", "--budget", "0.5x-flops", "--train", ""],
+        ["search", "--budget", "0.5x-flops", "--profile", ""],
+        ["resume", "STUDY", "--model", ""],
+        ["export", "STUDY", "--out", ""],
+        ["eval", "", "--data", "x"],
+        ["eval", "MODEL", "--data", ""],
+        ["bench", ""],
+        ["probe", "MODEL", "--tasks", ""],
+        ["compare", "", "--out", "x"],
+        ["doctor", "--study", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_working_directory(
+    words: list[str], study: Path, inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell gives it of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    places = {"STUDY": str(study), "MODEL": inputs["--model"]}
+    refused = run(*(places.get(word, word) for word in words))
+    assert refused.exit_code == 2
+    assert "is empty" in " ".join(refused.stderr.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_a_study(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Budgets, floors and specifications: every form that is allowed means what it says, everything else is refused."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from autolr.errors import UsageError
 from autolr.spec.budgets import Budget, Floor
 from autolr.spec.plain import flatten, read_yaml
+from autolr.spec.spaces import load_space_config
 from autolr.spec.study import CrewSpec, StudySpec, make_spec
 from autolr.types import QUANTITIES, Conditions, Cost
 
@@ -215,6 +217,7 @@ def test_a_specification_survives_its_plain_form():
         ({"search": {"multiple": 0}}, r"search\.multiple: .*greater than or equal to 1 \(got 0\)"),
         ({"search": {"multiple": "8"}}, r"search\.multiple: .*valid integer \(got '8'\)"),
         ({"search": {"multiple": 8.5}}, r"search\.multiple: .*integer"),
+        ({"run": {"threads": 100000}}, r"run\.threads: must be less than or equal to 1024 \(got 100000\)"),
         ({"trials": True}, "trials: .*valid integer"),
         ({"trials": 0}, "trials: "),
         ({"seed": -1}, "seed: "),
@@ -297,8 +300,28 @@ def test_yaml_merges_are_not_keys_given_twice(tmp_path):
 def test_yaml_values_that_json_does_not_know_are_refused(tmp_path, value):
     path = tmp_path / "study.yaml"
     path.write_text(f"budgets: [0.5x-flops]\nmodel: {value}\n")
-    with pytest.raises(UsageError, match=r"study\.yaml: only numbers, texts, lists and mappings are allowed"):
+    with pytest.raises(UsageError, match=r"study\.yaml: model: only numbers, texts, lists and mappings are allowed"):
         make_spec(read_yaml(path), "study.yaml")
+
+
+def test_a_list_that_contains_itself_is_refused():
+    loop = [1]
+    loop.append(loop)
+    with pytest.raises(UsageError, match="only numbers, texts, lists and mappings are allowed"):
+        make_spec({"budgets": loop}, "study.yaml")
+
+
+def test_a_message_repeats_no_more_than_the_beginning_of_a_value(tmp_path):
+    """A few lines of YAML stand for millions of values."""
+    path = tmp_path / "space.yaml"
+    lines = ["a: &a [x,x,x,x,x,x,x,x]", *(f"{b}: &{b} [{','.join([f'*{a}'] * 8)}]" for a, b in pairwise("abcdef"))]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="must name its kind") as refused:
+        load_space_config(str(path))
+    assert len(str(refused.value)) < 600
+    with pytest.raises(UsageError, match=r"multiple: must be a valid integer \(got \[") as refused:
+        make_spec({"budgets": ["0.5x-flops"], "search": {"multiple": read_yaml(path)["d"]}}, "study.yaml")
+    assert len(str(refused.value)) < 400
 
 
 def test_a_missing_file_is_named(tmp_path):

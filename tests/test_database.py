@@ -92,6 +92,7 @@ def test_a_specification_with_a_password_is_refused_without_repeating_it() -> No
     [
         ("sqlite:///study.db", "PostgreSQL databases alone"),
         ("no address", "must look like"),
+        (f"postgresql://me:{PASSWORD}@host:port/db", "must look like"),
         (f"postgresql://me:{PASSWORD}@127.0.0.1:1/db", "cannot open the database"),
     ],
 )

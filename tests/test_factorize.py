@@ -12,9 +12,10 @@ from autolr import registry
 from autolr.errors import AutolrError, FactorizationError, UsageError
 from autolr.forms.low_rank import make_factors
 from autolr.methods import METHODS, conformance, get_methods, kfac, losparse, svd
+from autolr.methods.result_check import check_record, check_values
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens, well_conditioned
 from autolr.methods.weighted_svd import oas_intensity, shrink
-from autolr.types import Decomposition, LayerStats, Method
+from autolr.types import Decomposition, LayerStats, Method, break_even_rank
 
 NAMES = METHODS.names()
 
@@ -23,6 +24,26 @@ NAMES = METHODS.names()
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_method_conforms(name, seed):
     conformance.check(METHODS.get(name), seed=seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (1, 9), (9, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("decades", [0, 12, 30])
+def test_every_method_passes_what_the_bank_checks_of_ill_conditioned_layers(name, shape, dtype, decades):
+    """Weights of falling spectrum, inputs whose energies span decades, fewer tokens than features."""
+    method, (out_features, in_features), full = METHODS.get(name), shape, min(shape)
+    random = torch.Generator().manual_seed(0)
+    scales = torch.logspace(0, -decades / 2, in_features, dtype=torch.float64)
+    weight = torch.randn(out_features, full, generator=random, dtype=torch.float64) @ (
+        scales[:full, None] * torch.randn(full, in_features, generator=random, dtype=torch.float64)
+    )
+    weight = weight.to(dtype)
+    stats = conformance.example_stats(weight, 7, 0)
+    gram = scales[:, None] * stats.in_gram * scales
+    stats = replace(stats, in_gram=gram, mean=stats.mean * scales, mean_abs=stats.mean_abs * scales)
+    result = method.decompose(weight.double(), stats if method.needs else None)
+    check_values(check_record(result, method, shape, break_even_rank(*shape)), weight)
 
 
 def broken(change, needs=frozenset(), **options):

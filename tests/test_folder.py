@@ -9,11 +9,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import yaml
 
 import autolr
 from autolr.errors import Stopped, UsageError
 from autolr.machine.atomic import write_atomically
+from autolr.machine.tensor_cache import read_kept, write_kept
 from autolr.optimization.study import folder as folder_module
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import nearest_trials
@@ -73,6 +75,34 @@ def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "usual").write_text("x")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+def test_kept_tensors_have_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    write_kept(tmp_path / "ours.safetensors", "key", {"logits": torch.ones(2)})
+    (tmp_path / "usual").write_text("x")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+    assert torch.equal(read_kept(tmp_path / "ours.safetensors", "key")["logits"], torch.ones(2))
+
+
+def test_kept_tensors_that_may_not_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may read everything, so the refusal is made."""
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write_kept(tmp_path / "ours.safetensors", "key", {"logits": torch.ones(2)})
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UsageError, match=r"cannot read .*ours.safetensors: Permission denied; have its owner let"):
+        read_kept(tmp_path / "ours.safetensors", "key")
+
+
+@pytest.mark.parametrize("content", ["spec: 3\nfingerprint: 4\n", "spec: {}\n", "- 1\n"])
+def test_a_damaged_specification_is_named(content: str, tmp_path: Path) -> None:
+    """Also where another study begins with its points, and before its database is looked for."""
+    (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(UsageError, match=r"study\.yaml is damaged: it must hold spec and fingerprint"):
+        StudyFolder.existing(tmp_path).load_study()
 
 
 def test_who_may_not_wait_for_a_folder_is_refused(tmp_path: Path) -> None:

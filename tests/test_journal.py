@@ -184,6 +184,29 @@ def test_lost_lines_are_noticed(finished: StudyFolder, spec: StudySpec, tmp_path
     assert trials_of(folder) == trials_of(finished)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("99999999999999999999", "{}"), ("99999999999999999999", ""), ("24", "{}"), ("057", ""), ("٥٧", ""), ("57", "3")],
+)
+def test_a_file_that_is_no_trials_is_left_alone(finished: StudyFolder, tmp_path: Path, name: str, content: str) -> None:
+    """Whether it is called like no trial, or says that it is another one's (3: a copy of the third's)."""
+    folder = copied(finished, tmp_path)
+    stray = folder.trials / f"{name}.json"
+    stray.write_text(folder.trial_files()[3].read_text() if content == "3" else content)
+    assert trials_of(folder) == trials_of(finished)
+    garble(folder.journal)
+    rebuild(folder, Silent())
+    assert trials_of(folder) == trials_of(finished)
+    assert stray.exists()
+
+
+def test_a_damaged_file_beyond_the_journals_end_is_noticed(finished: StudyFolder, tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    (folder.trials / "57.json").write_text("{")
+    with pytest.raises(UsageError, match=r"its end is lost, there are 24 trials but .*/57\.json"):
+        folder.load_study()
+
+
 def test_the_dense_models_cost_is_put_back_where_its_line_is_lost(
     finished: StudyFolder, spec: StudySpec, tmp_path: Path
 ) -> None:

@@ -1,10 +1,13 @@
 """Options come from the fields of the specification: each once, with the field's bounds, default, help and panel."""
 
 import inspect
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
+import torch
 import typer
 from pydantic import Field
 from typer.testing import CliRunner
@@ -136,12 +139,40 @@ def test_a_space_brings_its_methods_unless_others_are_named() -> None:
         ({**BUDGET, "lengths": "3,0"}, True, "--lengths '3,0' must be whole numbers"),
         ({**BUDGET, "words": " "}, True, "--words is empty"),
         ({}, True, "--budget is not given"),
-        ({**BUDGET, "model": object()}, False, "only numbers, texts, lists and mappings"),
+        ({**BUDGET, "model": object()}, False, "^model: only numbers, texts, lists and mappings"),
+        ({"budget": ["0.5x-flops", "0.5x-flops"]}, True, "^--budget is given '0.5x-flops' twice; name each once"),
+        ({**BUDGET, "method": ["svd", "afm", "svd"]}, True, "^--method is given 'svd' twice"),
+        ({**BUDGET, "form": ["low-rank", "low-rank"]}, False, "^form is given 'low-rank' twice"),
+        ({**BUDGET, "label_names": "a,a,b"}, True, "^--label-names is given 'a' twice"),
+        ({**BUDGET, "words": "a, b, b"}, False, "^words is given 'b' twice"),
+        ({**BUDGET, "time_limit": math.inf}, False, "^time_limit must be finite .got inf"),
+        ({**BUDGET, "worker_timeout": math.inf}, False, "^worker_timeout must be finite"),
+        ({**BUDGET, "task": "lm", "words": "a,b"}, True, "^task lm does not read --words; it reads --text-column"),
+        ({**BUDGET, "text_column": "words"}, False, "^task nli does not read text_column; it reads premise_column, "),
+        ({**BUDGET, "model": ""}, True, "^--model is empty; name a path"),
+        ({"budget": {"0.5x-flops"}}, True, "^--budget: only numbers, .* .got {'0.5x-flops'}"),
+        ({**BUDGET, "template": ["a", b"c"]}, False, "^template: only numbers, .* .got b'c'"),
     ],
 )
 def test_what_is_malformed_is_named_as_it_was_given(given: dict[str, object], typed: bool, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         resolve(given, typed=typed)
+
+
+def test_what_repeats_or_is_the_default_may_be_given() -> None:
+    given = {"task": "lm", "lengths": "32,32", "label_column": "label", "template": [], "words": None}
+    assert resolve({**BUDGET, **given}).run.lengths == (32, 32)
+
+
+def test_a_study_that_was_begun_with_a_name_twice_is_read() -> None:
+    spec = make_spec({"budgets": ["0.5x-flops"] * 2, "time_limit": math.inf, "data": {"words": ["a", "a"]}}, "old")
+    assert (spec.data.words, spec.time_limit) == (("a", "a"), math.inf)
+
+
+def test_numbers_of_numpy_and_data_types_of_torch_are_taken() -> None:
+    given = {"trials": np.int64(3), "worker_timeout": np.float32(2.5), "dtype": torch.float16, "lengths": [np.int32(4)]}
+    spec = resolve({**BUDGET, **given})
+    assert (spec.trials, spec.crew.timeout, spec.run.dtype, spec.run.lengths) == (3, 2.5, "float16", (4,))
 
 
 def test_a_profile_takes_the_place_of_options(tmp_path: Path) -> None:

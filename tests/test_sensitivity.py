@@ -1,5 +1,6 @@
 """The account of a trial, against the curves and costs it is made of."""
 
+import hashlib
 import json
 from io import StringIO
 
@@ -8,9 +9,11 @@ from nli_fixture import write_inputs
 from rich.console import Console
 from typer.testing import CliRunner
 
+from autolr.allocation.error_curves import error_curves
 from autolr.cli.main import app
 from autolr.errors import UsageError
-from autolr.optimization.curve_scales import make_menus
+from autolr.forms import FORMS
+from autolr.optimization.curve_scales import SCALE_EXAMPLES, make_menus, stored_menus
 from autolr.optimization.spaces.importance import multiplier
 from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
@@ -64,6 +67,32 @@ def test_an_account_is_made_of_the_curves(study: StudyFolder) -> None:
             assert one["next_step"] == pytest.approx(saved / step)
     assert set(found["importances"]) <= set(loaded.trials[-1].params)
     assert sum(found["importances"].values()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_scales_measured_before_forms_had_versions_are_found(study: StudyFolder) -> None:
+    """Their key is the hash of these parts; nothing of the built-in forms is among them."""
+    opened = open_study(study, Silent())
+    [stored] = [json.loads(file.read_text()) for file in (study.bank / "scales").glob("*.json")]
+    inputs, units = opened.inputs, opened.inputs.units.by_name()
+    versions = {method.name: method.version for method in inputs.methods}
+    curves = {
+        curve.key: [*curve.key, versions[curve.method], *curve.choices[curve.reference].sizes]
+        for name in units
+        for method in inputs.methods
+        for curve in error_curves(opened.bank, units[name], method, inputs.spec.search.multiple, inputs.forms)
+    }
+    parts = [inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, list(curves.values())]
+    assert stored["key"] == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    assert stored_menus(inputs, opened.bank) is not None
+
+
+def test_scales_of_another_version_of_a_form_are_not_mistaken(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_study(study, Silent())
+    assert stored_menus(opened.inputs, opened.bank) is not None
+    monkeypatch.setattr(type(FORMS.get("low-rank")), "version", 2, raising=False)
+    assert stored_menus(opened.inputs, opened.bank) is None
 
 
 def test_a_dense_layer_says_what_the_first_step_down_would_cost(study: StudyFolder) -> None:

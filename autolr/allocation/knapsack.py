@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 from autolr.allocation.dynamic_program import solve
 from autolr.allocation.hull import could_be_better, relax
 from autolr.errors import BudgetError
+from autolr.machine.shared_change import shared_change
 from autolr.types import Candidate, Choice
 
 DEFAULT_GAP = 5e-3
@@ -265,6 +266,7 @@ def _solve(
     return picked, max(0.0, float(solved.mip_dual_bound) - _TOLERANCE) * top
 
 
+@shared_change
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Send what C code prints to stderr: HiGHS has a debug line that it prints now and then, whatever its options say.

@@ -1,14 +1,14 @@
 """Measuring checkpoints: loading them, scores, times, what they know of their language, ways to search compared."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autolr.api.session import Listener, task_name, working
+from autolr.api.session import Listener, Texts, check_options, task_name, working
 from autolr.data.objects import write_rows
 from autolr.errors import UsageError
 from autolr.model.load import open_model
@@ -18,6 +18,7 @@ from autolr.results.comparison import ComparisonSummary
 from autolr.results.evaluation import Evaluation
 from autolr.results.probing import Probing
 from autolr.scores import NLI, TaskKind
+from autolr.spec.options import given_path
 from autolr.spec.study import StudySpec
 from autolr.workflows.bench import bench as time_checkpoints
 from autolr.workflows.compare import compare as run_comparison
@@ -29,6 +30,8 @@ from autolr.workflows.resolve import resolve
 
 Checkpoint = PreTrainedModel | str | Path
 """A loaded model, a directory, or an id of the hub."""
+LOADING = ("device", "dtype", "offline", "trust_remote_code")
+"""Options that loading a checkpoint reads."""
 
 
 def load(path: str | Path, **options: object) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -43,7 +46,7 @@ def load(path: str | Path, **options: object) -> tuple[PreTrainedModel, PreTrain
         The model, in eval mode on its device, and the tokenizer, with a padding token.
 
     Raises:
-        UsageError: there is no such checkpoint, or it is damaged.
+        UsageError: there is no such checkpoint, or it is damaged; or an option is none of these.
 
     Example:
         >>> from autolr.data.example import EXAMPLE_MODEL
@@ -51,6 +54,8 @@ def load(path: str | Path, **options: object) -> tuple[PreTrainedModel, PreTrain
         >>> model.config.num_labels, model.training
         (3, False)
     """
+    check_options(list(options), LOADING, "load")
+    given_path(path, "path")
     with working(False):
         return open_model(_spec(path, options), spread=True)
 
@@ -80,6 +85,8 @@ def evaluate(
         UsageError: the model or the data cannot be used.
     """
     name = task_name(task)
+    if data is None:
+        raise UsageError("data is not given; give a file, rows, or the id of a data set with its split")
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
         source = str(write_rows(data, Path(temporary), "data")) if is_rows(data) else str(data)
         place = placed({"model": model}, tokenizer, Path(temporary))["model"]
@@ -154,7 +161,10 @@ def probe(
         raise UsageError("give tasks, minimal_pairs or both")
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
         spec = _spec(placed({"model": model}, tokenizer, Path(temporary))["model"], options)
-        probing, minimal = (None if place is None else Path(place) for place in (tasks, minimal_pairs))
+        probing, minimal = (
+            None if place is None else given_path(place, name)
+            for name, place in {"tasks": tasks, "minimal_pairs": minimal_pairs}.items()
+        )
         measured = probe_checkpoint(spec, probing, minimal, kind, pairs, listener)
         return replace(measured, checkpoint=_shown(model))
 
@@ -163,7 +173,7 @@ def compare(
     entries: Sequence[Mapping[str, object]],
     out: str | Path,
     *,
-    budget: str | Sequence[str],
+    budget: Texts,
     model: Model = None,
     task: str | TaskKind = NLI.name,
     train: Data = None,
@@ -198,12 +208,20 @@ def compare(
     """
     given = {"model": model, "train": train, "validation": validation, "test": test, "budget": budget, **options}
     given["task"] = task_name(task)
+    folder = given_path(out, "out")
     with working(progress) as listener:
-        spec = resolve(placed(given, tokenizer, Path(out)))
+        spec = resolve(placed(given, tokenizer, folder))
         plain = spec.model_dump(mode="json", include={"model", "task", "data", "run", "budgets", "trials"})
-        plain |= {"entries": [dict(entry) for entry in entries], "seeds": list(seeds)}
+        plain |= {"entries": _listed(entries), "seeds": _listed(seeds)}
         comparison = parse_comparison({**plain, "multiple": spec.search.multiple}, "comparison", Path())
-        return run_comparison(comparison, Path(out), listener)
+        return run_comparison(comparison, folder, listener)
+
+
+def _listed(several: object) -> Any:
+    """Return several things as a list, and mappings as dicts; what cannot be so as it is, to be refused by its name."""
+    if not isinstance(several, Iterable) or isinstance(several, str):
+        return several
+    return [dict(one) if isinstance(one, Mapping) else one for one in several]
 
 
 def _shown(model: Checkpoint) -> str:

@@ -2,24 +2,23 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from autolr.api.session import Listener, task_name, with_options, working
+from autolr.api.session import Listener, Texts, task_name, with_options, working
 from autolr.api.study import Study
 from autolr.errors import AutolrError
 from autolr.optimization.study.folder import StudyFolder
 from autolr.results.estimate import Estimate
 from autolr.scores import NLI, TaskKind
+from autolr.spec.options import given_path
 from autolr.workflows.estimate import estimate_study
 from autolr.workflows.placed import Data, Model, named, placed
 from autolr.workflows.resolve import default_folder, resolve
 from autolr.workflows.search import run_search
-
-Texts = str | Sequence[str]
 
 
 @with_options
@@ -72,7 +71,7 @@ def search(
     given = _given(options, model=model, budget=budget, task=task, train=train, validation=validation, test=test)
     with working(progress) as listener:
         checked = resolve(named(given), profile)  # what can be refused is refused before anything is written
-        folder = Path(study) if study is not None else default_folder(checked)
+        folder = given_path(study, "study") if study is not None else default_folder(checked)
         with _left_clean(folder):
             spec = resolve(placed(given, tokenizer, folder), profile)
             run_search(spec, StudyFolder(folder), listener)
@@ -115,7 +114,7 @@ def estimate(
     given = _given(options, model=model, budget=budget, task=task, train=train, validation=validation, test=test)
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
         checked = resolve(named(given), profile)
-        folder = Path(study) if study is not None else default_folder(checked)
+        folder = given_path(study, "study") if study is not None else default_folder(checked)
         spec = resolve(placed(given, tokenizer, Path(temporary)), profile)
         return estimate_study(spec, folder, listener)
 

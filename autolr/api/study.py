@@ -4,13 +4,14 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from autolr.api.session import Listener, task_name, working
+from autolr.api.session import Listener, Texts, task_name, texts, whole_number, working
+from autolr.errors import UsageError
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import read_result
 from autolr.optimization.study.summary import read_front, select_trial, summarize
 from autolr.results import FrontMember, Report, StudyResult, StudyStatus
 from autolr.scores import TaskKind
-from autolr.spec.options import options_of
+from autolr.spec.options import given_path, options_of
 from autolr.spec.study import CrewSpec, StudySpec
 from autolr.workflows.export import EXPORT_FORMAT
 from autolr.workflows.export_trial import Exported, export_trial
@@ -35,7 +36,7 @@ class Study:
     def __init__(self, path: str | Path, task: TaskKind | None = None) -> None:
         if task is not None:
             task_name(task)
-        self._folder = StudyFolder.existing(Path(path))
+        self._folder = StudyFolder.existing(given_path(path, "the study's folder"))
 
     def __repr__(self) -> str:
         status = self.status
@@ -87,23 +88,27 @@ class Study:
         """The winner's and the dense model's scores on data that nothing was chosen on; None before the end."""
         return None if self.result is None else self.result.report
 
-    def select(self, *budgets: str) -> FrontMember:
+    def select(self, *budgets: Texts) -> FrontMember:
         """Return the best trial within other budgets and above the study's floors; nothing is computed.
 
         Args:
-            budgets: such as ``"0.4x-flops"``.
+            budgets: such as ``"0.4x-flops"``, or several.
 
         Raises:
+            UsageError: there is none, or one is malformed.
             BudgetError: no finished trial is within them; names the nearest.
         """
-        return select_trial(self._folder, budgets)
+        limits = [text for budget in budgets for text in texts(budget, "budget")]
+        if not limits:
+            raise UsageError('select needs a budget, such as "0.4x-flops"')
+        return select_trial(self._folder, limits)
 
     def export(
         self,
         path: str | Path,
         trial: int | None = None,
         *,
-        budget: str | tuple[str, ...] = (),
+        budget: Texts = (),
         solve: bool = False,
         format: str = EXPORT_FORMAT,
         force: bool = False,
@@ -129,15 +134,16 @@ class Study:
             BudgetError: no trial is within the budget.
             AutolrError: the reloaded model's logits differ.
         """
-        budgets = (budget,) if isinstance(budget, str) else budget
+        directory, budgets = given_path(path, "the checkpoint's directory"), texts(budget, "budget")
+        number = None if trial is None else whole_number(trial, "trial")
         with working(progress) as listener:
             spec = self._spec_at(places, tokenizer)
             return export_trial(
                 self._folder,
                 spec,
-                Path(path),
+                directory,
                 listener,
-                trial=trial,
+                trial=number,
                 budgets=budgets,
                 solve=solve,
                 format=format,
@@ -170,7 +176,8 @@ class Study:
         workers = {name: value for name, value in changes.items() if name in crew}
         with working(progress) as listener:
             spec = self._spec_at({k: v for k, v in changes.items() if k not in crew}, tokenizer)
-            limits = resolve({"budget": "1x-flops", "trials": trials or spec.trials, "time_limit": time_limit})
+            wanted = spec.trials if trials is None else trials
+            limits = resolve({"budget": "1x-flops", "trials": wanted, "time_limit": time_limit})
             update: dict[str, int | float | CrewSpec | None] = {
                 "trials": limits.trials,
                 "time_limit": limits.time_limit,

@@ -21,8 +21,10 @@ def check_path(source: str | Path) -> None:
         source: a directory, or the id of a model on the hub, which passes.
 
     Raises:
-        UsageError: there is no such directory, or it is a file.
+        UsageError: there is no such directory, or it is a file; or the source is empty.
     """
+    if isinstance(source, str) and not source.strip():
+        raise UsageError("a checkpoint's place is empty; name a directory, or the id of a model on the hub")
     path = Path(source).expanduser()
     if path.is_dir():
         return

@@ -17,7 +17,7 @@ from autolr.errors import command
 def export(
     given: o.Given,
     study: o.StudyArgument,
-    to: Annotated[Path, typer.Option("--out", help="The checkpoint's directory.")],
+    to: Annotated[Path, typer.Option("--out", parser=o.path, help="The checkpoint's directory.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Export this trial; none: the winner.")] = None,
     budget: Annotated[list[str] | None, typer.Option("--budget", help="Export the best within it; repeatable.")] = None,
     solve: Annotated[

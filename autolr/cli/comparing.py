@@ -11,9 +11,16 @@ from autolr.cli.terminal import out, print_json, progress, reported
 
 @reported
 def compare(
-    file: Annotated[Path, typer.Argument(help="YAML with budgets and entries; docs/comparing.md names all keys.")],
-    to: Annotated[Path, typer.Option("--out", help="Folder of the studies and the summary; it can be gone on with.")],
-    plot: Annotated[Path | None, typer.Option(help="Also draw a plot, .svg or .png (needs autolr[plots]).")] = None,
+    file: Annotated[
+        Path, typer.Argument(parser=o.path, help="YAML with budgets and entries; docs/comparing.md names all keys.")
+    ],
+    to: Annotated[
+        Path,
+        typer.Option("--out", parser=o.path, help="Folder of the studies and the summary; it can be gone on with."),
+    ],
+    plot: Annotated[
+        Path | None, typer.Option(parser=o.path, help="Also draw a plot, .svg or .png (needs autolr[plots]).")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Compare spaces, methods and samplers at equal budgets, evaluations and seeds: one table."""

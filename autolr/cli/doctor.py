@@ -1,6 +1,7 @@
 """``autolr doctor``."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +20,9 @@ from autolr.errors import UsageError
 def doctor(
     given: o.Given,
     cluster: Annotated[bool, typer.Option("--cluster", help="Look at every node of the Ray cluster.")] = False,
-    study: Annotated[str | None, typer.Option(help="A folder that every node should see and write.")] = None,
+    study: Annotated[
+        Path | None, typer.Option(parser=o.path, help="A folder that every node should see and write.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Check versions, model, storage and memory, here or on every node of a cluster, before anything is spent."""
@@ -33,8 +36,9 @@ def doctor(
     run, crew, address = spec.run, spec.crew, given["storage"]
     remote = cluster or crew.ray_address is not None
     check_private(address if isinstance(address, str) else None, remote)
+    folder = None if study is None else str(study)
     needs = Needs(
-        spec.model, run.offline, run.trust_remote_code, spec.storage, study, run.device, run.dtype, crew.workers
+        spec.model, run.offline, run.trust_remote_code, spec.storage, folder, run.device, run.dtype, crew.workers
     )
     if remote:
         try:

@@ -10,22 +10,33 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.models import OptionInfo
 
-from autolr.spec.options import PANELS, SpecOption, options_of
+from autolr.errors import UsageError
+from autolr.spec.options import PANELS, SpecOption, given_path, options_of
 from autolr.spec.study import StudySpec
 
 Given = dict[str, object]
 """Option -> value; None where it was not given and the specification has no plain default."""
 
+
+def path(text: str) -> Path:
+    """Read a path; an empty one, as a shell variable that is not set, would be the working directory."""
+    try:
+        return given_path(text, "the path")
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel="Output")]
 Profile = Annotated[
     Path | None,
     typer.Option(
+        parser=path,
         help="YAML file with batch_size, seq_len, lengths, dtype, device, threads; takes their place.",
         rich_help_panel="What costs are stated for",
     ),
 ]
-Study = Annotated[Path | None, typer.Option(help="The study's folder; none: studies/<model>-<budget>.")]
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+Study = Annotated[Path | None, typer.Option(parser=path, help="The study's folder; none: studies/<model>-<budget>.")]
+StudyArgument = Annotated[Path, typer.Argument(parser=path, metavar="STUDY", help="The study's folder.")]
 
 Command = Callable[..., None]
 

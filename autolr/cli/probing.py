@@ -21,10 +21,11 @@ def probe(
     given: o.Given,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],
     tasks: Annotated[
-        Path | None, typer.Option(help="Probing tasks, a file or a folder (split, label, sentence between tabs).")
+        Path | None,
+        typer.Option(parser=o.path, help="Probing tasks, a file or a folder (split, label, sentence between tabs)."),
     ] = None,
     minimal_pairs: Annotated[
-        Path | None, typer.Option(help="Minimal pairs, a file or a folder (columns good and bad).")
+        Path | None, typer.Option(parser=o.path, help="Minimal pairs, a file or a folder (columns good and bad).")
     ] = None,
     kind: Annotated[
         str,

@@ -85,7 +85,7 @@ class LabelMap:
         """
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise UsageError(
-                f"{where}: a label must be a name or an id, saw {value!r}; the model's labels: {self.shown}"
+                f"{where}: a label must be a name or an id, saw {value!r:.200}; the model's labels: {self.shown}"
             )
         if str(value).strip() in NO_GOLD:
             return None
@@ -107,12 +107,12 @@ class LabelMap:
     def _unknown(self, value: str | int) -> str:
         if self.generic and isinstance(value, str) and not value.strip().isdecimal():
             return (
-                f"the model's labels ({self.shown}) do not say which one means {value!r}; "
+                f"the model's labels ({self.shown}) do not say which one means {value!r:.200}; "
                 "tell it with --label-names, one name for each id in order, "
                 "for instance --label-names entailment,neutral,contradiction"
             )
         return (
-            f"the model has no label {value!r}; its labels: {self.shown}{similar(_normal(str(value)), self.ids)}; "
+            f"the model has no label {value!r:.200}; its labels: {self.shown}{similar(_normal(str(value)), self.ids)}; "
             "rename the label in the data, or give the model's names with --label-names"
         )
 

@@ -164,7 +164,7 @@ def _text(row: Mapping[str, object], column: str, option: str, where: str) -> st
     value = _cell(row, column, option, where)
     if not isinstance(value, str):
         raise UsageError(
-            f"{where}: {column!r} must be text, saw {value!r}; "
+            f"{where}: {column!r} must be text, saw {value!r:.200}; "
             f"remove the row, write an empty string, or name another column with {option}"
         )
     return value

@@ -25,7 +25,8 @@ def write_rows(rows: Iterable[object], folder: Path, name: str) -> Path:
         name: what they are, such as ``train``, for the file's name and for messages.
 
     Raises:
-        UsageError: a row is no mapping, or holds what JSON cannot; with the row, from 1, and the column.
+        UsageError: they are no rows; a row is no mapping, or holds what JSON cannot: with the row, from 1, and the
+            column.
 
     Example:
         >>> import tempfile
@@ -33,6 +34,8 @@ def write_rows(rows: Iterable[object], folder: Path, name: str) -> Path:
         >>> file.name, file.read_text()
         ('train-533f743c9a4c.jsonl', '{"text": "It rains."}\n')
     """
+    if not isinstance(rows, Iterable):
+        raise UsageError(f"{name} data must be a file or rows, saw {rows!r:.60}; give a list of dicts")
     classes = _class_names(rows)
     lines = [_line(row, f"{name} data, row {number}", classes) for number, row in enumerate(rows, start=1)]
     content = "".join(lines)

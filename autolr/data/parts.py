@@ -75,7 +75,9 @@ def check_sources(spec: DataSpec) -> None:
 
 
 def check_source(source: str | None) -> None:
-    """Refuse a file that is not there; an id of the hub may be anything."""
+    """Refuse a file that is not there; an id of the hub may be anything but empty."""
+    if source is not None and not source.strip():
+        raise UsageError("the data's place is empty; name a file, or a data set of the hub")
     path = None if source is None else local_path(source)
     if path is not None:
         check_exists(path)

@@ -73,6 +73,7 @@ class Form(ABC):
         scale: forms of one scale share the one divergence that is measured for each unit and method; the form of that
             name is measured where the study has it.
         methods: those that come with the form, for units of several matrices; none: it is made by the study's methods.
+        version: raised whenever its results change, so that what was measured of the old ones is not mistaken for them.
     """
 
     name: ClassVar[str]
@@ -80,6 +81,7 @@ class Form(ABC):
     sizes: ClassVar[Mapping[str, str]]
     scale: ClassVar[str]
     methods: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""

@@ -6,14 +6,18 @@ All of it is locked files in the user's temporary folder, so it holds among the 
 dies lets go.
 """
 
+import errno
 import fcntl
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from autolr.errors import UsageError
 
 _PAUSE = 0.05
 
@@ -109,11 +113,34 @@ def wait_lock(file: IO[str], kind: int = fcntl.LOCK_EX, tick: Callable[[], None]
 
 
 def own_folder() -> Path:
-    """Return the folder that this user's processes on this machine share, and nobody else reads."""
+    """Return the folder that this user's processes on this machine share, and nobody else reads or writes.
+
+    Raises:
+        UsageError: another user has made it, or it is no folder.
+    """
     folder = Path(tempfile.gettempdir()) / f"autolr-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()  # not of what a link leads to: whoever made the link would choose where locks lie
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise UsageError(
+            f"{folder} must be a folder of user {os.getuid()}, got {stat.filemode(found.st_mode)} of user "
+            f"{found.st_uid}; remove it, or set TMPDIR to a folder of your own"
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
     return folder
 
 
 def _open(name: str) -> IO[str]:
-    return (own_folder() / name).open("a")
+    path = own_folder() / name
+    try:
+        return open(path, "a", opener=_without_links)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageError(f"the lock {path} must be a file, got a symbolic link; remove it") from error
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

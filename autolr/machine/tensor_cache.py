@@ -4,15 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from autolr.machine.atomic import replacing
 from autolr.machine.tensor_digest import tensor_digest
+from autolr.machine.tensor_file import check_readable, save_tensors
 
 
 def read_kept(path: Path, key: str) -> dict[str, Tensor] | None:
-    """Return the tensors of a file, or None if it is absent, damaged or of another key."""
+    """Return the tensors of a file, or None if it is absent, damaged or of another key.
+
+    Raises:
+        UsageError: it may not be read.
+    """
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -29,4 +34,4 @@ def write_kept(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
     held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        save_file(held, temporary, metadata={"key": key, "checksum": tensor_digest(held)})
+        save_tensors(held, temporary, {"key": key, "checksum": tensor_digest(held)})

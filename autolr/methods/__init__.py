@@ -18,8 +18,13 @@ from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, svd
 from autolr.registry import Registry
 from autolr.types import Method
 
+BANK_FOLDERS = ("statistics", "scales", "alone", "dense")
+"""What the bank's folder holds beside a folder for each method and each recovery."""
 METHODS: Registry[Method] = Registry(
-    "method", Method, lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs))
+    "method",
+    Method,
+    lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs)),
+    reserved=BANK_FOLDERS,
 )
 """Every method: the built-in ones and those of installed packages."""
 

@@ -19,6 +19,9 @@ from autolr.tasks import Scorer
 SCALE_EXAMPLES = 64
 """Calibration examples on which each unit's divergence is measured, to scale its curves."""
 
+_UNNAMED_FORMS = (("low-rank", 1), ("low-rank-rows", 1))
+"""Names and versions that keys are without: scales were stored before forms had versions."""
+
 
 def make_menus(inputs: LoadedProblem, bank: Bank, progress: Progress) -> list[Menu]:
     """Return every unit's menu, with all curves on the scale of the loss."""
@@ -82,9 +85,11 @@ def _scales_file(bank: Bank, key: str) -> Path:
 def _scales_key(inputs: LoadedProblem, curves: Sequence[Curve]) -> str:
     versions = {method.name: method.version for method in inputs.bank_methods}
     described = [[*curve.key, versions[curve.method], *curve.choices[curve.reference].sizes] for curve in curves]
-    return hashlib.sha256(
-        json.dumps([inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]).encode()
-    ).hexdigest()
+    parts = [inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]
+    measured = {curve.choices[curve.reference].form for curve in curves}
+    forms = sorted((form.name, form.version) for form in inputs.forms if form.name in measured)
+    others = [form for form in forms if form not in _UNNAMED_FORMS]
+    return hashlib.sha256(json.dumps([*parts, others] if others else parts).encode()).hexdigest()
 
 
 def _stored_scales(path: Path, key: str) -> dict[Key, float] | None:

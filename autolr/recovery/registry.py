@@ -11,6 +11,7 @@ A specification asks for it by ``search.recovery: mine``.
 
 from collections.abc import Iterable
 
+from autolr.methods import BANK_FOLDERS
 from autolr.recovery.base import Recovery
 from autolr.registry import Registry
 
@@ -21,5 +22,5 @@ def _built_in() -> Iterable[Recovery]:
     return (REFIT,)
 
 
-RECOVERIES = Registry("recovery", Recovery, _built_in)
+RECOVERIES = Registry("recovery", Recovery, _built_in, reserved=BANK_FOLDERS)
 """Every recovery by name: the built-in ones, and those of installed packages."""

@@ -26,7 +26,7 @@ class StudyStatus:
         study: its folder.
         trials: how many are complete, stopped, failed, running, waiting.
         wanted: trials that the search is to have.
-        finished: its result is of as many trials as there are.
+        finished: it has the trials that are wanted, and its result is of all of them.
         running: a process of this machine is at work on it.
         budgets: as the user wrote them.
         floors: as the user wrote them.

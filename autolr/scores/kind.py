@@ -1,10 +1,11 @@
 """The record of a score: what it is called, which way is better, how it is shown, and how it is computed."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf
 from typing import TYPE_CHECKING, Literal
+
+from autolr.registry import is_name
 
 if TYPE_CHECKING:  # a specification is checked against the table, and must not wait for torch
     import torch
@@ -17,7 +18,6 @@ Answers are logits, float32. The score is the mean of the values; its standard e
 Need = Literal["dense", "labels"]
 SHARE = "share"
 """Unit of what is shown in per cent, and whose differences are points."""
-_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ScoreKind:
     exponential_of: str | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not is_name(self.name):
             raise ValueError(f"a score's name must be lower-case letters, digits, - and _, got {self.name!r}")
         if self.better not in ("smaller", "larger"):
             raise ValueError(f"score {self.name}: better must be 'smaller' or 'larger', got {self.better!r}")

@@ -58,10 +58,10 @@ def add_task(kind: TaskKind) -> TaskKind:
     """Make a task known in this process alone, under its name, and with it its scores.
 
     Raises:
+        UsageError: it is no task, or its name is no name.
         AutolrError: the name, or that of one of its scores, is in use by another.
     """
-    before = TASKS.added(kind.name)
-    TASKS.add(kind)
+    before = TASKS.add(kind)
     SCORES.forget()
     try:
         SCORES.all()

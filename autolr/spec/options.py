@@ -4,10 +4,12 @@ A field is described where it is declared, by an :class:`Option` in its annotati
 whoever else asks a person for settings are generated from :func:`options_of`.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from autolr.errors import UsageError, nearest
+from autolr.spec.plain import shown
 
 Panel = Literal["", "Data", "Probes", "Search", "Where it runs", "What costs are stated for", "Output"]
 """Under which title an option is shown; the empty one has what most people need and comes first."""
@@ -145,6 +148,23 @@ def name_of(record: type[BaseModel], place: Sequence[int | str]) -> str:
     path = tuple(step for step in place if isinstance(step, str))
     names = [option.name for option in options_of(record).values() if option.path == path]
     return names[0] if names else path[-1]
+
+
+def given_path(given: object, name: str) -> Path:
+    """Return a path that a person gave.
+
+    Raises:
+        UsageError: it is no path, or empty, as a shell variable that is not set: that would be the working directory.
+
+    Example:
+        >>> given_path("studies/mine", "study").name
+        'mine'
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"{name} must be a path (got {shown(given)})")
+    if not os.fspath(given):
+        raise UsageError(f"{name} is empty; name a path (. is the working directory)")
+    return Path(given)
 
 
 def duration(text: str, name: str) -> float:

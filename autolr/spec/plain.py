@@ -1,6 +1,7 @@
 """Plain values, from options or YAML, checked strictly against a record; what is wrong is said readably."""
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autolr.errors import UsageError, nearest
+
+SHOWN = 200
+"""Characters of a value that a message repeats: a file of a few lines may stand for millions of values."""
+_LISTED = 20
+"""Items of each list or mapping in a message, before it is cut."""
 
 
 class Strict(BaseModel):
@@ -33,6 +39,27 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]
     return pairs
 
 
+class _Shown(reprlib.Repr):
+    """Writes a value as ``repr`` does, without writing all of a large one first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = _LISTED
+        self.maxstring = self.maxlong = self.maxother = SHOWN
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, at most ``SHOWN`` characters of it.
+
+    Example:
+        >>> shown("a text"), len(shown(["x" * 150, "y" * 150]))
+        ("'a text'", 200)
+    """
+    text = _Shown().repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 Named = Callable[[Sequence[int | str]], str]
 """Gives a field's name by its keys."""
 
@@ -54,11 +81,43 @@ def parse_plain(
     """
     try:
         # Lists in YAML stand for tuples here; strict mode would refuse them in Python mode.
-        return adapter.validate_json(json.dumps(plain))
+        return adapter.validate_json(json.dumps(plain, default=_plain))
     except ValidationError as error:
         raise UsageError(f"{origin}: {readable(error, record, named)}".removeprefix(": ")) from error
     except (TypeError, ValueError) as error:  # YAML knows dates and sets, JSON does not
-        raise UsageError(f"{origin}: only numbers, texts, lists and mappings are allowed: {error}") from error
+        where, seen = _unfit(plain, named or _dotted) or ("", str(error))
+        text = f"only numbers, texts, lists and mappings are allowed (got {seen})"
+        raise UsageError(": ".join(part for part in (origin, where, text) if part)) from error
+
+
+def _plain(value: object) -> object:
+    """Return a number of NumPy's, or a data type of torch's, as a plain value.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    if (type(value).__module__, type(value).__name__) == ("torch", "dtype"):
+        return str(value).removeprefix("torch.")
+    raise TypeError(f"a {type(value).__name__} is no plain value")
+
+
+def _unfit(plain: Any, named: Named, place: tuple[int | str, ...] = ()) -> tuple[str, str] | None:
+    """Return the name and the form of the first value that JSON does not know; None where there is none to name."""
+    items: Any = ()
+    if isinstance(plain, Mapping):
+        items = plain.items()
+    elif isinstance(plain, (list, tuple)):
+        items = enumerate(plain)
+    for key, value in items:
+        try:
+            json.dumps({key: value}, default=_plain)
+        except TypeError:
+            return _unfit(value, named, (*place, key if isinstance(key, int) else str(key)))
+        except ValueError:  # it contains itself, as an alias in YAML may
+            return None
+    return (named(place), shown(plain)) if place else None
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -108,7 +167,7 @@ def readable(error: ValidationError, record: type[BaseModel] | None = None, name
         elif finding["type"] == "value_error" and not finding["loc"]:  # the record's own check, which names the keys
             parts.append(finding["msg"].removeprefix("Value error, "))
         else:
-            seen = "" if key == "storage" else f" (got {finding['input']!r})"  # it may hold a password
+            seen = "" if key == "storage" else f" (got {shown(finding['input'])})"  # it may hold a password
             parts.append(f"{named([*place, key])}: {_rule(finding['msg'])}{seen}")
     return "; ".join(parts)
 

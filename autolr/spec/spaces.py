@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from autolr.errors import UsageError, nearest
 from autolr.registry import Registry, placed_function
-from autolr.spec.plain import Strict, parse_plain, read_yaml
+from autolr.spec.plain import Strict, parse_plain, read_yaml, shown
 
 
 class Bounds(Strict):
@@ -162,7 +162,7 @@ def load_space_config(name_or_path: str) -> Named:
 
 def _parsed(plain: Any, origin: str) -> Named:
     if not isinstance(plain, Mapping) or not isinstance(plain.get("kind"), str):
-        raise UsageError(f"{origin}: it must name its kind, one of {', '.join(SPACES.names())} (got {plain!r})")
+        raise UsageError(f"{origin}: it must name its kind, one of {', '.join(SPACES.names())} (got {shown(plain)})")
     if plain["kind"] not in SPACES:
         raise UsageError(f"{origin}: unknown kind {plain['kind']!r}; {nearest(plain['kind'], SPACES.names())}")
     record = SPACES.get(plain["kind"]).config

@@ -50,6 +50,8 @@ def _without_secret(address: str) -> str:
 
 PLACES = frozenset({"model", "data.train", "data.validation", "data.test", "data.dataset", "data.probes"})
 """Settings that say where contents lie: these may move, for the contents are compared themselves."""
+MOST_THREADS = 1024
+"""More than any machine has cores; each thread takes memory of its own."""
 SPACE_FILES = (".yaml", ".yml")
 
 
@@ -137,12 +139,12 @@ class SearchSpec(Strict):
     methods: Annotated[
         tuple[str, ...],
         Field(min_length=1),
-        Option("Methods to choose from; repeatable.", "Search", name="method"),
+        Option("Methods to choose from; repeatable, each once.", "Search", name="method"),
     ] = ("kfac", "losparse")
     forms: Annotated[
         tuple[str, ...],
         Field(min_length=1),
-        Option("What a layer may become; repeatable.", "Search", name="form"),
+        Option("What a layer may become; repeatable, each once.", "Search", name="form"),
     ] = ("low-rank", "low-rank-rows")
     multiple: Annotated[int, Field(ge=1), Option("Ranks are multiples of it.", "Search")] = 8
     refit: Annotated[
@@ -199,7 +201,9 @@ class RunSpec(Strict):
     ] = None
     scoring_batch_size: Annotated[int, Field(ge=1), Option("Batch that models are scored in.", "Where it runs")] = 64
     threads: Annotated[
-        int | None, Field(ge=1), Option("CPU threads; none: torch's own choice.", "What costs are stated for")
+        int | None,
+        Field(ge=1, le=MOST_THREADS),
+        Option(f"CPU threads, at most {MOST_THREADS}; none: torch's own choice.", "What costs are stated for"),
     ] = None
     lengths: Annotated[
         tuple[Annotated[int, Field(ge=1)], ...],
@@ -263,7 +267,10 @@ class StudySpec(Strict):
     budgets: Annotated[
         tuple[Annotated[str, AfterValidator(_checked_budget)], ...],
         Field(min_length=1),
-        Option("0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable.", name="budget"),
+        Option(
+            "0.5x-latency, 12ms-latency, 0.5x-flops, 50%-params, 400MB-memory ...; repeatable, each once.",
+            name="budget",
+        ),
     ]
     floors: Annotated[
         tuple[Annotated[str, AfterValidator(_checked_floor)], ...],

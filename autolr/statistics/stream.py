@@ -14,11 +14,12 @@ from pathlib import Path
 from shutil import disk_usage
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autolr.errors import UsageError
 from autolr.machine.temporary import passing_folder
+from autolr.machine.tensor_file import save_tensors
 from autolr.model.precision import in_float32
 from autolr.model.record_calls import (
     Batch,
@@ -131,7 +132,7 @@ class _Shelf:
     folder: Path
 
     def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, self.folder / name)
+        save_tensors({key: value.detach().contiguous() for key, value in tensors.items()}, self.folder / name)
 
     def get(self, name: str, like: Tensor) -> dict[str, Tensor]:
         """Return what is kept under a name, mapped from the file where ``like`` is on the CPU; nothing if it is not."""

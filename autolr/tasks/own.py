@@ -36,7 +36,7 @@ def own_task(
         AutolrError: the name, or that of a score, is in use.
 
     Example:
-        >>> kind = own_task("short answers", lambda model: 0.5, ScoreKind("shortness", "larger"))
+        >>> kind = own_task("short-answers", lambda model: 0.5, ScoreKind("shortness", "larger"))
         >>> kind.objective
         'shortness'
         >>> from autolr.scores import forget_task

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import inf
+from numbers import Real
 
 import torch
 
@@ -36,9 +38,11 @@ def bench(
         engine: name of the software that runs them, of :data:`autolr.engines.ENGINES`.
 
     Raises:
-        UsageError: there is no such engine, a checkpoint does not load, the device is absent, or the length is beyond a
-            model's positions.
+        UsageError: precision or seconds are no number above zero, there is no such engine, a checkpoint does not load,
+            the device is absent, or the length is beyond a model's positions.
     """
+    _check_limit(precision, "precision", 1.0)
+    _check_limit(max_seconds, "max_seconds", inf)
     seq_len = run.seq_len or max(run.lengths, default=None)
     if seq_len is not None and max(run.lengths, default=0) > seq_len:
         raise UsageError(f"lengths {list(run.lengths)} go beyond --seq-len {seq_len}; raise it or shorten them")
@@ -62,6 +66,14 @@ def bench(
     )
     models = (TimedModel(**vars(timing), model=source) for source, timing in zip(sources, timed.values(), strict=True))
     return Bench(conditions, engine, tuple(models))
+
+
+def _check_limit(value: object, name: str, most: float) -> None:
+    """Refuse what is no number above zero and at most ``most``."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value <= most:  # type: ignore[operator]
+        allowed = "above 0" if most == inf else f"above 0 and at most {most:g}"
+        raise UsageError(f"{name} must be a number {allowed} (got {value!r:.200})")
 
 
 def _opened(engine: Engine, source: str, run: RunSpec, seq_len: int | None, progress: Progress) -> Session:

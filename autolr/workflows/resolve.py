@@ -7,11 +7,13 @@ specification's default.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isinf
 from pathlib import Path
 from typing import Any
 
 from autolr.errors import UsageError, nearest
-from autolr.spec.options import SpecOption, find_option, flag_of, name_of, options_of
+from autolr.scores import TASKS
+from autolr.spec.options import SpecOption, find_option, flag_of, given_path, name_of, options_of
 from autolr.spec.plain import Named, read_yaml
 from autolr.spec.spaces import load_space_config
 from autolr.spec.study import SPACE_FILES, CrewSpec, SearchSpec, StudySpec, make_spec
@@ -52,7 +54,9 @@ def resolve(given: Given, profile: Path | str | None = None, typed: bool = False
     _settle(values, named)
     plain = _nested(values)
     plain["run"] = {**plain.get("run", {}), **read_profile(profile)}
-    return make_spec(plain, "", named)
+    spec = make_spec(plain, "", named)
+    _check_sensible(spec, values, named)
+    return spec
 
 
 def moved(spec: StudySpec, places: Given) -> StudySpec:
@@ -73,6 +77,7 @@ def moved(spec: StudySpec, places: Given) -> StudySpec:
         if path not in names:
             raise UsageError(f"{name} is no place; places are {', '.join(names.values())}")
         if value is not None:
+            given_path(value, name)
             hub = spec.data.dataset is not None and path[-1] in ("train", "validation", "test")
             values[path] = str(value) if hub else absolute(str(value))
     return changed(spec, values)
@@ -111,7 +116,7 @@ def read_profile(path: Path | str | None) -> dict[str, Any]:
     """
     if path is None:
         return {}
-    plain = read_yaml(Path(path))
+    plain = read_yaml(given_path(path, "profile"))
     if not isinstance(plain, dict) or not plain:
         raise UsageError(f"{path} is not a latency profile: it must give some of {', '.join(PROFILED)}")
     for name in plain:
@@ -138,6 +143,8 @@ def _read(option: SpecOption, value: object, named: Named) -> Any:
     read: Callable[[str, str], Any] | None = option.option.read
     if isinstance(value, Path):
         value = str(value)
+    if option.option.place and isinstance(value, str):
+        given_path(value, named(option.path))
     if isinstance(value, str) and read is not None:
         return read(value, named(option.path))
     if option.many and isinstance(value, str):
@@ -168,6 +175,29 @@ def _settle(values: dict[tuple[str, ...], Any], named: Named) -> None:
         from autolr.optimization.study.database import without_password
 
         values["storage",] = without_password(storage)
+
+
+def _check_sensible(spec: StudySpec, values: Mapping[tuple[str, ...], Any], named: Named) -> None:
+    """Refuse what a record may hold, and a study of an earlier version does, but nobody means who gives it now.
+
+    Raises:
+        UsageError: a limit is infinite, a name is given twice, or the task does not read a setting.
+    """
+    for path, seconds in {("time_limit",): spec.time_limit, ("crew", "timeout"): spec.crew.timeout}.items():
+        if seconds is not None and isinf(seconds):
+            raise UsageError(f"{named(path)} must be finite (got {seconds}); leave it out for none")
+    for path, value in values.items():
+        texts = [part for part in value if isinstance(part, str)] if isinstance(value, (list, tuple)) else []
+        if twice := next((text for text in texts if texts.count(text) > 1), None):
+            raise UsageError(f"{named(path)} is given {twice!r} twice; name each once")
+    task = TASKS.get(spec.task)
+    options = {option.path: option for option in options_of(StudySpec).values()}
+    settings = {name for kind in TASKS for name in kind.options} if task.options else set()  # else it does not say
+    for name in sorted(settings - set(task.options)):
+        path = ("data", name)
+        if values.get(path) not in (None, options[path].default) and values[path]:
+            read = ", ".join(named(("data", other)) for other in task.options)
+            raise UsageError(f"task {task.name} does not read {named(path)}; it reads {read}")
 
 
 def _objectives(given: Sequence[str], named: Named) -> dict[tuple[str, ...], Any]:

@@ -10,10 +10,14 @@ import optuna
 import torch
 import transformers
 
+from autolr.machine.shared_change import shared_change
+
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Let the libraries be quiet while a block runs; put their settings, and torch's number of threads, back.
+
+    Where blocks of several threads overlap, all is as it was before the first once the last has ended.
 
     Example:
         >>> before = torch.get_num_threads()
@@ -22,6 +26,17 @@ def undisturbed() -> Iterator[None]:
         >>> torch.get_num_threads() == before
         True
     """
+    with _quiet():
+        threads = torch.get_num_threads()  # OpenMP has a number for each thread, besides the one of the process
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@shared_change
+@contextmanager
+def _quiet() -> Iterator[None]:
     threads = torch.get_num_threads()
     hf, log = transformers.utils.logging, logging.getLogger("optuna")
     verbosity, bars, level = hf.get_verbosity(), hf.is_progress_bar_enabled(), log.level

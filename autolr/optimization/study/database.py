@@ -45,8 +45,8 @@ def without_password(address: str) -> str:
         raise UsageError("--storage needs a database driver; pip install 'autolr[postgresql]'") from error
     try:
         url = sqlalchemy.make_url(address)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise UsageError("--storage must look like postgresql://user@host/database") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # a port that is no number; not from it: it may tell a password
+        raise UsageError("--storage must look like postgresql://user@host:5432/database") from None
     if url.get_backend_name() != "postgresql":
         raise UsageError(
             f"--storage takes PostgreSQL databases alone, got {url.get_backend_name()}://; without --storage a "

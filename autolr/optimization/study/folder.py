@@ -10,6 +10,7 @@ latency.json    times that latency is predicted from, where a budget is a time
 """
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ from autolr.spec.plain import read_yaml
 from autolr.spec.study import StudySpec, make_spec
 
 STUDY_NAME = "autolr"
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+"""Names of the trials' files, without their ending; no study comes to a thousand million trials."""
 _PAUSE = 0.05
 """Seconds between two tries to hold a folder."""
 _LIBRARIES = ("torch", "transformers", "optuna", "botorch")
@@ -81,8 +84,8 @@ class StudyFolder:
             UsageError: it is damaged.
         """
         plain = read_yaml(self.spec_file)
-        if not isinstance(plain, dict) or not {"spec", "fingerprint"} <= plain.keys():
-            raise UsageError(f"{self.spec_file} is damaged: it must hold spec and fingerprint")
+        if not isinstance(plain, dict) or not all(isinstance(plain.get(key), dict) for key in ("spec", "fingerprint")):
+            raise UsageError(f"{self.spec_file} is damaged: it must hold spec and fingerprint, and settings in each")
         return plain
 
     def spec(self) -> StudySpec:
@@ -129,9 +132,9 @@ class StudyFolder:
         write_atomically(path, json.dumps(content, indent=1) + "\n")
 
     def trial_files(self) -> dict[int, Path]:
-        """Return the files of the trials that have ended, by number."""
+        """Return the files of the trials that have ended, by number; others that lie beside them are left alone."""
         files = self.trials.glob("*.json")
-        return dict(sorted((int(file.stem), file) for file in files if file.stem.isdecimal()))
+        return dict(sorted((int(file.stem), file) for file in files if _NUMBER.fullmatch(file.stem)))
 
     @contextmanager
     def locked(self, waiting: Progress | None = None) -> Iterator[None]:
@@ -255,9 +258,16 @@ class StudyFolder:
         if self.database is not None:
             return
         trials = study.get_trials(deepcopy=False)
-        if files and max(files) >= len(trials):
-            raise damaged(self.journal, "", f"its end is lost, there are {len(trials)} trials but {files[max(files)]}")
+        beyond = [file for number, file in files.items() if number >= len(trials) and may_be_trial(file, number)]
+        if beyond:
+            raise damaged(self.journal, "", f"its end is lost, there are {len(trials)} trials but {beyond[-1]}")
         for trial in trials:
             lost = REQUIRED - trial.user_attrs.keys()
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and lost:
                 raise damaged(self.journal, "", f"lines are lost, trial {trial.number} lacks {', '.join(sorted(lost))}")
+
+
+def may_be_trial(file: Path, number: int) -> bool:
+    """Tell whether a file may be that of a trial: it says so, or is damaged; no other trial's, and nothing else."""
+    content = read_json(file)
+    return content is None or content.get("trial") == number

@@ -70,12 +70,28 @@ def member_of(trial: FrozenTrial) -> FrontMember:
     )
 
 
-def write_front(folder: StudyFolder, study: optuna.Study, spec: StudySpec) -> None:
-    """Rewrite front.json atomically."""
+def front_of(study: optuna.Study, spec: StudySpec) -> Front:
+    """Return the front of a study's finished trials."""
     members = tuple(member_of(trial) for trial in front_trials(study))
     nearest = () if members else tuple(member_of(trial) for trial in nearest_trials(study))
-    front = Front(tuple(study.metric_names or ()), members, nearest, spec.budgets, spec.floors)
-    write_atomically(folder.front_file, json.dumps(front.to_json(), indent=1) + "\n")
+    return Front(tuple(study.metric_names or ()), members, nearest, spec.budgets, spec.floors)
+
+
+def write_front(folder: StudyFolder, study: optuna.Study, spec: StudySpec) -> None:
+    """Rewrite front.json atomically."""
+    write_atomically(folder.front_file, json.dumps(front_of(study, spec).to_json(), indent=1) + "\n")
+
+
+def stored_front(folder: StudyFolder) -> Front | None:
+    """Return what front.json holds, or where it is lost or damaged the front anew; None before a trial has finished."""
+    plain = folder.front()
+    try:
+        if plain is not None:
+            return Front.from_json(plain)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # it is derived from the trials
+    study = folder.load_study() if folder.begun() else None
+    return front_of(study, folder.spec()) if study is not None and finished(study) else None
 
 
 def read_result(folder: StudyFolder) -> StudyResult | None:
@@ -83,7 +99,7 @@ def read_result(folder: StudyFolder) -> StudyResult | None:
     plain = folder.result()
     try:
         return None if plain is None else StudyResult.from_json(plain)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

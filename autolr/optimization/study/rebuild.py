@@ -14,7 +14,7 @@ from autolr.machine.atomic import read_json
 from autolr.machine.temporary import passing_folder
 from autolr.optimization.optuna_access import SET_STUDY_SYSTEM_ATTR, SET_STUDY_USER_ATTR, storage_of, study_id
 from autolr.optimization.sampler.fixed_space import BATCH, PLACE
-from autolr.optimization.study.folder import STUDY_NAME, StudyFolder
+from autolr.optimization.study.folder import STUDY_NAME, StudyFolder, may_be_trial
 from autolr.optimization.study.journal import open_journal
 from autolr.optimization.study.trial_file import restored_trial
 from autolr.optimization.study.trial_record import SURPLUS
@@ -53,7 +53,8 @@ def rebuild(folder: StudyFolder, progress: Progress) -> None:
         storage = open_journal(new)
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, directions=directions(folder.spec()))
         _copy_attributes(folder.journal, study)
-        _add(study, trials, 1 + max(folder.trial_files(), default=-1))
+        numbers = [number for number, file in folder.trial_files().items() if may_be_trial(file, number)]
+        _add(study, trials, 1 + max(numbers, default=-1))
         kept = _keep(folder.journal)
         new.replace(folder.journal)
     progress.note(

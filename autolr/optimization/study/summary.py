@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autolr.errors import BudgetError, UsageError, command
 from autolr.optimization.study.folder import StudyFolder
-from autolr.optimization.study.front import feasible, finished, member_of, read_result, scored
+from autolr.optimization.study.front import feasible, finished, member_of, read_result, scored, stored_front
 from autolr.optimization.study.study_attributes import stored_dense_cost
 from autolr.optimization.study.trial_record import REASON, SURPLUS, TrialRecord
 from autolr.records import Cost
@@ -29,6 +29,7 @@ def summarize(folder: StudyFolder) -> StudyStatus:
     """Return a study's state."""
     spec = folder.spec()
     counts = dict.fromkeys(_STATES.values(), 0)
+    trials: list[FrozenTrial] = []
     failures: list[Failure] = []
     seconds = 0.0
     if folder.begun():
@@ -38,20 +39,28 @@ def summarize(folder: StudyFolder) -> StudyStatus:
             Failure(t.number, t.user_attrs.get(REASON, "unknown")) for t in trials if t.state == TrialState.FAIL
         ]
         seconds = sum((sum(t.user_attrs.get("seconds", {}).values()) for t in trials), 0.0)
-    result, front = read_result(folder), folder.front()
+    result, front, done = read_result(folder), stored_front(folder), counts["complete"] + counts["stopped"]
     return StudyStatus(
         study=str(folder.path),
         trials=counts,
         wanted=spec.trials,
-        finished=result is not None and result.trials == counts["complete"] + counts["stopped"],
+        finished=result is not None and result.trials == done and (done >= spec.trials or _single_point(trials)),
         running=folder.busy(),
         budgets=spec.budgets,
         floors=spec.floors,
-        front=() if front is None else tuple(member.trial for member in Front.from_json(front).members),
+        front=() if front is None else tuple(member.trial for member in front.members),
         winner=None if result is None else result.winner,
         trial_seconds=round(seconds, 2),
         failures=tuple(failures),
     )
+
+
+def _single_point(trials: Sequence[FrozenTrial]) -> bool:
+    """Tell whether a space has nothing to search: it ends with its first candidates, fewer than are wanted.
+
+    The second candidate is of the space, so that it has parameters where the space has.
+    """
+    return len(trials) > 1 and not any(trial.params for trial in trials)
 
 
 def read_front(folder: StudyFolder) -> Front:
@@ -60,12 +69,11 @@ def read_front(folder: StudyFolder) -> Front:
     Raises:
         UsageError: no trial has finished yet.
     """
-    plain = folder.front()
-    if plain is None:
+    front, result = stored_front(folder), read_result(folder)
+    if front is None:
         raise UsageError(
             f"the study at {folder.path} has no finished trial yet; go on with {command('resume', folder.path)}"
         )
-    front, result = Front.from_json(plain), read_result(folder)
     if result is None:
         return front
     selected = {member.trial: member.selection for member in result.members}

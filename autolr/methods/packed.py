@@ -1,0 +1,45 @@
+"""What a method returns, as the tensors that are stored of it, and back."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autolr.methods.result_check import check_elimination, check_record, check_values
+from autolr.types import Decomposition, Elimination, Method, Unit
+
+Result = Decomposition | Elimination
+
+
+def packed(made: object, method: Method, unit: Unit, weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return what is stored: factors to the break-even rank in a dtype of their own, all errors in float64.
+
+    Args:
+        made: what the method returned.
+        method: whose result it is.
+        unit: that was decomposed.
+        weight: of the unit, (out, in); of a unit of several matrices that of the last.
+        dtype: of the factors.
+
+    Raises:
+        FactorizationError: it is not what the method must return, or not of this weight.
+    """
+    if method.of == "neurons":
+        found = check_elimination(made, (weight.shape[0], weight.shape[1]))
+        factors = {"root": found.root.to(dtype), "projected": found.projected.to(dtype)}
+        return {"order": found.order.to(torch.int32), **factors, "errors": found.errors}
+    result = check_record(made, method, (weight.shape[0], weight.shape[1]), unit.break_even)
+    check_values(result, weight)
+    kept = min(unit.break_even, result.max_rank)
+    tensors = {
+        "left": result.left[:, :kept].to(dtype),
+        "right": result.right[:kept].to(dtype),
+        "singular_values": result.singular_values,
+    }
+    rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
+    return tensors | {name: value for name, value in rows.items() if value is not None}
+
+
+def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
+    """Rebuild a method's result from :func:`packed`'s tensors."""
+    return Elimination(**tensors) if method.of == "neurons" else Decomposition(**tensors)

@@ -1,0 +1,108 @@
+"""What a method's result must be before it is stored, checked wherever one is computed: any package may bring a method.
+
+The whole of the laws is in :mod:`autolr.methods.conformance`; these are the ones that cost next to nothing.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from autolr.errors import FactorizationError
+from autolr.types import Decomposition, Elimination, Method
+
+_ROUNDING = 1e-9
+"""Share of the largest singular value by which another may rise or be negative."""
+_REPRODUCED = 1e-3
+"""Relative error of the weight at full rank (heuristic: the built-in methods stay below 1e-12 with metrics of any
+condition, a method in single precision below 1e-4; what is wrong is off by the weight's own size)."""
+_PROBES = 4
+"""Random inputs on which the weight is compared."""
+
+
+def check_record(result: object, method: Method, shape: tuple[int, int], least: int) -> Decomposition:
+    """Return a method's result if it is a decomposition whose parts have their shapes.
+
+    Args:
+        result: what the method returned.
+        method: whose result it is.
+        shape: of the weight, (out, in).
+        least: rank that it must have at least, the break-even rank.
+
+    Raises:
+        FactorizationError: it is something else; the message says what was seen.
+    """
+    if not isinstance(result, Decomposition):
+        raise FactorizationError(f"a method must return an autolr.types.Decomposition, got {type(result).__name__}")
+    out_features, in_features = shape
+    full = min(shape)
+    rank = len(result.right) if isinstance(result.right, Tensor) and result.right.ndim else 0
+    if not least <= rank <= full:
+        raise FactorizationError(f"right must have {least} to {full} rows, got {rank}")
+    wanted: dict[str, tuple[int, ...]] = {
+        "left": (out_features, rank),
+        "right": (rank, in_features),
+        "singular_values": (full,),
+    }
+    rows = {"row_energy": (out_features,), "row_metric": (out_features,)}
+    wanted |= {name: size for name, size in rows.items() if method.keeps_rows or getattr(result, name) is not None}
+    for name, size in wanted.items():
+        tensor: object = getattr(result, name)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
+            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
+    return result
+
+
+def check_values(result: Decomposition, weight: Float[Tensor, "out in"]) -> None:
+    """Refuse a decomposition, finite and of the right shapes, that is not one of a weight.
+
+    Args:
+        result: what a method returned.
+        weight: W, (out, in), of any precision.
+
+    Raises:
+        FactorizationError: singular values rise or are negative, or the factors at full rank do not give the weight.
+    """
+    values = result.singular_values
+    slack = _ROUNDING * float(values.abs().max())
+    if float(values.min()) < -slack or (len(values) > 1 and float(values.diff().max()) > slack):
+        raise FactorizationError("singular values must fall and not be negative")
+    if result.max_rank < min(weight.shape):
+        return
+    random = torch.Generator().manual_seed(0)
+    left, right = result.left.double(), result.right.double()
+    x = torch.randn(weight.shape[1], _PROBES, generator=random, dtype=torch.float64).to(left.device)
+    wanted = weight.to(left) @ x
+    off, size = float((left @ (right @ x) - wanted).norm()), float(wanted.norm())
+    if off > _REPRODUCED * size:
+        raise FactorizationError(
+            f"left @ right must give the weight at full rank, got an output off by {off:.1e} of a size of {size:.1e}"
+        )
+
+
+def check_elimination(result: object, shape: tuple[int, int]) -> Elimination:
+    """Return what a method for neurons made, if it is an order of all of them with the parts that belong to it.
+
+    Args:
+        result: what the method returned.
+        shape: of the weight that reads the neurons, (out, neurons).
+
+    Raises:
+        FactorizationError: it is something else, or its errors grow; the message says what was seen.
+    """
+    if not isinstance(result, Elimination):
+        raise FactorizationError(f"a method must return an autolr.types.Elimination, got {type(result).__name__}")
+    out_features, count = shape
+    sizes = {"root": (count, count), "projected": (out_features, count), "errors": (count + 1,)}
+    for name, size in sizes.items():
+        tensor: object = getattr(result, name)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
+            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
+    if result.order.sort().values.tolist() != list(range(count)):
+        raise FactorizationError(f"order must name each of {count} neurons once")
+    if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
+        raise FactorizationError("errors must not grow with the neurons that stay")
+    return result
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
