@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,11 +37,23 @@ def check_replaceable(directory: Path) -> None:
     else:
         foreign = [e for e in entries if not e.is_file() or (e.suffix or e.name) not in _CHECKPOINT_SUFFIXES]
     if foreign:
-        shown = ", ".join(e.name for e in foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
-        raise UsageError(
-            f"{directory} holds files that are not part of a checkpoint ({shown}), and only an empty directory or an "
-            f"older checkpoint is replaced; name another directory or empty this one"
-        )
+        raise holds_foreign(directory, foreign, "checkpoint", "an older checkpoint is replaced")
+
+
+def holds_foreign(directory: Path, foreign: Sequence[Path], noun: str, taken: str) -> UsageError:
+    """Return the error of a directory that is to be written and holds what must not be touched.
+
+    Args:
+        directory: the directory.
+        foreign: entries of it.
+        noun: what they are no part of.
+        taken: what is written to beside an empty directory, and how.
+    """
+    shown = ", ".join(e.name for e in foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+    return UsageError(
+        f"{directory} holds files that are not part of a {noun} ({shown}), and only an empty directory or {taken}; "
+        f"name another directory or empty this one"
+    )
 
 
 def check_vacant(directory: Path, force: bool) -> None:

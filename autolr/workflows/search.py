@@ -9,6 +9,7 @@ from autolr.errors import UsageError
 from autolr.methods import get_methods
 from autolr.optimization.preparation import build_bank, prepare
 from autolr.optimization.sampler.registry import SAMPLERS
+from autolr.optimization.study.database import check_database
 from autolr.optimization.study.driver import Driver
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import read_result, write_front
@@ -55,6 +56,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
+    folder.check_own()
     get_methods(spec.search.methods)
     load_space_config(spec.search.space)
     SAMPLERS.get(spec.search.sampler)
@@ -63,6 +65,8 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     if spec.search.warm_start is not None and not folder.spec_file.is_file():
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     shared = spec.storage is not None
+    if spec.storage is not None:
+        check_database(spec.storage)
     with folder.locked(progress if shared else None):
         driver = _prepared_driver(spec, folder, progress, checkpoint)
         finished = _finished(driver)
