@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from autolr.cli import app, terminal
+from autolr.errors import Stopped
 
 FAST = [
     "--method",
@@ -159,6 +162,35 @@ def test_export_replaces_an_older_checkpoint_only_by_force(study: Path, tmp_path
         assert foreign.exit_code == 2
         assert "holds files that are not part of a checkpoint" in foreign.stderr
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_export_tells_at_once_of_a_place_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    refused = run("export", str(study), "--out", "/proc/nowhere/mine")
+    assert refused.exit_code == 2
+    assert "cannot write to /proc/nowhere/mine: No such file or directory (in /proc); name another" in refused.stderr
+    assert "load the model" not in refused.stderr
+
+
+def test_an_export_that_meets_a_full_disk_names_the_place(study: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        full = run("export", str(study), "--out", str(tmp_path / "mine"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.exit_code == 1
+    assert f"{tmp_path / 'mine'} could not be written: " in full.stderr
+    assert "make room there" in full.stderr
+    assert "resume" not in full.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("resumable", "said"), [(True, "finished is on disk"), (False, "there is no result")])
+def test_a_signal_says_what_is_left(resumable: bool, said: str) -> None:
+    with terminal.progress(resumable) as listener:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match=said):
+            listener.check()
 
 
 def test_eval_prints_percent_and_warns_of_a_model_that_guesses(inputs: dict[str, str]) -> None:

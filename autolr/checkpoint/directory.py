@@ -1,12 +1,15 @@
 """Directories that are written whole or not at all."""
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from autolr.errors import UsageError
+from safetensors import SafetensorError
+
+from autolr.errors import AutolrError, UsageError
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 _CHECKPOINT_SUFFIXES = frozenset(
@@ -64,11 +67,26 @@ def check_vacant(directory: Path, force: bool) -> None:
         force: allow what :func:`check_replaceable` allows, an older checkpoint.
 
     Raises:
-        UsageError: something is there.
+        UsageError: something is there, or nothing can be written there.
     """
     check_replaceable(directory)
+    check_writable(directory)
     if not force and directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} holds a checkpoint already; choose another --out, or replace it by --force")
+
+
+def check_writable(directory: Path) -> None:
+    """Make sure that a directory can be made and filled, by a passing one in the nearest folder that is there.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    there = next(folder for folder in directory.expanduser().absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".autolr-", dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {directory}: {error.strerror} (in {there}); name another place") from error
 
 
 @contextmanager
@@ -80,15 +98,19 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
     Raises:
         UsageError: as :func:`check_replaceable`.
+        AutolrError: it cannot be written, for the disk is full or the folder closed.
     """
     directory = directory.expanduser().resolve()
     check_replaceable(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(directory, error) from error
     mark = uuid.uuid4().hex[:8]
     new = directory.with_name(f".{directory.name}.{mark}.partial")
     old = directory.with_name(f".{directory.name}.{mark}.replaced")
-    new.mkdir()
     try:
+        new.mkdir()
         yield new
         check_replaceable(directory)
         if directory.exists():
@@ -99,7 +121,13 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(directory)
             raise
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(directory, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritten(directory: Path, error: Exception) -> AutolrError:
+    return AutolrError(f"{directory} could not be written: {error}; make room there, or name another place")

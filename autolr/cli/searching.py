@@ -78,7 +78,7 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
 
     folder = StudyFolder(path)
     try:
-        with progress() as listener:
+        with progress(resumable=True) as listener:
             result = run_search(spec, folder, listener)
     except Stopped as stop:
         raise Stopped(f"{stop}\ngo on with: {command('resume', path)}") from stop
