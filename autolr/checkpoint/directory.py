@@ -75,6 +75,16 @@ def check_vacant(directory: Path, force: bool) -> None:
         raise UsageError(f"{directory} holds a checkpoint already; choose another --out, or replace it by --force")
 
 
+def check_not_dense(directory: Path, model: str | None) -> None:
+    """Raise where the dense model itself would be written over.
+
+    Raises:
+        UsageError: the directory is the model's.
+    """
+    if model and directory.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
+
+
 def check_writable(directory: Path) -> None:
     """Make sure that a directory can be made and filled, by a passing one in the nearest folder that is there.
 
