@@ -231,6 +231,12 @@ def test_resume_with_more_trials(study: Path) -> None:
     assert json.loads(run("status", str(study), "--json").stdout)["trials"]["complete"] == 7
 
 
+def test_fewer_trials_than_a_study_has_are_noted(study: Path) -> None:
+    done = run("resume", str(study), "--trials", "2")
+    assert done.exit_code == 0, done.output
+    assert "trials before, more than --trials 2; those that are done stay in it" in done.stderr
+
+
 def test_a_time_limit_stops_resumably_with_exit_code_4(inputs: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "limited"
     limited = [*arguments(inputs), *FAST, "--budget", "0.5x-flops", "--study", str(path)]
