@@ -73,7 +73,8 @@ class StudyFolder:
             near = (
                 sorted(str(found.parent) for found in path.parent.glob("*/study.yaml")) if path.parent.is_dir() else []
             )
-            hint = f"studies here: {', '.join(near)}" if near else "begin one with autolr search --study"
+            begin = f"begin one with {command('search', '--study', path)} or autolr.search(study=...)"
+            hint = f"studies here: {', '.join(near)}" if near else begin
             raise UsageError(f"{path} is not a study folder, it has no study.yaml; {hint}")
         return folder
 
