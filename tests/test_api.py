@@ -189,7 +189,11 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing_behind(objects, input
         autolr.search(**objects, budget="0.01x-params", **common)
     with pytest.raises(UsageError, match="no column 'label'"):
         autolr.search(**{**objects, "train": [{"premise": "a", "hypothesis": "b"}]}, budget="0.5x-flops", **common)
+    with pytest.raises(UsageError, match=r"^train holds no rows"):
+        autolr.search(**{**objects, "train": []}, budget="0.5x-flops", **common)
     assert not path.exists()
+    with pytest.raises(UsageError, match=r"begin one with autolr search --study .* or autolr\.search\(study="):
+        autolr.Study(path)
 
 
 def test_a_study_is_read_and_exported(study, inputs, tmp_path):

@@ -3,7 +3,9 @@
 import gzip
 import json
 import re
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from autolr.cli import app, terminal
+from autolr.errors import Stopped
 
 FAST = [
     "--method",
@@ -194,6 +197,35 @@ def test_export_replaces_an_older_checkpoint_only_by_force(study: Path, tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_export_tells_at_once_of_a_place_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    refused = run("export", str(study), "--out", "/proc/nowhere/mine")
+    assert refused.exit_code == 2
+    assert "cannot write to /proc/nowhere/mine: No such file or directory (in /proc); name another" in refused.stderr
+    assert "load the model" not in refused.stderr
+
+
+def test_an_export_that_meets_a_full_disk_names_the_place(study: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        full = run("export", str(study), "--out", str(tmp_path / "mine"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.exit_code == 1
+    assert f"{tmp_path / 'mine'} could not be written: " in full.stderr
+    assert "make room there" in full.stderr
+    assert "resume" not in full.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("resumable", "said"), [(True, "finished is on disk"), (False, "there is no result")])
+def test_a_signal_says_what_is_left(resumable: bool, said: str) -> None:
+    with terminal.progress(resumable) as listener:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match=said):
+            listener.check()
+
+
 def test_eval_prints_percent_and_warns_of_a_model_that_guesses(inputs: dict[str, str]) -> None:
     result = run("eval", inputs["--model"], "--data", inputs["--test"])  # random weights
     assert re.search(r"^accuracy \d\d\.\d ± \d\.\d % \(standard error\) on 60 pairs$", result.stdout, re.M)
@@ -230,6 +262,12 @@ def test_resume_with_more_trials(study: Path) -> None:
     result = run("resume", str(study), "--trials", "7")
     assert result.exit_code == 0, result.output
     assert json.loads(run("status", str(study), "--json").stdout)["trials"]["complete"] == 7
+
+
+def test_fewer_trials_than_a_study_has_are_noted(study: Path) -> None:
+    done = run("resume", str(study), "--trials", "2")
+    assert done.exit_code == 0, done.output
+    assert "trials before, more than --trials 2; those that are done stay in it" in done.stderr
 
 
 def test_a_time_limit_stops_resumably_with_exit_code_4(inputs: dict[str, str], tmp_path: Path) -> None:

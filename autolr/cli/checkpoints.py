@@ -33,12 +33,19 @@ def export(
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
+    from autolr.checkpoint.directory import check_not_dense, check_vacant
     from autolr.optimization.study.folder import StudyFolder
+    from autolr.optimization.study.summary import find_trial
     from autolr.spec.budgets import Budget
-    from autolr.workflows.export_trial import export_trial
 
     folder = StudyFolder.existing(study)
+    check_not_dense(to, folder.spec().model)
+    check_vacant(to, force)
+    if trial is not None:
+        find_trial(folder, trial, None)
     spec = places.spec_at(study, given)
+    from autolr.workflows.export_trial import export_trial  # it imports what a model needs: that takes seconds
+
     with progress() as listener:
         made = export_trial(
             folder, spec, to, listener, trial=trial, budgets=budget or (), solve=solve, format=form, force=force

@@ -29,7 +29,7 @@ def compare(
     from autolr.workflows.compare import read_comparison
 
     comparison = read_comparison(file)
-    with progress() as listener:
+    with progress(resumable=True) as listener:
         summary = run(comparison, to, listener)
     if plot is not None:
         plot_comparison(summary, plot)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autolr.checkpoint.directory import check_vacant
+from autolr.checkpoint.directory import check_not_dense, check_vacant
 from autolr.checkpoint.formats import FORMATS
 from autolr.errors import UsageError
 from autolr.optimization.study.folder import StudyFolder
@@ -15,7 +15,7 @@ from autolr.optimization.study.transfer import solve_at
 from autolr.progress import Progress
 from autolr.results import FrontMember
 from autolr.spec.study import StudySpec
-from autolr.workflows.export import EXPORT_FORMAT, check_not_dense, export
+from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.finalists import changes_of, changes_of_member
 from autolr.workflows.search import open_study
 

@@ -2,21 +2,19 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from autolr.bank import Bank
 from autolr.errors import UsageError
-from autolr.methods import get_methods
 from autolr.optimization.preparation import build_bank, prepare
-from autolr.optimization.sampler.registry import SAMPLERS
+from autolr.optimization.study.database import check_database
 from autolr.optimization.study.driver import Driver
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import read_result, write_front
 from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results import StudyResult
-from autolr.spec.spaces import load_space_config
 from autolr.spec.study import StudySpec, without_places
+from autolr.workflows.check_given import check_study
 from autolr.workflows.conclude import conclude
 from autolr.workflows.finalists import recovery_of
 from autolr.workflows.rehearse import rehearse
@@ -55,14 +53,12 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
-    get_methods(spec.search.methods)
-    load_space_config(spec.search.space)
-    SAMPLERS.get(spec.search.sampler)
+    check_study(spec, folder)
     recovery_of(spec)
     _driver_class(spec)
-    if spec.search.warm_start is not None and not folder.spec_file.is_file():
-        StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     shared = spec.storage is not None
+    if spec.storage is not None:
+        check_database(spec.storage)
     with folder.locked(progress if shared else None):
         driver = _prepared_driver(spec, folder, progress, checkpoint)
         finished = _finished(driver)

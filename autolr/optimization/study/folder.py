@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from autolr import __version__
+from autolr.checkpoint.directory import holds_foreign
 from autolr.errors import AutolrError, UsageError, command
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.machine.locks import try_lock
@@ -40,6 +41,8 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 """Names of the trials' files, without their ending; no study comes to a thousand million trials."""
 _PAUSE = 0.05
 """Seconds between two tries to hold a folder."""
+_OWN = ("study.", "inputs", "latency.json", "bank", "rehearsal-", "trials", "front", "result.json", "layers.json")
+"""How the names of a study's entries begin, after the dot of those that are being written."""
 _LIBRARIES = ("torch", "transformers", "optuna", "botorch")
 
 
@@ -73,9 +76,24 @@ class StudyFolder:
             near = (
                 sorted(str(found.parent) for found in path.parent.glob("*/study.yaml")) if path.parent.is_dir() else []
             )
-            hint = f"studies here: {', '.join(near)}" if near else "begin one with autolr search --study"
+            begin = f"begin one with {command('search', '--study', path)} or autolr.search(study=...)"
+            hint = f"studies here: {', '.join(near)}" if near else begin
             raise UsageError(f"{path} is not a study folder, it has no study.yaml; {hint}")
         return folder
+
+    def check_own(self) -> None:
+        """Refuse a folder that holds something else: a study's files would be mixed with its.
+
+        Raises:
+            UsageError: it has no study.yaml, and entries that no study leaves that was only begun; or it is a file.
+        """
+        if not self.path.exists() or self.spec_file.is_file():
+            return
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; name a folder for the study")
+        foreign = sorted(e for e in self.path.iterdir() if not e.name.lstrip(".").startswith(_OWN))
+        if foreign:
+            raise holds_foreign(self.path, foreign, "study", "a study that was begun is worked on")
 
     def stored(self) -> dict[str, Any]:
         """Return the content of study.yaml.
