@@ -11,9 +11,10 @@ from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import read_result, write_result
 from autolr.optimization.study.summary import read_front
 from autolr.records import Score
+from autolr.report.card import model_card
 from autolr.report.front_table import front_table
 from autolr.report.sentences import missed_limits, recovery_sentence, result_lines
-from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, StudyResult, Variant
+from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, Report, StudyResult, Variant
 from autolr.spec.study import make_spec
 
 OLD_MEMBER = """{
@@ -104,6 +105,17 @@ def test_its_sentences_are_those_it_had(old: dict, tmp_path: Path) -> None:
         "part 0.055."
     )
     assert list(missed_limits(result, SPEC)) == []
+
+
+def test_an_overlap_is_said_where_the_figure_stands(old: dict, tmp_path: Path) -> None:
+    result = StudyResult.from_json(old)
+    assert "overlap" not in result.report.to_json()
+    overlapping = replace(result.report, overlap=224)
+    assert Report.from_json(json.loads(json.dumps(overlapping.to_json()))) == overlapping
+    said = "that nothing was chosen on, of which 224 are also among those calibrated or chosen on"
+    assert f"500 pairs {said}: dense" in list(result_lines(replace(result, report=overlapping), SPEC, tmp_path))[1]
+    card = model_card("dense", result.winning, overlapping, None, "divergence", "Load it.", True)
+    assert f"on data {said} (dev.jsonl [report]):" in card
 
 
 def test_what_is_missed_is_named(old: dict) -> None:

@@ -77,7 +77,7 @@ def _headline_sentence(report: Report, spec: StudySpec) -> str:
     share = report.share(kind.name) or 0.0
     left = f"{100 * share:.1f} % of dense is kept" if kind.better == "larger" else f"{share:.3f}x of dense"
     return (
-        f"On {report.data}, {small.n} {task.noun} that nothing was chosen on: {task.subject}dense "
+        f"On {report.data}, {small.n} {task.noun} {report.unseen}: {task.subject}dense "
         f"{with_unit(kind, dense)}, compressed {with_unit(kind, small)} (standard errors); difference "
         f"{signed(kind, gap.value, gap.stderr)}; {left}."
     )
