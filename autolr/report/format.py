@@ -51,14 +51,19 @@ def signed(kind: ScoreKind, value: float, stderr: float) -> str:
 def shown_kinds(names: frozenset[str]) -> list[ScoreKind]:
     """Return the scores that a table shows of the measured ones: of a score and its exponential the latter.
 
+    A score of a task that this process does not know is shown as a plain number.
+
     Args:
         names: of the scores that were measured.
 
     Example:
         >>> [kind.name for kind in shown_kinds(frozenset({"accuracy", "loss"}))]
         ['accuracy', 'perplexity']
+        >>> [kind.name for kind in shown_kinds(frozenset({"accuracy", "brief"}))]
+        ['accuracy', 'brief']
     """
     kinds = [kind for kind in SCORES if kind.measured in names]
+    kinds += [ScoreKind(name, "smaller") for name in sorted(names - set(SCORES.names()))]
     replaced = {kind.exponential_of for kind in kinds}
     return [kind for kind in kinds if kind.name not in replaced]
 

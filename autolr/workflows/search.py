@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autolr.bank import Bank
 from autolr.errors import UsageError
+from autolr.forms import get_forms
 from autolr.methods import get_methods
 from autolr.optimization.preparation import build_bank, prepare
 from autolr.optimization.sampler.registry import SAMPLERS
@@ -55,10 +56,7 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
-    get_methods(spec.search.methods)
-    load_space_config(spec.search.space)
-    SAMPLERS.get(spec.search.sampler)
-    recovery_of(spec)
+    _check_names(spec, folder)
     _driver_class(spec)
     if spec.search.warm_start is not None and not folder.spec_file.is_file():
         StudyFolder.existing(Path(spec.search.warm_start)).load_study()
@@ -77,6 +75,28 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
     with folder.locked(progress):  # other processes may work on the study: the first one here concludes it
         write_front(folder, driver.queue.study, spec)  # another's last one may be older than what it saw
         return _finished(driver) or _conclude(driver, progress, checkpoint)
+
+
+def _check_names(spec: StudySpec, folder: StudyFolder) -> None:
+    """Refuse names that no table has, before a model is loaded; of a study that exists with where they may come from.
+
+    Raises:
+        UsageError: a method, form, space, sampler or recovery is unknown.
+    """
+    try:
+        get_methods(spec.search.methods)
+        get_forms(spec.search.forms)
+        load_space_config(spec.search.space)
+        SAMPLERS.get(spec.search.sampler)
+        recovery_of(spec)
+    except UsageError as error:
+        if not folder.spec_file.is_file() or not str(error).startswith("unknown "):
+            raise
+        raise UsageError(
+            f"{error}; what a notebook or script has added by .add is known in that process alone: add it again and go "
+            f"on with autolr.Study({str(folder.path)!r}) there, or have an installed package register it as an entry "
+            f"point (docs/extending.md)"
+        ) from error
 
 
 def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpoint: bool = False) -> Driver:
@@ -145,6 +165,8 @@ def open_study(folder: StudyFolder, progress: Progress, spec: StudySpec | None =
     Raises:
         UsageError: the model, the data or a setting is not what the study began with.
     """
-    inputs = open_inputs(spec or folder.spec(), progress, folder.latency_file)
+    spec = spec or folder.spec()
+    _check_names(spec, folder)
+    inputs = open_inputs(spec, progress, folder.latency_file)
     folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     return Opened(inputs, build_bank(inputs, folder.bank, progress))

@@ -27,7 +27,7 @@ _STATES = {
 
 def summarize(folder: StudyFolder) -> StudyStatus:
     """Return a study's state."""
-    spec = folder.spec()
+    asked = folder.asked()
     counts = dict.fromkeys(_STATES.values(), 0)
     failures: list[Failure] = []
     seconds = 0.0
@@ -42,11 +42,11 @@ def summarize(folder: StudyFolder) -> StudyStatus:
     return StudyStatus(
         study=str(folder.path),
         trials=counts,
-        wanted=spec.trials,
+        wanted=asked.trials,
         finished=result is not None and result.trials == counts["complete"] + counts["stopped"],
         running=folder.busy(),
-        budgets=spec.budgets,
-        floors=spec.floors,
+        budgets=asked.budgets,
+        floors=asked.floors,
         front=() if front is None else tuple(member.trial for member in Front.from_json(front).members),
         winner=None if result is None else result.winner,
         trial_seconds=round(seconds, 2),
