@@ -1,10 +1,13 @@
 """Records of results: what they write they read, and files of earlier versions are read as they were meant."""
 
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from autolr.errors import UsageError
 from autolr.optimization.study.folder import StudyFolder
@@ -12,7 +15,7 @@ from autolr.optimization.study.front import read_result, write_result
 from autolr.optimization.study.summary import read_front
 from autolr.records import Score
 from autolr.report.card import model_card
-from autolr.report.front_table import front_table
+from autolr.report.front_table import front_table, result_table
 from autolr.report.sentences import missed_limits, recovery_sentence, result_lines
 from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, Report, StudyResult, Variant
 from autolr.spec.study import make_spec
@@ -165,6 +168,21 @@ def test_a_front_of_an_earlier_version_is_read_with_its_scores_on_the_selection_
     assert front.winner == 7
     assert front.to_json()["members"][0]["selection"] == old["members"][0]["selection"]
     assert front_table(front).row_count == 1
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_front_has_a_column_for_each_budgeted_quantity(old: dict, width: int) -> None:
+    result = StudyResult.from_json(old)
+    budgets = ("0.7x-nonembedding-params", "400MB-memory")
+    spec = SPEC.model_copy(update={"budgets": budgets, "search": SPEC.search})
+    for table in (result_table(result, spec), front_table(Front((), result.members, budgets=budgets))):
+        assert [str(column.header) for column in table.columns][2:6] == ["FLOPs", "params", "nonemb. params", "memory"]
+        console = Console(width=width, file=io.StringIO())
+        console.print(table)
+        text = console.file.getvalue()
+        assert re.search(r"0\.500 +0\.900 +0\.600 +0\.900", text)
+        assert "FLOPs, params, nonemb. params, memory: ratio to dense" in " ".join(text.split())
+    assert "memory" not in [str(column.header) for column in result_table(result, SPEC).columns]
 
 
 def test_a_recovered_copy_is_another_point(old: dict) -> None:
