@@ -170,6 +170,21 @@ def test_a_front_of_an_earlier_version_is_read_with_its_scores_on_the_selection_
     assert front_table(front).row_count == 1
 
 
+def test_the_footnote_says_on_which_members_the_refit_was_tried(old: dict) -> None:
+    result = StudyResult.from_json(old)
+    truncated = replace(result.winning, trial=8, variant=Variant(result.winning.candidate))
+    both = replace(result, members=(result.winning, truncated))
+    counted = "the refit was tried on the 2 best members there alone and is counted where that was better (trial 7); "
+    assert counted in result_table(both, SPEC).caption
+    assert "on the only member and was better for none; " in _caption(replace(result, members=(truncated,)))
+    without = SPEC.model_copy(update={"search": SPEC.search.model_copy(update={"refit": False})})
+    assert "refit" not in result_table(both, without).caption
+
+
+def _caption(result: StudyResult) -> str:
+    return str(result_table(result, SPEC).caption)
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_the_front_has_a_column_for_each_budgeted_quantity(old: dict, width: int) -> None:
     result = StudyResult.from_json(old)

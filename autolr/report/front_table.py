@@ -7,7 +7,7 @@ from rich.table import Table
 
 from autolr.report.format import shown_kinds
 from autolr.results import Front, FrontMember, StudyResult
-from autolr.results.member import NEARLY_BEST
+from autolr.results.member import FINALISTS, NEARLY_BEST
 from autolr.results.scores import Scores
 from autolr.scores import PROBE, SCORES, TASKS, ScoreKind
 from autolr.scores.kind import SHARE
@@ -31,17 +31,24 @@ never a number."""
 def result_table(result: StudyResult, spec: StudySpec) -> Table:
     """Return the front at the end of a search, with the scores its winner was chosen by."""
     examples = result.members[0].selected.scores[spec.search.objective].n
-    recovered = [str(member.trial) for member in result.members if member.variant.recovery is not None]
-    counted = (
-        f"the {spec.search.recovery} was better for {', '.join(recovered)} and is counted there; " if recovered else ""
-    )
     title = "The front of the search, scored again" if result.reached else "No candidate met all; the nearest"
     caption = (
         f"Scores on {examples} selection {TASKS.get(spec.task).noun}, which the search did not see: there a member may "
-        f"fall behind another; {counted}the winner (*) is {_chosen_by(spec)} there"
+        f"fall behind another; {_recovered(result, spec)}the winner (*) is {_chosen_by(spec)} there"
     )
     rows = [(member, member.selected.scores) for member in result.members]
     return _member_table(title, caption, rows, result.winner, spec.budgets)
+
+
+def _recovered(result: StudyResult, spec: StudySpec) -> str:
+    """Return what the recovery did: it is tried on few members, and is not counted where it was no better."""
+    if not spec.search.refit:
+        return ""
+    better = [str(member.trial) for member in result.members if member.variant.recovery is not None]
+    tried = min(FINALISTS, len(result.members))
+    few = f"the {tried} best members there alone" if tried > 1 else "the only member"
+    counted = f"is counted where that was better (trial {', '.join(better)})" if better else "was better for none"
+    return f"the {spec.search.recovery} was tried on {few} and {counted}; "
 
 
 def front_table(front: Front) -> Table:

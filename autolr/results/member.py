@@ -11,6 +11,8 @@ from autolr.results.latency import LatencyCheck
 from autolr.results.relative_cost import RelativeCost
 from autolr.results.scores import Scores, scores_from_json, scores_to_json
 
+FINALISTS = 4
+"""Members of the front, the best on the selection part, that are recovered and scored again."""
 NEARLY_BEST = 0.01
 """How much of the headline score may be given for what the probes read, where they are an objective."""
 

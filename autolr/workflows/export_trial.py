@@ -101,6 +101,6 @@ def export_trial(
     if chosen.trial in members:  # scored on the selection part, where the recovery was seen to be better or not
         changes = changes_of_member(inputs, bank, members[chosen.trial], progress)
     else:
-        changes = changes_of(inputs, bank, chosen.candidate, progress)
+        changes = changes_of(inputs, bank, chosen.candidate, progress, None if solve else chosen.trial)
     difference = export(inputs, bank, chosen, changes, report, directory, format, progress)
     return Exported(chosen, solve, directory, format, difference)
