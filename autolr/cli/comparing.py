@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from autolr.cli import options as o
 from autolr.cli.terminal import out, print_json, progress, reported
@@ -13,7 +14,9 @@ from autolr.cli.terminal import out, print_json, progress, reported
 def compare(
     file: Annotated[Path, typer.Argument(help="YAML with budgets and entries; docs/comparing.md names all keys.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the studies and the summary; it can be gone on with.")],
-    plot: Annotated[Path | None, typer.Option(help="Also draw a plot, .svg or .png (needs autolr[plots]).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help=escape("Also draw a plot, .svg or .png (needs autolr[plots])."))
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Compare spaces, methods and samplers at equal budgets, evaluations and seeds: one table."""
