@@ -340,7 +340,10 @@ def test_too_few_calibration_tokens_are_said_with_what_is_enough(inputs: dict[st
     )
     assert said is not None
     assert "calibration tokens" not in search(said[1], tmp_path / "train.jsonl")
-    assert re.search(r"; about \d+ pairs would do; the train data has 120\n", search("500", Path(inputs["--train"])))
+    assert re.search(
+        r"; more train data is needed: about \d+ pairs would do, the train data has 120\n",
+        search("121", Path(inputs["--train"])),
+    )
 
 
 def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path: Path) -> None:

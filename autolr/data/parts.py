@@ -59,6 +59,7 @@ class Parts:
         report: nothing is chosen on it; the printed figures come from it.
         notes: what a reader should know about how the parts were made.
         overlap: how many examples of the report part are also in one of the other parts.
+        train: how many examples there are to calibrate on; None where that was not counted.
     """
 
     calibration: Data
@@ -67,6 +68,7 @@ class Parts:
     report: Data
     notes: tuple[str, ...] = ()
     overlap: int = 0
+    train: int | None = None
 
     def digests(self) -> dict[str, str]:
         """Return part name -> hash of its content."""
@@ -103,7 +105,7 @@ def draw_parts(
     report = test if test is not None else divided["report"]
     before = {content for data in used.values() for content in data.contents}
     overlap = sum(content in before for content in report.contents)
-    return Parts(**used, report=report, notes=tuple(notes), overlap=overlap)
+    return Parts(**used, report=report, notes=tuple(notes), overlap=overlap, train=len(train))
 
 
 def check_sources(spec: DataSpec) -> None:
