@@ -16,7 +16,7 @@ from autolr.optimization.study.summary import read_front
 from autolr.records import Score
 from autolr.report.card import model_card
 from autolr.report.front_table import front_table, result_table
-from autolr.report.sentences import missed_limits, recovery_sentence, result_lines
+from autolr.report.sentences import missed_limits, next_commands, recovery_sentence, result_lines
 from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, Report, StudyResult, Variant
 from autolr.spec.study import make_spec
 
@@ -135,6 +135,21 @@ def test_what_is_missed_is_named(old: dict) -> None:
         "accuracy>=0.8 is missed by 5.0 points on the search part, before the refit",
         "the checkpoint takes 0.750x of the dense model's time",
     ]
+
+
+def test_what_is_to_be_typed_next_works_as_it_stands(
+    old: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").mkdir()
+    data = {"premise_column": "first one", "templates": ["{premise}?", "{hypothesis}!"], "words": ["a", "b", "c"]}
+    spec = make_spec({"budgets": ["0.6x-flops"], "data": data, "run": {"trust_remote_code": True}}, "test")
+    _, export, evaluate, _ = next_commands(StudyResult.from_json(old), spec, Path("s"))
+    assert export == "autolr export s --trial 7 --out my-model-2"
+    assert evaluate == (
+        "autolr eval s/front/7 --task nli --premise-column 'first one' --template '{premise}?' --template "
+        "'{hypothesis}!' --words a,b,c --trust-remote-code --data FILE"
+    )
 
 
 def test_training_is_not_denied() -> None:

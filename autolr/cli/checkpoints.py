@@ -9,7 +9,6 @@ from rich.markup import escape
 from autolr.cli import options as o
 from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.errors import command
 
 
 @reported
@@ -34,6 +33,7 @@ def export(
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
     from autolr.optimization.study.folder import StudyFolder
+    from autolr.report.sentences import eval_command
     from autolr.spec.budgets import Budget
     from autolr.workflows.export_trial import export_trial
 
@@ -49,7 +49,7 @@ def export(
     ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
     shown = ", ".join(f"{made.member.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
     name = f"trial {made.member.trial}"
-    unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
+    unmeasured = f"; how good it is was not measured: {eval_command(spec, to)}"
     out.print(
         f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
         f"reloaded checkpoint differ by {made.max_logit_difference:g}" + (unmeasured if solve else ""),

@@ -88,7 +88,7 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
         out.print(result_table(result, spec))
         for line in result_lines(result, spec, path):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
-        for line in next_commands(result, path):
+        for line in next_commands(result, spec, path):
             out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if not result.reached:
         missed = "; ".join(missed_limits(result, spec)) or "see the table"
