@@ -220,7 +220,9 @@ def test_estimate_says_what_is_reachable_without_writing_anything(inputs: dict[s
     streamed = json.loads(run("estimate", *given, "--stream", "--no-refit", "--json").stdout)
     assert (streamed["passing_bytes"] > 0, streamed["seconds"]["refit"]) == (True, 0)
     assert not path.exists()
-    assert "compressible layers" in run("estimate", *given).stdout
+    shown = run("estimate", *given).stdout
+    assert "compressible layers" in shown
+    assert "not in it: starting and loading, the rehearsal" in " ".join(shown.split())
     assert run("estimate", *given, "--form", "low-rank").exit_code == 3
     assert "did you mean low-rank" in run("estimate", *given, "--form", "low-rang").stderr
 

@@ -13,12 +13,15 @@ from autolr.errors import UsageError
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import read_result, write_result
 from autolr.optimization.study.summary import read_front
-from autolr.records import Score
+from autolr.records import Conditions, Score
 from autolr.report.card import model_card
 from autolr.report.front_table import front_table, result_table
+from autolr.report.measurements import bench_table
 from autolr.report.sentences import missed_limits, next_commands, recovery_sentence, result_lines
-from autolr.results import Front, FrontMember, LatencyCheck, RecoveryNote, Report, StudyResult, Variant
+from autolr.results import Difference, Front, FrontMember, LatencyCheck, RecoveryNote, Report, StudyResult, Variant
+from autolr.results.bench import Bench, TimedModel
 from autolr.spec.study import make_spec
+from autolr.workflows.export_trial import Exported
 
 OLD_MEMBER = """{
  "trial": 7, "origin": "search",
@@ -149,6 +152,32 @@ def test_what_is_to_be_typed_next_works_as_it_stands(
     assert evaluate == (
         "autolr eval s/front/7 --task nli --premise-column 'first one' --template '{premise}?' --template "
         "'{hypothesis}!' --words a,b,c --trust-remote-code --data FILE"
+    )
+
+
+@pytest.mark.parametrize(("gap", "said"), [(-0.013, "0.013 ± 0.053 nats less"), (0.2, "0.2 ± 0.053 nats more")])
+def test_what_is_lost_is_more_or_less_by_its_sign(old: dict, tmp_path: Path, gap: float, said: str) -> None:
+    result = StudyResult.from_json(old)
+    report = replace(result.report, optimism={"divergence": Difference(gap, 0.053)})
+    line = next(one for one in result_lines(replace(result, report=report), SPEC, tmp_path) if "loses" in one)
+    assert f"against the dense model is {said} on the report part than on the search part" in line
+
+
+def test_the_ratio_of_a_bench_is_said_to_be_of_paired_times() -> None:
+    model = TimedModel(0.004, 0.0039, 0.0041, 1.0, 0.9, 1.1, 5, settled=True, model="a")
+    caption = bench_table(Bench(Conditions(8, 32, "float32"), "torch", (model,))).caption
+    assert "in the same round; not the ratio of the medians" in caption
+
+
+def test_a_member_and_an_export_are_printed_in_a_line(old: dict) -> None:
+    member = StudyResult.from_json(old).winning
+    costs = "0.500x flops, 0.900x params, 0.600x nonembedding-params, 0.900x memory"
+    assert str(member) == (
+        f"trial 7 (search): {costs}; on the search part accuracy 0.9 ± 0.02, agreement 0.95 ± 0.01, divergence "
+        "0.0625 ± 0.008"
+    )
+    assert str(Exported(member, False, Path("small"), "hf", 0.0)) == (
+        f"trial 7 ({costs}) at small as hf; logits of the reloaded checkpoint differ by 0"
     )
 
 

@@ -154,8 +154,8 @@ def _optimism_sentence(report: Report, objective: str) -> str:
     value, stderr = scale * gap.value, scale * gap.stderr
     verdict = "no sign that the search part flattered it" if value <= 2 * stderr else "the search part flattered it"
     return (
-        f"As exported, what it loses in {objective} against the dense model is {value:+.2g} ± {stderr:.2g} "
-        f"{unit} more on the report part than on the search part; {verdict}."
+        f"As exported, what it loses in {objective} against the dense model is {abs(value):.2g} ± {stderr:.2g} "
+        f"{unit} {'less' if value < 0 else 'more'} on the report part than on the search part; {verdict}."
     )
 
 

@@ -81,6 +81,13 @@ class FrontMember:
     selection: Selection | None = None
     latency: LatencyCheck | None = None
 
+    def __str__(self) -> str:
+        """Return what it is in one line; everything is in ``repr``."""
+        ratios = ", ".join(f"{ratio:.3f}x {quantity}" for quantity, ratio in self.cost.ratios.items())
+        scores = ", ".join(f"{name} {score.value:.4g} ± {score.stderr:.1g}" for name, score in self.scores.items())
+        scored = f"on the search part {scores}" if scores else "not scored"
+        return f"trial {self.trial} ({self.origin}): {ratios}; {scored}"
+
     @property
     def candidate(self) -> Candidate:
         """What is done to each layer."""

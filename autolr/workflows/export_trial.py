@@ -39,6 +39,15 @@ class Exported:
     format: str
     max_logit_difference: float
 
+    def __str__(self) -> str:
+        """Return what was written in one line; everything is in ``repr``."""
+        source = "the solution under the multipliers of " if self.solved else ""
+        ratios = ", ".join(f"{ratio:.3f}x {quantity}" for quantity, ratio in self.member.cost.ratios.items())
+        return (
+            f"{source}trial {self.member.trial} ({ratios}) at {self.directory} as {self.format}; logits of the "
+            f"reloaded checkpoint differ by {self.max_logit_difference:g}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that ``autolr export --json`` prints."""
         return {
