@@ -1,6 +1,7 @@
 """The command line: what people script against, exit codes, and bad input refused before anything is computed."""
 
 import gzip
+import io
 import json
 import re
 from pathlib import Path
@@ -186,6 +187,16 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: py
         for text in ("few tokens", "few tokens", "another"):
             listener.note(text)
     assert capsys.readouterr().err == "note: few tokens\nnote: another\n\n"
+
+
+def test_sentences_break_between_words_on_a_terminal_and_stay_one_line_elsewhere() -> None:
+    text = "dense 97.2 ± 0.6 % [of them], " * 8
+    for on_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=50, force_terminal=on_terminal, color_system=None)
+        terminal.say(console, text, "note: ")
+        lines = console.file.getvalue().splitlines()
+        assert [word for line in lines for word in line.split()] == f"note: {text}".split()
+        assert (len(lines) > 1, max(map(len, lines)) <= 50) == (on_terminal, on_terminal)
 
 
 def test_help_says_what_the_default_length_is() -> None:

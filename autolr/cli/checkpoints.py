@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from autolr.cli import options as o
 from autolr.cli import places
-from autolr.cli.terminal import err, out, print_json, progress, reported
+from autolr.cli.terminal import err, out, print_json, progress, reported, say
 
 
 @reported
@@ -84,4 +83,4 @@ def evaluate(
     else:
         out.print(evaluation_line(evaluation), highlight=False)
     if (warning := chance_warning(evaluation)) is not None:
-        err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        say(err, warning, "[yellow]warning:[/] ")

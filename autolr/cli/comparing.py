@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from autolr.cli import options as o
-from autolr.cli.terminal import out, print_json, progress, reported
+from autolr.cli.terminal import out, print_json, progress, reported, say
 
 
 @reported
@@ -34,5 +34,5 @@ def compare(
     else:
         out.print(comparison_table(summary))
         for line in comparison_lines(summary):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(out, line)
         out.print(f"written: {to / 'comparison.json'}", highlight=False, markup=False, soft_wrap=True)
