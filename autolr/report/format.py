@@ -2,7 +2,7 @@
 
 from autolr.records import Conditions, Score
 from autolr.scores import SCORES, ScoreKind
-from autolr.scores.kind import SHARE
+from autolr.scores.kind import SHARE, shown_share
 
 
 def amount(value: int | float, quantity: str) -> str:
@@ -22,7 +22,7 @@ def percent(score: Score) -> str:
         >>> percent(Score(0.8125, 0.01, 1500))
         '81.2 ± 1.0'
     """
-    return f"{100 * score.value:.1f} ± {100 * score.stderr:.1f}"
+    return shown_share(score.value, score.stderr)
 
 
 def with_unit(kind: ScoreKind, score: Score) -> str:
