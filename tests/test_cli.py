@@ -1,6 +1,7 @@
 """The command line: what people script against, exit codes, and bad input refused before anything is computed."""
 
 import gzip
+import io
 import json
 import re
 import resource
@@ -253,6 +254,16 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert capsys.readouterr().err == "note: few tokens\nnote: another\n\n"
 
 
+def test_sentences_break_between_words_on_a_terminal_and_stay_one_line_elsewhere() -> None:
+    text = "dense 97.2 ± 0.6 % [of them], " * 8
+    for on_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=50, force_terminal=on_terminal, color_system=None)
+        terminal.say(console, text, "note: ")
+        lines = console.file.getvalue().splitlines()
+        assert [word for line in lines for word in line.split()] == f"note: {text}".split()
+        assert (len(lines) > 1, max(map(len, lines)) <= 50) == (on_terminal, on_terminal)
+
+
 def test_help_says_what_the_default_length_is() -> None:
     shown = " ".join(run("search", "--help").stdout.replace("│", " ").split())
     assert "the mean length of the search data, rounded up to a multiple of 8" in shown
@@ -291,7 +302,9 @@ def test_estimate_says_what_is_reachable_without_writing_anything(inputs: dict[s
     streamed = json.loads(run("estimate", *given, "--stream", "--no-refit", "--json").stdout)
     assert (streamed["passing_bytes"] > 0, streamed["seconds"]["refit"]) == (True, 0)
     assert not path.exists()
-    assert "compressible layers" in run("estimate", *given).stdout
+    shown = run("estimate", *given).stdout
+    assert "compressible layers" in shown
+    assert "not in it: starting and loading, the rehearsal" in " ".join(shown.split())
     assert run("estimate", *given, "--form", "low-rank").exit_code == 3
     assert "did you mean low-rank" in run("estimate", *given, "--form", "low-rang").stderr
 
@@ -411,7 +424,10 @@ def test_too_few_calibration_tokens_are_said_with_what_is_enough(inputs: dict[st
     )
     assert said is not None
     assert "calibration tokens" not in search(said[1], tmp_path / "train.jsonl")
-    assert re.search(r"; about \d+ pairs would do; the train data has 120\n", search("500", Path(inputs["--train"])))
+    assert re.search(
+        r"; more train data is needed: about \d+ pairs would do, the train data has 120\n",
+        search("121", Path(inputs["--train"])),
+    )
 
 
 def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path: Path) -> None:

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from autolr.cli import options as o
 from autolr.cli import places
-from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.errors import command
+from autolr.cli.terminal import err, out, print_json, progress, reported, say
 
 
 @reported
@@ -36,6 +34,7 @@ def export(
     from autolr.checkpoint.directory import check_not_dense, check_vacant
     from autolr.optimization.study.folder import StudyFolder
     from autolr.optimization.study.summary import find_trial
+    from autolr.report.sentences import eval_command
     from autolr.spec.budgets import Budget
 
     folder = StudyFolder.existing(study)
@@ -56,7 +55,7 @@ def export(
     ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
     shown = ", ".join(f"{made.member.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
     name = f"trial {made.member.trial}"
-    unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
+    unmeasured = f"; how good it is was not measured: {eval_command(spec, to)}"
     out.print(
         f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
         f"reloaded checkpoint differ by {made.max_logit_difference:g}" + (unmeasured if solve else ""),
@@ -91,4 +90,4 @@ def evaluate(
     else:
         out.print(evaluation_line(evaluation), highlight=False)
     if (warning := chance_warning(evaluation)) is not None:
-        err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        say(err, warning, "[yellow]warning:[/] ")

@@ -7,7 +7,7 @@ import typer
 
 from autolr.cli import options as o
 from autolr.cli import places
-from autolr.cli.terminal import err, out, print_json, progress, reported
+from autolr.cli.terminal import err, out, print_json, progress, reported, say
 from autolr.errors import Stopped, UsageError, command
 from autolr.spec.study import StudySpec
 
@@ -98,8 +98,8 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
     else:
         out.print(result_table(result, spec))
         for line in result_lines(result, spec, path):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
-        for line in next_commands(result, path):
+            say(out, line)
+        for line in next_commands(result, spec, path):
             out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if not result.reached:
         missed = "; ".join(missed_limits(result, spec)) or "see the table"

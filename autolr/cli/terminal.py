@@ -71,6 +71,17 @@ def _remedy(command: str) -> str:
     return "mend this and give the command once more"
 
 
+def say(console: Console, text: str, head: str = "") -> None:
+    """Print sentences: broken between words on a terminal, one line where a program may read them.
+
+    Args:
+        console: that they go to.
+        text: of the sentences, without markup.
+        head: with markup, before them.
+    """
+    console.print(f"{head}{escape(text)}", highlight=False, soft_wrap=not console.is_terminal)
+
+
 def print_json(content: Any) -> None:
     """Write a result to stdout as JSON, nothing else."""
     typer.echo(json.dumps(content, indent=1))
@@ -116,7 +127,7 @@ class TerminalProgress:
         if text in self._noted:
             return
         self._noted.add(text)
-        self._bars.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        say(self._bars.console, text, "[yellow]note:[/] ")
 
     def check(self) -> None:
         """Raise once a signal has come."""

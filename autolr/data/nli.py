@@ -64,6 +64,11 @@ class NliData:
             content.update(json.dumps(row).encode())
         return content.hexdigest()
 
+    @property
+    def contents(self) -> tuple[tuple[str, str], ...]:
+        """What each pair consists of, without its label."""
+        return tuple(zip(self.premises, self.hypotheses, strict=True))
+
     def select(self, indices: Iterable[int]) -> "NliData":
         """Return the pairs at these positions, in this order."""
         chosen = list(indices)

@@ -43,6 +43,11 @@ class TextData:
         """SHA-256 of the blocks in order, 64 hexadecimal digits; the name does not count."""
         return hashlib.sha256(np.array(self.blocks, dtype=np.int64).tobytes()).hexdigest()
 
+    @property
+    def contents(self) -> tuple[Block, ...]:
+        """What each block consists of."""
+        return self.blocks
+
     def select(self, indices: Iterable[int]) -> "TextData":
         """Return the blocks at these positions, in this order."""
         return TextData(self.name, tuple(self.blocks[i] for i in indices))

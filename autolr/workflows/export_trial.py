@@ -39,6 +39,15 @@ class Exported:
     format: str
     max_logit_difference: float
 
+    def __str__(self) -> str:
+        """Return what was written in one line; everything is in ``repr``."""
+        source = "the solution under the multipliers of " if self.solved else ""
+        ratios = ", ".join(f"{ratio:.3f}x {quantity}" for quantity, ratio in self.member.cost.ratios.items())
+        return (
+            f"{source}trial {self.member.trial} ({ratios}) at {self.directory} as {self.format}; logits of the "
+            f"reloaded checkpoint differ by {self.max_logit_difference:g}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that ``autolr export --json`` prints."""
         return {
@@ -101,6 +110,6 @@ def export_trial(
     if chosen.trial in members:  # scored on the selection part, where the recovery was seen to be better or not
         changes = changes_of_member(inputs, bank, members[chosen.trial], progress)
     else:
-        changes = changes_of(inputs, bank, chosen.candidate, progress)
+        changes = changes_of(inputs, bank, chosen.candidate, progress, None if solve else chosen.trial)
     difference = export(inputs, bank, chosen, changes, report, directory, format, progress)
     return Exported(chosen, solve, directory, format, difference)

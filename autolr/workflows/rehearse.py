@@ -58,7 +58,7 @@ def rehearse(
     Raises:
         AutolrError: something failed that would have failed at the end of the study.
     """
-    progress.start(f"rehearse on {EXAMPLES} examples: one layer, its refit, its checkpoint loaded again")
+    progress.start("rehearse the end of the study on one layer")
     with passing_folder(folder, "rehearsal-") as temporary:
         try:
             _rehearse(_small(inputs), temporary, formats)

@@ -14,9 +14,8 @@ from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results import StudyResult
 from autolr.spec.study import StudySpec, without_places
-from autolr.workflows.check_given import check_study
+from autolr.workflows.check_given import check_names, check_study
 from autolr.workflows.conclude import conclude
-from autolr.workflows.finalists import recovery_of
 from autolr.workflows.rehearse import rehearse
 from autolr.workflows.tune_latency import tune
 
@@ -54,7 +53,6 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
     check_study(spec, folder)
-    recovery_of(spec)
     _driver_class(spec)
     shared = spec.storage is not None
     if spec.storage is not None:
@@ -141,6 +139,8 @@ def open_study(folder: StudyFolder, progress: Progress, spec: StudySpec | None =
     Raises:
         UsageError: the model, the data or a setting is not what the study began with.
     """
-    inputs = open_inputs(spec or folder.spec(), progress, folder.latency_file)
+    spec = spec or folder.spec()
+    check_names(spec, folder)
+    inputs = open_inputs(spec, progress, folder.latency_file)
     folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     return Opened(inputs, build_bank(inputs, folder.bank, progress))

@@ -23,17 +23,19 @@ import optuna
 import yaml
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from autolr import __version__
 from autolr.checkpoint.directory import holds_foreign
-from autolr.errors import AutolrError, UsageError, command
+from autolr.errors import AutolrError, UsageError, command, nearest
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.machine.locks import try_lock
 from autolr.optimization.study.database import open_database
 from autolr.optimization.study.journal import damaged, open_journal
 from autolr.optimization.study.trial_record import REQUIRED
 from autolr.progress import Progress
-from autolr.spec.plain import read_yaml
+from autolr.scores import TASKS
+from autolr.spec.plain import parse_plain, read_yaml
 from autolr.spec.study import StudySpec, make_spec
 
 STUDY_NAME = "autolr"
@@ -44,6 +46,15 @@ _PAUSE = 0.05
 _OWN = ("study.", "inputs", "latency.json", "bank", "rehearsal-", "trials", "front", "result.json", "layers.json")
 """How the names of a study's entries begin, after the dot of those that are being written."""
 _LIBRARIES = ("torch", "transformers", "optuna", "botorch")
+
+
+class Asked(BaseModel):
+    """What a study's state is stated against."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    trials: int
+    budgets: tuple[str, ...]
+    floors: tuple[str, ...]
 
 
 class StudyFolder:
@@ -107,8 +118,30 @@ class StudyFolder:
         return plain
 
     def spec(self) -> StudySpec:
-        """Return the stored specification."""
-        return make_spec(self.stored()["spec"], str(self.spec_file))
+        """Return the stored specification.
+
+        Raises:
+            UsageError: it is damaged, or of a task that this process does not know.
+        """
+        plain = self.stored()["spec"]
+        task = plain.get("task") if isinstance(plain, dict) else None
+        if isinstance(task, str) and task not in TASKS:
+            raise UsageError(
+                f"{self.spec_file}: unknown task {task!r}; {nearest(task, TASKS.names())}; if the study was begun with "
+                f"a task object, make it again and go on with autolr.search(…, task=task, study={str(self.path)!r}) or "
+                f"autolr.Study({str(self.path)!r}, task=task), or have an installed package register it as an entry "
+                f"point (docs/extending.md)"
+            )
+        return make_spec(plain, str(self.spec_file))
+
+    def asked(self) -> "Asked":
+        """Return what can be told of a study whatever its task, also where this process does not know that.
+
+        Raises:
+            UsageError: the specification is damaged.
+        """
+        asked: Asked = parse_plain(TypeAdapter(Asked), self.stored()["spec"], str(self.spec_file))
+        return asked
 
     def check_same(self, name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Refuse to go on under other conditions than the study began with.

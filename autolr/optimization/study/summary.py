@@ -29,7 +29,7 @@ _STATES = {
 
 def summarize(folder: StudyFolder) -> StudyStatus:
     """Return a study's state."""
-    spec = folder.spec()
+    asked = folder.asked()
     counts = dict.fromkeys(_STATES.values(), 0)
     trials: list[FrozenTrial] = []
     failures: list[Failure] = []
@@ -45,11 +45,11 @@ def summarize(folder: StudyFolder) -> StudyStatus:
     return StudyStatus(
         study=str(folder.path),
         trials=counts,
-        wanted=spec.trials,
-        finished=result is not None and result.trials == done and (done >= spec.trials or _single_point(trials)),
+        wanted=asked.trials,
+        finished=result is not None and result.trials == done and (done >= asked.trials or _single_point(trials)),
         running=folder.busy(),
-        budgets=spec.budgets,
-        floors=spec.floors,
+        budgets=asked.budgets,
+        floors=asked.floors,
         front=() if front is None else tuple(member.trial for member in front.members),
         winner=None if result is None else result.winner,
         trial_seconds=round(seconds, 2),
