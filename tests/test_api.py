@@ -23,9 +23,13 @@ from autolr.cli import app
 from autolr.data.objects import write_rows
 from autolr.errors import BudgetError, Stopped, UsageError
 from autolr.model.objects import model_directory
+from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
+from autolr.report.front_table import front_table
+from autolr.results import Front
 from autolr.spec.options import options_of
 from autolr.spec.study import StudySpec
+from autolr.workflows.search import run_search
 from autolr.workflows.undisturbed import undisturbed
 
 FEW = {"method": "svd", "multiple": 2, "search_examples": 40, "selection_examples": 40, "trials": 3, "refit": False}
@@ -189,7 +193,11 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing_behind(objects, input
         autolr.search(**objects, budget="0.01x-params", **common)
     with pytest.raises(UsageError, match="no column 'label'"):
         autolr.search(**{**objects, "train": [{"premise": "a", "hypothesis": "b"}]}, budget="0.5x-flops", **common)
+    with pytest.raises(UsageError, match=r"^train holds no rows"):
+        autolr.search(**{**objects, "train": []}, budget="0.5x-flops", **common)
     assert not path.exists()
+    with pytest.raises(UsageError, match=r"begin one with autolr search --study .* or autolr\.search\(study="):
+        autolr.Study(path)
 
 
 def test_a_study_is_read_and_exported(study, inputs, tmp_path):
@@ -255,8 +263,18 @@ def test_a_task_of_ones_own_in_ten_lines(inputs, tmp_path):
         assert autolr.Study(tmp_path / "s", task=kind).winner == study.winner
     finally:
         forget_task(kind.name)
-    with pytest.raises(UsageError, match="unknown task 'brevity'"):
-        autolr.Study(tmp_path / "s").resume(trials=4)
+    elsewhere = autolr.Study(tmp_path / "s")
+    with pytest.raises(UsageError, match=r"unknown task 'brevity'; known: lm, nli; .*task=task, study='.*entry point"):
+        elsewhere.resume(trials=4)
+    assert elsewhere.status.winner == elsewhere.winner.trial
+    assert [column.header for column in front_table(Front((), elsewhere.front)).columns][-1] == "brief"
+
+
+def test_a_method_of_one_process_alone_is_asked_for_by_another(study):
+    stored = study.spec
+    spec = stored.model_copy(update={"search": stored.search.model_copy(update={"methods": ("plain",)})})
+    with pytest.raises(UsageError, match=r"unknown method 'plain'; .* has added by \.add .* entry point"):
+        run_search(spec, StudyFolder(study.path), Silent())
 
 
 class Listener(Silent):

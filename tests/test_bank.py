@@ -153,10 +153,10 @@ def test_every_folder_of_the_bank_that_is_no_methods_is_listed():
     assert {STATISTICS, *folders} == set(BANK_FOLDERS)
 
 
-def test_progress_counts_every_decomposition(case, tmp_path):
+def test_progress_counts_every_layer(case, tmp_path):
     told = []
     case.bank(tmp_path).build(get_methods(["svd", "afm"]), case.calibrate, lambda *args: told.append(args))
-    assert told == [("decompose", done, 6) for done in (2, 4, 6)]
+    assert told == [("decompose", done, 3) for done in (1, 2, 3)]
 
 
 def test_other_weights_are_not_mistaken(case, tmp_path):

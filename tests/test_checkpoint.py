@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -214,7 +215,9 @@ def test_stock_transformers_refuses(fresh, case, head):
     """Without autolr and without trust the load raises, instead of warning and computing with random weights."""
     job, loaded = fresh["without"][case, head, False]
     assert loaded is None
-    assert "size" in job["error"]
+    docs = " ".join((Path(__file__).parents[1] / "docs/checkpoints.md").read_text().split())
+    quoted = re.search(r'a RuntimeError that ends in "(.*?)"', docs)[1]
+    assert re.match(f"RuntimeError: .*{re.escape(quoted)}", job["error"], re.DOTALL)
     assert "AssertionError" not in job["error"]
 
 

@@ -1,9 +1,12 @@
 """The command line: what people script against, exit codes, and bad input refused before anything is computed."""
 
 import gzip
+import io
 import json
 import re
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from autolr.cli import app, terminal
+from autolr.errors import Stopped
 
 FAST = [
     "--method",
@@ -194,6 +198,35 @@ def test_export_replaces_an_older_checkpoint_only_by_force(study: Path, tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_export_tells_at_once_of_a_place_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    refused = run("export", str(study), "--out", "/proc/nowhere/mine")
+    assert refused.exit_code == 2
+    assert "cannot write to /proc/nowhere/mine: No such file or directory (in /proc); name another" in refused.stderr
+    assert "load the model" not in refused.stderr
+
+
+def test_an_export_that_meets_a_full_disk_names_the_place(study: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        full = run("export", str(study), "--out", str(tmp_path / "mine"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.exit_code == 1
+    assert f"{tmp_path / 'mine'} could not be written: " in full.stderr
+    assert "make room there" in full.stderr
+    assert "resume" not in full.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("resumable", "said"), [(True, "finished is on disk"), (False, "there is no result")])
+def test_a_signal_says_what_is_left(resumable: bool, said: str) -> None:
+    with terminal.progress(resumable) as listener:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match=said):
+            listener.check()
+
+
 def test_eval_prints_percent_and_warns_of_a_model_that_guesses(inputs: dict[str, str]) -> None:
     result = run("eval", inputs["--model"], "--data", inputs["--test"])  # random weights
     assert re.search(r"^accuracy \d\d\.\d ± \d\.\d % \(standard error\) on 60 pairs$", result.stdout, re.M)
@@ -221,6 +254,16 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert capsys.readouterr().err == "note: few tokens\nnote: another\n\n"
 
 
+def test_sentences_break_between_words_on_a_terminal_and_stay_one_line_elsewhere() -> None:
+    text = "dense 97.2 ± 0.6 % [of them], " * 8
+    for on_terminal in (True, False):
+        console = Console(file=io.StringIO(), width=50, force_terminal=on_terminal, color_system=None)
+        terminal.say(console, text, "note: ")
+        lines = console.file.getvalue().splitlines()
+        assert [word for line in lines for word in line.split()] == f"note: {text}".split()
+        assert (len(lines) > 1, max(map(len, lines)) <= 50) == (on_terminal, on_terminal)
+
+
 def test_help_says_what_the_default_length_is() -> None:
     shown = " ".join(run("search", "--help").stdout.replace("│", " ").split())
     assert "the mean length of the search data, rounded up to a multiple of 8" in shown
@@ -230,6 +273,12 @@ def test_resume_with_more_trials(study: Path) -> None:
     result = run("resume", str(study), "--trials", "7")
     assert result.exit_code == 0, result.output
     assert json.loads(run("status", str(study), "--json").stdout)["trials"]["complete"] == 7
+
+
+def test_fewer_trials_than_a_study_has_are_noted(study: Path) -> None:
+    done = run("resume", str(study), "--trials", "2")
+    assert done.exit_code == 0, done.output
+    assert "trials before, more than --trials 2; those that are done stay in it" in done.stderr
 
 
 def test_a_time_limit_stops_resumably_with_exit_code_4(inputs: dict[str, str], tmp_path: Path) -> None:
@@ -253,7 +302,9 @@ def test_estimate_says_what_is_reachable_without_writing_anything(inputs: dict[s
     streamed = json.loads(run("estimate", *given, "--stream", "--no-refit", "--json").stdout)
     assert (streamed["passing_bytes"] > 0, streamed["seconds"]["refit"]) == (True, 0)
     assert not path.exists()
-    assert "compressible layers" in run("estimate", *given).stdout
+    shown = run("estimate", *given).stdout
+    assert "compressible layers" in shown
+    assert "not in it: starting and loading, the rehearsal" in " ".join(shown.split())
     assert run("estimate", *given, "--form", "low-rank").exit_code == 3
     assert "did you mean low-rank" in run("estimate", *given, "--form", "low-rang").stderr
 
@@ -373,7 +424,10 @@ def test_too_few_calibration_tokens_are_said_with_what_is_enough(inputs: dict[st
     )
     assert said is not None
     assert "calibration tokens" not in search(said[1], tmp_path / "train.jsonl")
-    assert re.search(r"; about \d+ pairs would do; the train data has 120\n", search("500", Path(inputs["--train"])))
+    assert re.search(
+        r"; more train data is needed: about \d+ pairs would do, the train data has 120\n",
+        search("121", Path(inputs["--train"])),
+    )
 
 
 def test_test_data_that_are_the_validation_data(inputs: dict[str, str], tmp_path: Path) -> None:

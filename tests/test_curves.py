@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import batches, build, sequences, sized
+from tiny import MATRIX_METHODS, batches, build, sequences, sized
 
 from autolr.allocation.error_curves import build_menus, error_curves, measure_scales
 from autolr.bank import Bank
@@ -22,7 +22,7 @@ from autolr.statistics.calibrate import calibrate
 from autolr.tasks.class_scorer import ClassScorer
 from autolr.types import QUANTITIES, Candidate, Unit
 
-NAMES = sorted(METHODS.names())
+NAMES = MATRIX_METHODS
 DATA = batches(sequences(24), 8)
 
 

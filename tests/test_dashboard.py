@@ -85,3 +85,4 @@ def test_a_port_that_is_taken_is_an_error_with_a_remedy(study: Path) -> None:
     assert process.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in said
     assert "choose another --port" in said
+    assert "dashboard of" not in said

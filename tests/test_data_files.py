@@ -104,6 +104,17 @@ FAULTS = {
         '{"premise": "a", "hypothesis": "b", "gold": 1}',
         r"no column 'label'; .*--label-column",
     ),
+    "all columns": (
+        "a.csv",
+        "a,b,c\n1,2,3\n",
+        r"no column 'premise', 'hypothesis', 'label'; the columns are a, b, c; name them with "
+        r"--premise-column and --hypothesis-column and --label-column, which",
+    ),
+    "semicolons": (
+        "a.csv",
+        "review;claim;verdict\n1;2;3\n",
+        r"the columns are review;claim;verdict; the cells seem to be separated by semicolons: write commas",
+    ),
     "unknown label": (
         "a.jsonl",
         '{"premise": "a", "hypothesis": "b", "label": "contradictory"}',

@@ -1,7 +1,10 @@
 """Data sets of the hub: classes are mapped by name, and every refusal says what to do."""
 
+import time
+
 import datasets
 import pytest
+from huggingface_hub import constants
 
 from autolr.data import Columns, load_nli
 from autolr.errors import UsageError
@@ -37,6 +40,7 @@ def hub(monkeypatch):
         return splits[split]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("autolr.data.hub.unreachable", lambda *_: None)
     return store, calls
 
 
@@ -140,3 +144,12 @@ def test_an_empty_data_set_is_refused(hub):
     store["a/b", None] = {"train": table([])}
     with pytest.raises(UsageError, match=r"a/b \[train\]: holds no rows"):
         load_nli("a/b", label2id=MODEL)
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked_again_and_again(monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"hub at http://127.0.0.1:9 could not be reached .*HF_HUB_OFFLINE=1"):
+        load_nli("nobody/nothing", label2id=MODEL, split="test")
+    assert time.monotonic() - began < 5

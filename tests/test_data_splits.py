@@ -1,6 +1,7 @@
 """Parts share no premise, lose no pair, keep their sizes and do not depend on the order of the rows."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -103,3 +104,18 @@ def test_parts_too_small_to_tell_models_apart_are_noted(tmp_path: Path, n: int, 
     spec = DataSpec(train=options["--train"], validation=str(tmp_path / "few.jsonl"), test=options["--test"])
     notes = load_nli_parts(spec, {"entailment": 0, "neutral": 1, "contradiction": 2}, False, True, 0).notes
     assert [note.split()[1] for note in notes if "too few to tell models apart" in note] == noted
+
+
+def test_rows_that_were_used_before_they_are_reported_on_are_counted(tmp_path: Path):
+    """The note counts distinct pairs, ``overlap`` the rows of the report part."""
+    options = write_inputs(tmp_path)
+    train, test = Path(options["--train"]), tmp_path / "overlapping.jsonl"
+    shared = train.read_text().splitlines()[:3]
+    test.write_text("\n".join([*Path(options["--test"]).read_text().splitlines(), *shared, *shared]) + "\n")
+    labels = {"entailment": 0, "neutral": 1, "contradiction": 2}
+    spec = DataSpec(train=str(train), validation=options["--validation"], test=str(test))
+    parts = load_nli_parts(spec, labels, False, True, 0)
+    assert parts.overlap == 6
+    assert any(re.fullmatch(r"3 of \d+ distinct test pairs are also train pairs", note) for note in parts.notes)
+    disjoint = load_nli_parts(spec.model_copy(update={"test": options["--test"]}), labels, False, True, 0)
+    assert disjoint.overlap == 0

@@ -33,7 +33,7 @@ from autolr.optimization.study.queue import TrialQueue
 from autolr.optimization.study.summary import summarize
 from autolr.optimization.study.takeover import SharedTrials
 from autolr.optimization.study.trial_record import DEATHS, OWNER, SURPLUS
-from autolr.progress import Silent
+from autolr.progress import Printed, Silent
 from autolr.spec.study import make_spec
 from autolr.workflows.search import _prepared_driver, run_search
 
@@ -93,13 +93,26 @@ def test_a_specification_with_a_password_is_refused_without_repeating_it() -> No
         ("sqlite:///study.db", "PostgreSQL databases alone"),
         ("no address", "must look like"),
         (f"postgresql://me:{PASSWORD}@host:port/db", "must look like"),
-        (f"postgresql://me:{PASSWORD}@127.0.0.1:1/db", "cannot open the database"),
+        (
+            f"postgresql://me:{PASSWORD}@127.0.0.1:1/db",
+            r"cannot open the database postgresql://me@127.0.0.1:1/db: .*port 1 failed: Connection refused$",
+        ),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(address: str, said: str) -> None:
     with pytest.raises(UsageError, match=said) as refused:
         open_database(address)
     assert PASSWORD not in str(refused.value)
+
+
+def test_a_database_that_is_away_is_told_of_before_the_model_is_loaded(
+    options: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = spec_of(options).model_copy(update={"storage": "postgresql://me@127.0.0.1:1/db"})
+    with pytest.raises(UsageError, match=r"Connection refused$"):
+        run_search(asked, StudyFolder(tmp_path / "study"), Printed())
+    assert "load the model" not in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_beat_that_fails_ends_the_work_of_its_process(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from autolr.methods import METHODS
 from autolr.optimization.sampler.registry import SAMPLERS
 from autolr.recovery.registry import RECOVERIES
 from autolr.registry import Registry
+from autolr.results.member import FINALISTS
 from autolr.scores import SCORES, TASKS, forget_task
 from autolr.spec.spaces import presets
 
@@ -194,6 +195,12 @@ def column(title: str) -> list[str]:
 def test_samplers_are_named() -> None:
     text = TEXTS[ROOT / "docs" / "spaces.md"].partition("## Samplers")[2].partition("\n`botorch`")[0]
     assert {*re.findall(r"`([a-z0-9]+)`", text)} == {*SAMPLERS.names()}
+
+
+@pytest.mark.parametrize("name", ["glossary", "concepts", "recovery"])
+def test_the_number_of_finalists_is_that_of_the_program(name: str) -> None:
+    text = " ".join((ROOT / f"docs/{name}.md").read_text().split())
+    assert re.search(rf"\b[Tt]he {FINALISTS} (members of the front that are )?best\b", text)
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:

@@ -9,7 +9,7 @@ import torch
 from checkpoint_cases import batch
 from checkpoint_cases import build as build_compressed
 from test_calibrate import assert_same
-from tiny import Source, batches, build, given_of, sequences, sized
+from tiny import MATRIX_METHODS, Source, batches, build, given_of, sequences, sized
 
 from autolr.bank import Bank
 from autolr.checkpoint.dense import save_dense
@@ -78,7 +78,7 @@ def reconstructions(decomposition: Decomposition) -> list[torch.Tensor]:
     return [torch.matmul(*(factor.to(CPU) for factor in decomposition.truncate(rank))) for rank in ranks]
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", MATRIX_METHODS)
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
 def test_decompositions_equal_the_cpus(name: str, shape: tuple[int, int], gpu: torch.device) -> None:
     """In float64 on both."""

@@ -89,6 +89,25 @@ def test_what_only_reads_a_study_does_not_wait_for_torch():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_what_is_mistyped_is_refused_without_waiting_for_model_libraries(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    commands = [
+        ["export", "nosuch", "--out", "x"],
+        ["search", "--budget", "0.5x-flops", "--train", "nosuch.csv"],
+        ["search", "--budget", "0.5x-flops", "--model", "./nosuch"],
+        ["search", "--budget", "0.5x-flops", "--study", str(tmp_path / "other")],
+        ["search", "--budget", "0.5x-flops", "--sampler", "nosuch"],
+        ["estimate", "--budget", "0.5x-flops", "--method", "nosuch"],
+    ]
+    done = python(
+        "import sys; from typer.testing import CliRunner; from autolr.cli import app; "
+        f"print([CliRunner().invoke(app, given).exit_code for given in {commands}], "
+        "[name for name in ['transformers', 'botorch', 'optuna_dashboard'] if name in sys.modules])"
+    )
+    assert done.stdout.strip() == "[2, 2, 2, 2, 2, 2] []", done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "autolr.")])
 def test_every_module_can_be_imported_first(name):

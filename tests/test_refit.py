@@ -1,5 +1,6 @@
 """A refit against its definition: sequential least squares, written without blocks, stages or hooks that stop."""
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -224,7 +225,11 @@ def study(tmp_path: Path) -> tuple[StudyFolder, dict]:
 def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, plain = study
     monkeypatch.setattr(selection, "scores_better", lambda *_: True)
+    phases: list[str] = []
+    monkeypatch.setattr(Silent, "start", lambda _, phase: phases.append(phase))
     result = run_search(make_spec(plain, "test"), folder, Silent())
+    refitted = {said[1] for phase in phases if (said := re.match(r"refit \d+ layers of trial (\d+) on ", phase))}
+    assert refitted == {str(member.trial) for member in result.members if member.variant.recovery is not None}
     winner, layers = result.winning, len(result.winning.candidate.choices)
     assert result.report.recovery.layers == result.report.to_json()["refitted"] == layers
     assert winner.variant.recovery == "refit"

@@ -1,6 +1,7 @@
 """What would fail at the end of a study fails before its beginning, and leaves nothing behind."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,19 @@ def test_a_tokenizer_that_cannot_be_saved(tmp_path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", fails)
-    refused(tmp_path, search(tmp_path, options), "failed: OSError: [Errno 28] No space left on device")
+    refused(tmp_path, search(tmp_path, options), "could not be written: [Errno 28] No space left on device")
+
+
+def test_a_full_disk_is_told_of_with_the_folder(tmp_path):
+    options = write_inputs(tmp_path / "inputs")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    try:
+        done = search(tmp_path, options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused(tmp_path, done, f"not all could be written to {tmp_path / 'study'}: ")
+    assert "make room there, or choose another --study" in done.stderr
 
 
 def test_a_checkpoint_that_does_not_give_the_same_logits(tmp_path, monkeypatch: pytest.MonkeyPatch):

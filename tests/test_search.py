@@ -136,6 +136,20 @@ def test_the_same_seed_gives_the_same_study(finished: Path, options: dict[str, s
     assert trials_of(tmp_path / "again") == trials_of(finished)
 
 
+def test_a_folder_of_something_else_is_no_place_for_a_study(options: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"not part of a study \(config.json\), and only an empty directory or"):
+        run_search(spec_of(options), StudyFolder(tmp_path / "model"), Silent())
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["config.json"]
+
+
+def test_what_a_study_leaves_that_was_only_begun_is_its_own(tmp_path: Path) -> None:
+    for name in ("study.lock", "latency.json", ".rehearsal-lock", ".study.yaml.0f3a"):
+        (tmp_path / name).touch()
+    StudyFolder(tmp_path).check_own()
+
+
 def test_another_seed_gives_another_study(finished: Path, options: dict[str, str], tmp_path: Path) -> None:
     run_search(spec_of(options, seed=1), StudyFolder(tmp_path / "other"), Silent())
     assert trials_of(tmp_path / "other") != trials_of(finished)

@@ -143,7 +143,9 @@ def test_a_file_of_other_rows_names_what_is_missing(places):
         task = TASKS.get("rows").builder(spec, model, tokenizer, "here")
         data = task.load(spec, spec.data.train, None)
         assert task.text(data.rows[0]) == (data.rows[0]["premise"], data.rows[0]["hypothesis"])
-        with pytest.raises(UsageError, match=r"has no column 'text'; did you mean test.*--text-column"):
+        with pytest.raises(
+            UsageError, match=r"has no column 'text'; did you mean test.*--text-column\), or give own_task a text"
+        ):
             task.text({"test": "a"})
     finally:
         forget_task("rows")

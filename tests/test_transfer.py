@@ -44,6 +44,10 @@ def first(options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_study_begins_with_the_best_points_of_another(first: StudyFolder, options, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "second")
     run_search(spec_of(options, "0.4x-flops", warm_start=str(first.path)), folder, Silent())
+    origins = {t.user_attrs["origin"].partition(" ")[0] for t in folder.load_study().trials if "origin" in t.user_attrs}
+    assert origins == {"dense", "uniform", "knapsack", "warm"}
+    glossary = (Path(__file__).parents[1] / "docs/glossary.md").read_text()
+    assert all(f"| `{origin}" in glossary for origin in (*origins, "near", "same share", "search"))
     warm = {t.user_attrs["origin"]: t for t in folder.load_study().trials if "warm" in t.user_attrs.get("origin", "")}
     assert 1 <= len(warm) <= WARM_STARTS
     known = [t.params for t in first.load_study().trials]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autolr.forms.base import Given
 from autolr.forms.low_rank import low_rank
 from autolr.forms.low_rank_rows import low_rank_rows
-from autolr.methods import get_methods
+from autolr.methods import METHODS, get_methods
 from autolr.model.units import unit_weight
 from autolr.types import Choice, Decomposition, LayerStats, Unit
 
@@ -148,3 +148,7 @@ def given_of(
     """What a form is made of, of any weight."""
     unit = Unit("layer", "layer", 0, 1, *weight.shape)
     return Given(unit, "svd", decomposition, weight, mean, bias)
+
+
+MATRIX_METHODS = sorted(name for name in METHODS.names() if METHODS.get(name).of == "matrix")
+"""Methods for matrices, one by one."""

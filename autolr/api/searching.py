@@ -72,6 +72,7 @@ def search(
     with working(progress) as listener:
         checked = resolve(named(given), profile)  # what can be refused is refused before anything is written
         folder = given_path(study, "study") if study is not None else default_folder(checked)
+        StudyFolder(folder).check_own()
         with _left_clean(folder):
             spec = resolve(placed(given, tokenizer, folder), profile)
             run_search(spec, StudyFolder(folder), listener)

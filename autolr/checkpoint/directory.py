@@ -1,12 +1,15 @@
 """Directories that are written whole or not at all."""
 
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from autolr.errors import UsageError
+from safetensors import SafetensorError
+
+from autolr.errors import AutolrError, UsageError
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 _CHECKPOINT_SUFFIXES = frozenset(
@@ -37,11 +40,23 @@ def check_replaceable(directory: Path) -> None:
     else:
         foreign = [e for e in entries if not e.is_file() or (e.suffix or e.name) not in _CHECKPOINT_SUFFIXES]
     if foreign:
-        shown = ", ".join(e.name for e in foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
-        raise UsageError(
-            f"{directory} holds files that are not part of a checkpoint ({shown}), and only an empty directory or an "
-            f"older checkpoint is replaced; name another directory or empty this one"
-        )
+        raise holds_foreign(directory, foreign, "checkpoint", "an older checkpoint is replaced")
+
+
+def holds_foreign(directory: Path, foreign: Sequence[Path], noun: str, taken: str) -> UsageError:
+    """Return the error of a directory that is to be written and holds what must not be touched.
+
+    Args:
+        directory: the directory.
+        foreign: entries of it.
+        noun: what they are no part of.
+        taken: what is written to beside an empty directory, and how.
+    """
+    shown = ", ".join(e.name for e in foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+    return UsageError(
+        f"{directory} holds files that are not part of a {noun} ({shown}), and only an empty directory or {taken}; "
+        f"name another directory or empty this one"
+    )
 
 
 def check_vacant(directory: Path, force: bool) -> None:
@@ -52,11 +67,36 @@ def check_vacant(directory: Path, force: bool) -> None:
         force: allow what :func:`check_replaceable` allows, an older checkpoint.
 
     Raises:
-        UsageError: something is there.
+        UsageError: something is there, or nothing can be written there.
     """
     check_replaceable(directory)
+    check_writable(directory)
     if not force and directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} holds a checkpoint already; choose another --out, or replace it by --force")
+
+
+def check_not_dense(directory: Path, model: str | None) -> None:
+    """Raise where the dense model itself would be written over.
+
+    Raises:
+        UsageError: the directory is the model's.
+    """
+    if model and directory.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
+
+
+def check_writable(directory: Path) -> None:
+    """Make sure that a directory can be made and filled, by a passing one in the nearest folder that is there.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    there = next(folder for folder in directory.expanduser().absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".autolr-", dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {directory}: {error.strerror} (in {there}); name another place") from error
 
 
 @contextmanager
@@ -68,15 +108,19 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
     Raises:
         UsageError: as :func:`check_replaceable`.
+        AutolrError: it cannot be written, for the disk is full or the folder closed.
     """
     directory = directory.expanduser().resolve()
     check_replaceable(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(directory, error) from error
     mark = uuid.uuid4().hex[:8]
     new = directory.with_name(f".{directory.name}.{mark}.partial")
     old = directory.with_name(f".{directory.name}.{mark}.replaced")
-    new.mkdir()
     try:
+        new.mkdir()
         yield new
         check_replaceable(directory)
         if directory.exists():
@@ -87,7 +131,13 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(directory)
             raise
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(directory, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _unwritten(directory: Path, error: Exception) -> AutolrError:
+    return AutolrError(f"{directory} could not be written: {error}; make room there, or name another place")

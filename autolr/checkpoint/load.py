@@ -12,6 +12,7 @@ from transformers.models.auto import modeling_auto
 
 from autolr.checkpoint.accepted import check_accepted, check_weights_read
 from autolr.checkpoint.carried import auto_classes
+from autolr.checkpoint.hub import unreachable
 from autolr.checkpoint.plugin import FormatError
 from autolr.checkpoint.source import check_path, check_whole, nearest_checkpoint
 from autolr.errors import UsageError
@@ -36,14 +37,16 @@ def load_checkpoint(
             quantized, with an adapter beside it, or compressed where it should not be.
     """
     check_path(source)
+    offline = bool(options.get("local_files_only", False))
+    away = None if offline else unreachable(source)
+    local = {"local_files_only": offline or away is not None}
     try:
-        local = {"local_files_only": bool(options.get("local_files_only", False))}
         check_accepted(source, compressed, **local)
         check_whole(source)
         config = _config(source, trust_remote_code, local)
         auto_class = _auto_class(source, config)
         model, info = auto_class.from_pretrained(
-            source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+            source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **{**options, **local}
         )
     except SafetensorError as error:
         raise UsageError(
@@ -57,10 +60,7 @@ def load_checkpoint(
         ) from error
     except (FormatError, ImportError, OSError, ValueError) as error:
         if not Path(source).expanduser().exists():
-            raise UsageError(
-                f"{source}: no such directory here, and no such model from the hub or its cache: {error}\n"
-                f"{nearest_checkpoint(Path(source))}"
-            ) from error
+            raise UsageError(_absent(source, away, error)) from error
         raise UsageError(f"{source} does not load: {error}") from error
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
@@ -78,6 +78,14 @@ def load_checkpoint(
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _absent(source: str | Path, away: str | None, error: Exception) -> str:
+    """Return what is said of a source that is no directory and was not loaded from the hub or its cache."""
+    hint = nearest_checkpoint(Path(source))
+    if away is not None:
+        return f"{source}: no such directory here ({hint}), and no such model in the hub's cache; {away}"
+    return f"{source}: no such directory here ({hint}), and no such model from the hub or its cache: {error}"
 
 
 def _config(source: str | Path, trust_remote_code: bool, local: Mapping[str, bool]) -> PretrainedConfig:

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from autolr.cli import options as o
 from autolr.cli import places
-from autolr.cli.terminal import err, out, print_json, progress, reported
-from autolr.errors import command
+from autolr.cli.terminal import err, out, print_json, progress, reported, say
 
 
 @reported
@@ -33,12 +31,20 @@ def export(
     json: o.Json = False,
 ) -> None:
     """Write a candidate as a Hugging Face checkpoint, and prove that it gives the same logits when loaded."""
+    from autolr.checkpoint.directory import check_not_dense, check_vacant
     from autolr.optimization.study.folder import StudyFolder
+    from autolr.optimization.study.summary import find_trial
+    from autolr.report.sentences import eval_command
     from autolr.spec.budgets import Budget
-    from autolr.workflows.export_trial import export_trial
 
     folder = StudyFolder.existing(study)
+    check_not_dense(to, folder.spec().model)
+    check_vacant(to, force)
+    if trial is not None:
+        find_trial(folder, trial, None)
     spec = places.spec_at(study, given)
+    from autolr.workflows.export_trial import export_trial  # it imports what a model needs: that takes seconds
+
     with progress() as listener:
         made = export_trial(
             folder, spec, to, listener, trial=trial, budgets=budget or (), solve=solve, format=form, force=force
@@ -49,7 +55,7 @@ def export(
     ratios = {Budget.parse(text).quantity: None for text in budget or spec.budgets}
     shown = ", ".join(f"{made.member.cost.ratios[quantity]:.3f}x {quantity}" for quantity in ratios)
     name = f"trial {made.member.trial}"
-    unmeasured = f"; how good it is was not measured: {command('eval', to, '--task', spec.task, '--data', 'FILE')}"
+    unmeasured = f"; how good it is was not measured: {eval_command(spec, to)}"
     out.print(
         f"{f'the solution under the multipliers of {name}' if solve else name} ({shown}) is at {to}; logits of the "
         f"reloaded checkpoint differ by {made.max_logit_difference:g}" + (unmeasured if solve else ""),
@@ -84,4 +90,4 @@ def evaluate(
     else:
         out.print(evaluation_line(evaluation), highlight=False)
     if (warning := chance_warning(evaluation)) is not None:
-        err.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        say(err, warning, "[yellow]warning:[/] ")

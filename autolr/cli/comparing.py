@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from autolr.cli import options as o
-from autolr.cli.terminal import out, print_json, progress, reported
+from autolr.cli.terminal import out, print_json, progress, reported, say
 
 
 @reported
@@ -19,7 +20,8 @@ def compare(
         typer.Option("--out", parser=o.path, help="Folder of the studies and the summary; it can be gone on with."),
     ],
     plot: Annotated[
-        Path | None, typer.Option(parser=o.path, help="Also draw a plot, .svg or .png (needs autolr[plots]).")
+        Path | None,
+        typer.Option(parser=o.path, help=escape("Also draw a plot, .svg or .png (needs autolr[plots]).")),
     ] = None,
     json: o.Json = False,
 ) -> None:
@@ -29,7 +31,7 @@ def compare(
     from autolr.workflows.compare import read_comparison
 
     comparison = read_comparison(file)
-    with progress() as listener:
+    with progress(resumable=True) as listener:
         summary = run(comparison, to, listener)
     if plot is not None:
         plot_comparison(summary, plot)
@@ -38,5 +40,5 @@ def compare(
     else:
         out.print(comparison_table(summary))
         for line in comparison_lines(summary):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(out, line)
         out.print(f"written: {to / 'comparison.json'}", highlight=False, markup=False, soft_wrap=True)

@@ -21,12 +21,13 @@ def sensitivity(
     from autolr.optimization.study.folder import StudyFolder
     from autolr.optimization.study.summary import find_trial
     from autolr.report.sensitivity import importance_lines, sensitivity_table
-    from autolr.workflows.search import open_study
-    from autolr.workflows.sensitivity import explain
 
     folder = StudyFolder.existing(study)
-    spec = places.spec_at(study, given)
     number = find_trial(folder, trial, None).trial
+    spec = places.spec_at(study, given)
+    from autolr.workflows.search import open_study  # it imports what a model needs: that takes seconds
+    from autolr.workflows.sensitivity import explain
+
     with progress() as listener:
         opened = open_study(folder, listener, spec)
         found = explain(opened.inputs, opened.bank, folder.load_study(), number)

@@ -55,7 +55,7 @@ def select(
     if json:
         print_json(found.to_json())
     else:
-        out.print(front_table(Front((), (found,))))
+        out.print(front_table(Front((), (found,), budgets=tuple(budget))))
         out.print(
             f"next: {command('export', study, '--trial', found.trial, '--out', 'DIR')}",
             highlight=False,

@@ -7,7 +7,7 @@ import typer
 
 from autolr.cli import options as o
 from autolr.cli import places
-from autolr.cli.terminal import err, out, print_json, progress, reported
+from autolr.cli.terminal import err, out, print_json, progress, reported, say
 from autolr.errors import Stopped, UsageError, command
 from autolr.spec.study import StudySpec
 
@@ -61,6 +61,14 @@ def resume(
         if without_password(storage) != spec.storage:
             raise UsageError(f"the trials of {study} are kept in {spec.storage or 'its own folder'}, not in --storage")
     limits = resolve({"budget": "1x-flops", "time_limit": given["time_limit"]}, typed=True)
+    wanted = given["trials"]
+    if isinstance(wanted, int) and wanted < spec.trials:
+        err.print(
+            f"[yellow]note:[/] the study was asked for {spec.trials} trials before, more than --trials {wanted}; those "
+            "that are done stay in it",
+            highlight=False,
+            soft_wrap=True,
+        )
     changes = {"trials": given["trials"] or spec.trials, "time_limit": limits.time_limit, "crew": crew}
     if rebuild:
         from autolr.optimization.study.rebuild import rebuild as rebuild_journal
@@ -72,13 +80,16 @@ def resume(
 
 def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
     from autolr.optimization.study.folder import StudyFolder
+    from autolr.workflows.check_given import check_study
+
+    check_study(spec, StudyFolder(path))  # before the libraries are imported that a model needs: that takes seconds
     from autolr.report.front_table import result_table
     from autolr.report.sentences import missed_limits, next_commands, result_lines
     from autolr.workflows.search import run_search
 
     folder = StudyFolder(path)
     try:
-        with progress() as listener:
+        with progress(resumable=True) as listener:
             result = run_search(spec, folder, listener)
     except Stopped as stop:
         raise Stopped(f"{stop}\ngo on with: {command('resume', path)}") from stop
@@ -87,8 +98,8 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
     else:
         out.print(result_table(result, spec))
         for line in result_lines(result, spec, path):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
-        for line in next_commands(result, path):
+            say(out, line)
+        for line in next_commands(result, spec, path):
             out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if not result.reached:
         missed = "; ".join(missed_limits(result, spec)) or "see the table"
@@ -103,11 +114,14 @@ def _run(spec: StudySpec, path: Path, as_json: bool) -> None:
 )  # fmt: skip
 def estimate(given: o.Given, study: o.Study = None, profile: o.Profile = None, json: o.Json = False) -> None:
     """Say what each budget can reach, and what the search would take in time and disk, before anything is spent."""
-    from autolr.report.measurements import estimate_table
-    from autolr.workflows.estimate import estimate_study
+    from autolr.workflows.check_given import check_given
     from autolr.workflows.resolve import default_folder, resolve
 
     spec = resolve(given, profile, typed=True)
+    check_given(spec)  # before the libraries are imported that a model needs: that takes seconds
+    from autolr.report.measurements import estimate_table
+    from autolr.workflows.estimate import estimate_study
+
     with progress() as listener:
         estimated = estimate_study(spec, study or default_folder(spec), listener)
     if json:

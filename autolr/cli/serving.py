@@ -1,5 +1,6 @@
 """``autolr dashboard``."""
 
+import socket
 from typing import Annotated
 
 import typer
@@ -24,6 +25,10 @@ def dashboard(
 
     folder = StudyFolder.existing(study)
     folder.load_study()
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     err.print(
         f"dashboard of {study}: http://{host}:{port}/  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True
     )

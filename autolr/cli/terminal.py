@@ -37,6 +37,10 @@ out = Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 
 err = Console(stderr=True)
 
 
+RESUMABLE = ("search", "resume", "compare")
+"""Commands that go on where they were stopped."""
+
+
 def reported(command: Callable[P, R]) -> Callable[P, R]:
     """Turn the errors a caller can act on into a message on stderr and their exit code."""
 
@@ -49,15 +53,33 @@ def reported(command: Callable[P, R]) -> Callable[P, R]:
             err.print(f"[bold red]{head}:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
             raise typer.Exit(error.exit_code) from error
         except (OSError, SafetensorError) as error:
+            place = kwargs.get("to") or kwargs.get("study")
+            where = f" (writing to {place})" if place is not None and str(place) not in str(error) else ""
             err.print(
-                f"[bold red]error:[/] {escape(str(error))}; what is finished is on disk, resume the study when this is "
-                "mended",
+                f"[bold red]error:[/] {escape(f'{error}{where}')}; {_remedy(command.__name__)}",
                 soft_wrap=True,
                 highlight=False,
             )
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+def _remedy(command: str) -> str:
+    if command in RESUMABLE:
+        return "what is finished is on disk; mend this and give the command once more"
+    return "mend this and give the command once more"
+
+
+def say(console: Console, text: str, head: str = "") -> None:
+    """Print sentences: broken between words on a terminal, one line where a program may read them.
+
+    Args:
+        console: that they go to.
+        text: of the sentences, without markup.
+        head: with markup, before them.
+    """
+    console.print(f"{head}{escape(text)}", highlight=False, soft_wrap=not console.is_terminal)
 
 
 def print_json(content: Any) -> None:
@@ -72,8 +94,9 @@ LOGGED_SHARE, LOGGED_SECONDS = 0.1, 10.0
 class TerminalProgress:
     """Progress bars on a terminal, lines elsewhere; stops at the first SIGINT or SIGTERM."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Progress, resumable: bool = False) -> None:
         self._bars = bars
+        self._left = "everything finished is on disk" if resumable else "there is no result; run the command again"
         self._task: TaskID | None = None
         self._stop: str | None = None
         self._phase, self._said, self._began = "", 0.0, 0.0
@@ -104,12 +127,12 @@ class TerminalProgress:
         if text in self._noted:
             return
         self._noted.add(text)
-        self._bars.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        say(self._bars.console, text, "[yellow]note:[/] ")
 
     def check(self) -> None:
         """Raise once a signal has come."""
         if self._stop is not None:
-            raise Stopped(f"{self._stop} received; everything finished is on disk")
+            raise Stopped(f"{self._stop} received; {self._left}")
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal: the first ends the work cleanly, the second at once."""
@@ -124,8 +147,12 @@ class TerminalProgress:
 
 
 @contextmanager
-def progress() -> Iterator[TerminalProgress]:
-    """Show progress while a block runs, with SIGINT and SIGTERM ending the work cleanly."""
+def progress(resumable: bool = False) -> Iterator[TerminalProgress]:
+    """Show progress while a block runs, with SIGINT and SIGTERM ending the work cleanly.
+
+    Args:
+        resumable: whether the work goes on where it was stopped.
+    """
     from autolr.workflows.undisturbed import quiet_libraries
 
     quiet_libraries()
@@ -137,7 +164,7 @@ def progress() -> Iterator[TerminalProgress]:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=err, expand=True) as bars:
-        listener = TerminalProgress(bars)
+        listener = TerminalProgress(bars, resumable)
         before = {number: signal.signal(number, listener.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield listener

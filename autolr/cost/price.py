@@ -162,6 +162,18 @@ def check_reachable(budgets: tuple[Budget, ...], costs: CostTable) -> None:
             nearest = -(-share * 1000 // 1) / 1000
             raise BudgetError(
                 f"budget {budget.text} is not reachable: with all {len(costs.units)} compressible layers at "
-                f"rank 0 the model still has {floor:.4g} {budget.quantity}, {floor / dense:.3f}x of dense; "
-                f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}"
+                f"rank 0 the model still {_has(budget.quantity, floor)}, {floor / dense:.3f}x of dense; "
+                f"the nearest reachable budget is {nearest:.3f}x-{budget.quantity}{_why(budget.quantity)}"
             )
+
+
+def _has(quantity: str, amount: float) -> str:
+    """Return what a model has of a quantity, with its unit."""
+    if quantity == "latency":
+        return f"takes {amount:.4g} ms"
+    return f"has {amount:.4g} {'bytes of ' if quantity == 'memory' else ''}{quantity}"
+
+
+def _why(quantity: str) -> str:
+    margin = f", since {LATENCY_MARGIN:.0%} of a budget in time is left free for the clock's scatter"
+    return margin if quantity == "latency" else ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from autolr.data.files import read_table
 from autolr.data.hub import local_path, read_hub
-from autolr.data.parts import Parts, few_notes, part_sources
+from autolr.data.parts import Parts, draw_parts, few_notes, part_sources
 from autolr.errors import UsageError
 from autolr.spec.study import DataSpec
 
@@ -43,6 +43,11 @@ class ExampleData:
     def digest(self) -> str:
         """SHA-256 of the rows in order, 64 hexadecimal digits; the name does not count."""
         return hashlib.sha256("\n".join(map(_text, self.rows)).encode()).hexdigest()
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What each row consists of."""
+        return tuple(map(_text, self.rows))
 
     def select(self, indices: Iterable[int]) -> "ExampleData":
         """Return the rows at these positions, in this order."""
@@ -136,19 +141,13 @@ def load_example_parts(spec: DataSpec, load: Load, noun: str, seed: int) -> Part
     parts = data["validation"].divided(weights, seed)
     notes += [f"{one.name}: {one.skipped} {noun} left out" for one in data.values() if one.skipped]
     notes += few_notes(parts, noun)
-    return Parts(
-        calibration=data["train"].take(spec.calibration_examples, seed),
-        search=parts["search"].take(spec.search_examples, seed),
-        selection=parts["selection"].take(spec.selection_examples, seed),
-        report=data["test"] if "test" in data else parts["report"],
-        notes=tuple(notes),
-    )
+    return draw_parts(spec, data["train"], parts, data.get("test"), notes, seed)
 
 
 def _shared(data: Mapping[str, ExampleData], noun: str) -> list[str]:
     """Refuse a part that is mostly another; say how many rows two parts share."""
     notes: list[str] = []
-    seen: Sequence[tuple[str, set[str]]] = [(part, set(map(_text, data[part].rows))) for part in data]
+    seen: Sequence[tuple[str, set[str]]] = [(part, set(data[part].contents)) for part in data]
     for index, (part, rows) in enumerate(seen):
         for other, others in seen[:index]:
             shared = len(rows & others)
@@ -158,5 +157,5 @@ def _shared(data: Mapping[str, ExampleData], noun: str) -> list[str]:
                     f"give data that nothing was calibrated or chosen on"
                 )
             if shared:
-                notes.append(f"{shared} of {len(rows)} {part} {noun} are also {other} {noun}")
+                notes.append(f"{shared} of {len(rows)} distinct {part} {noun} are also {other} {noun}")
     return notes

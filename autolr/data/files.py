@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autolr.data.quoted_tsv import MalformedTable, Row, is_quoted, quoted_rows
-from autolr.errors import UsageError, nearest
+from autolr.errors import UsageError, nearest, similar
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 TEXT = ".txt"
@@ -107,6 +107,28 @@ def check_exists(path: Path) -> None:
     hint = nearest(path.name, names) if names else f"{folder} holds no data file ({FORMATS})"
     seen = "is a folder, not a file" if path.is_dir() else "no such file"
     raise UsageError(f"{path}: {seen}; {hint}")
+
+
+def no_column(row: Mapping[str, object], options: Mapping[str, str], where: str) -> UsageError:
+    """Return the error of columns that a row lacks.
+
+    Args:
+        row: the row.
+        options: column that is wanted -> option that names it; those that the row has are passed over.
+        where: the row's place, for the message.
+
+    Example:
+        >>> print(no_column({"a;b": "1;2"}, {"a": "--text-column"}, "x.csv, line 2"))
+        x.csv, line 2: no column 'a'; the columns are a;b; the cells seem to be separated by semicolons: write commas
+    """
+    lacking = [column for column in options if column not in row]
+    near = "".join(similar(column, row) for column in lacking)
+    said = f"{where}: no column {', '.join(map(repr, lacking))}; the columns are {', '.join(row)}{near}"
+    if len(row) == 1 and ";" in next(iter(row)):
+        return UsageError(f"{said}; the cells seem to be separated by semicolons: write commas")
+    flags = " and ".join(options[column] for column in lacking)
+    them = "it" if len(lacking) == 1 else "them"
+    return UsageError(f"{said}; name {them} with {flags}, which holds for all files alike")
 
 
 def check_whole(value: object, column: str, where: str) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autolr.checkpoint.hub import unreachable
 from autolr.data.files import SUFFIXES, TEXT, Table, kind_of
 from autolr.errors import UsageError, nearest
 
@@ -78,11 +79,14 @@ def _load(source: str, split: str | None, offline: bool) -> Any:
     import datasets
 
     name, _, configuration = source.partition(":")
+    away = None if offline else unreachable(name, "dataset")
     try:
-        with _offline(offline):
+        with _offline(offline or away is not None):
             return datasets.load_dataset(name, configuration or None, split=split)
     except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         where = "in the local cache (--offline is set)" if offline else "on the hub or in the local cache"
+        if away is not None:
+            raise UsageError(f"{source}: no such file, and no such data set in the local cache; {away}") from error
         raise UsageError(
             f"{source}: no such file, and no such data set could be had {where}: {error}; "
             "download it once while online, or give a local .jsonl, .csv or .tsv file"

@@ -22,6 +22,7 @@ class LabelMap:
         ids: label name, stripped and in lower case -> the model's id.
         shown: the model's labels for messages, in the order of the ids.
         generic: the names are ``LABEL_0``, ``LABEL_1``, … and say nothing.
+        given: the names are those of --label-names.
 
     Example:
         >>> labels = LabelMap.of({"contradiction": 0, "entailment": 1})
@@ -32,6 +33,7 @@ class LabelMap:
     ids: Mapping[str, int]
     shown: str
     generic: bool
+    given: bool = False
 
     @classmethod
     def of(cls, label2id: Mapping[str, int], label_names: Sequence[str] | None = None) -> "LabelMap":
@@ -61,7 +63,7 @@ class LabelMap:
                 raise UsageError(f"the labels {same} differ only in case; tell them apart with --label-names")
         shown = ", ".join(f"{name} = {i}" for name, i in sorted(names.items(), key=lambda item: item[1]))
         ids = {normal: next(iter(same.values())) for normal, same in spellings.items()}
-        return cls(ids, shown, all(_GENERIC.fullmatch(name) for name in ids))
+        return cls(ids, shown, all(_GENERIC.fullmatch(name) for name in ids), label_names is not None)
 
     def id_of(self, value: str | int) -> int | None:
         """Return the id of a name, or of an id in digits; None when the model has no such label."""
@@ -111,8 +113,14 @@ class LabelMap:
                 "tell it with --label-names, one name for each id in order, "
                 "for instance --label-names entailment,neutral,contradiction"
             )
+        near = similar(_normal(str(value)), self.ids)
+        if self.given:
+            return (
+                f"--label-names has no {value!r}, it says {self.shown}{near}; give the names that the data have, in "
+                f"the order of the model's ids"
+            )
         return (
-            f"the model has no label {value!r:.200}; its labels: {self.shown}{similar(_normal(str(value)), self.ids)}; "
+            f"the model has no label {value!r:.200}; its labels: {self.shown}{near}; "
             "rename the label in the data, or give the model's names with --label-names"
         )
 

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from autolr.data.files import Table, check_whole, read_table
+from autolr.data.files import Table, check_whole, no_column, read_table
 from autolr.data.hub import local_path, read_hub
 from autolr.data.labels import LabelMap
-from autolr.errors import UsageError, similar
+from autolr.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class NliData:
         for row in zip(self.premises, self.hypotheses, self.labels, strict=True):
             content.update(json.dumps(row).encode())
         return content.hexdigest()
+
+    @property
+    def contents(self) -> tuple[tuple[str, str], ...]:
+        """What each pair consists of, without its label."""
+        return tuple(zip(self.premises, self.hypotheses, strict=True))
 
     def select(self, indices: Iterable[int]) -> "NliData":
         """Return the pairs at these positions, in this order."""
@@ -132,14 +137,19 @@ def _collect(table: Table, columns: Columns, labels: LabelMap) -> NliData:
     hypotheses: list[str] = []
     ids: list[int] = []
     n_rows = 0
+    options = {
+        columns.premise: "--premise-column",
+        columns.hypothesis: "--hypothesis-column",
+        columns.label: "--label-column",
+    }
     for place, row in table.rows:
         n_rows += 1
         where = table.at(place)
-        label = labels.convert(_cell(row, columns.label, "--label-column", where), classes, where)
+        label = labels.convert(_cell(row, columns.label, options, where), classes, where)
         if label is None:
             continue
-        premises.append(_text(row, columns.premise, "--premise-column", where))
-        hypotheses.append(_text(row, columns.hypothesis, "--hypothesis-column", where))
+        premises.append(_text(row, columns.premise, options, where))
+        hypotheses.append(_text(row, columns.hypothesis, options, where))
         ids.append(label)
     if not n_rows:
         raise UsageError(f"{table.name}: holds no rows; give labelled pairs, one in a row")
@@ -150,21 +160,18 @@ def _collect(table: Table, columns: Columns, labels: LabelMap) -> NliData:
     return NliData(table.name, tuple(premises), tuple(hypotheses), tuple(ids), n_rows - len(ids))
 
 
-def _cell(row: Mapping[str, object], column: str, option: str, where: str) -> object:
+def _cell(row: Mapping[str, object], column: str, options: Mapping[str, str], where: str) -> object:
     if column not in row:
-        raise UsageError(
-            f"{where}: no column {column!r}; the columns are {', '.join(row)}{similar(column, row)}; "
-            f"name it with {option}, which holds for all files alike"
-        )
+        raise no_column(row, options, where)
     check_whole(row[column], column, where)
     return row[column]
 
 
-def _text(row: Mapping[str, object], column: str, option: str, where: str) -> str:
-    value = _cell(row, column, option, where)
+def _text(row: Mapping[str, object], column: str, options: Mapping[str, str], where: str) -> str:
+    value = _cell(row, column, options, where)
     if not isinstance(value, str):
         raise UsageError(
             f"{where}: {column!r} must be text, saw {value!r:.200}; "
-            f"remove the row, write an empty string, or name another column with {option}"
+            f"remove the row, write an empty string, or name another column with {options[column]}"
         )
     return value

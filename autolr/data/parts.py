@@ -1,8 +1,8 @@
 """The four disjoint parts of a study's data: calibration, search, selection, report."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from autolr.data.example import example_data
 from autolr.data.files import check_exists
@@ -35,6 +35,14 @@ class Data(Protocol):
         """Return ``n`` examples drawn without replacement."""
 
 
+class Recognizable(Data, Protocol):
+    """Data of which an example can be recognised in another part."""
+
+    @property
+    def contents(self) -> Sequence[Hashable]:
+        """What each example consists of, without its label."""
+
+
 PARTS = ("calibration", "search", "selection", "report")
 FEW = 30
 """Examples with which two models can hardly be told apart."""
@@ -50,6 +58,8 @@ class Parts:
         selection: the members of the front are compared on it, and the winner chosen.
         report: nothing is chosen on it; the printed figures come from it.
         notes: what a reader should know about how the parts were made.
+        overlap: how many examples of the report part are also in one of the other parts.
+        train: how many examples there are to calibrate on; None where that was not counted.
     """
 
     calibration: Data
@@ -57,10 +67,45 @@ class Parts:
     selection: Data
     report: Data
     notes: tuple[str, ...] = ()
+    overlap: int = 0
+    train: int | None = None
 
     def digests(self) -> dict[str, str]:
         """Return part name -> hash of its content."""
         return {name: getattr(self, name).digest for name in PARTS}
+
+
+def draw_parts(
+    spec: DataSpec,
+    train: Recognizable,
+    divided: Mapping[str, Recognizable],
+    test: Recognizable | None,
+    notes: Sequence[str],
+    seed: int,
+) -> Parts:
+    """Draw what each part uses, and count the examples that are reported on and were used before.
+
+    Args:
+        spec: how much of the data is used.
+        train: the train data.
+        divided: the validation data as search, selection and, without test data, report part.
+        test: the test data, or None.
+        notes: on how the parts were made.
+        seed: of the samples.
+    """
+
+    def drawn(data: Recognizable, examples: int) -> Recognizable:
+        return cast(Recognizable, data.take(examples, seed))
+
+    used = {
+        "calibration": drawn(train, spec.calibration_examples),
+        "search": drawn(divided["search"], spec.search_examples),
+        "selection": drawn(divided["selection"], spec.selection_examples),
+    }
+    report = test if test is not None else divided["report"]
+    before = {content for data in used.values() for content in data.contents}
+    overlap = sum(content in before for content in report.contents)
+    return Parts(**used, report=report, notes=tuple(notes), overlap=overlap, train=len(train))
 
 
 def check_sources(spec: DataSpec) -> None:
@@ -119,29 +164,23 @@ def load_nli_parts(spec: DataSpec, label2id: Mapping[str, int], embedded: bool, 
         if data is not None and data.skipped:
             notes.append(f"{data.name}: {data.skipped} rows without a gold label left out")
     notes += few_notes(parts, "pairs")
-    return Parts(
-        calibration=train.take(spec.calibration_examples, seed),
-        search=parts["search"].take(spec.search_examples, seed),
-        selection=parts["selection"].take(spec.selection_examples, seed),
-        report=test if test is not None else parts["report"],
-        notes=tuple(notes),
-    )
+    return draw_parts(spec, train, parts, test, notes, seed)
 
 
 def _check_disjoint(train: NliData, validation: NliData, test: NliData | None, notes: list[str]) -> None:
     """Refuse test or validation data that are mostly data of another part; say how many pairs two parts share."""
     named = [("train", train), ("validation", validation)] + ([("test", test)] if test is not None else [])
     for index, (name, data) in enumerate(named):
-        pairs = set(zip(data.premises, data.hypotheses, strict=True))
+        pairs = set(data.contents)
         for other_name, other in named[:index]:
-            shared = len(pairs & set(zip(other.premises, other.hypotheses, strict=True)))
+            shared = len(pairs.intersection(other.contents))
             if 2 * shared > len(pairs):
                 raise UsageError(
                     f"{name} data {data.name} are the {other_name} data: {shared} of {len(pairs)} pairs are in both; "
                     f"give data that nothing was calibrated or chosen on"
                 )
             if shared:
-                notes.append(f"{shared} of {len(pairs)} {name} pairs are also {other_name} pairs")
+                notes.append(f"{shared} of {len(pairs)} distinct {name} pairs are also {other_name} pairs")
 
 
 def few_notes(parts: Mapping[str, Data], noun: str) -> list[str]:
@@ -225,10 +264,4 @@ def load_text_parts(spec: DataSpec, tokenizer: Any, length: int, offline: bool, 
                 )
     parts = validation.parts(weights)
     notes += few_notes(parts, "blocks")
-    return Parts(
-        calibration=train.take(spec.calibration_examples, seed),
-        search=parts["search"].take(spec.search_examples, seed),
-        selection=parts["selection"].take(spec.selection_examples, seed),
-        report=test if test is not None else parts["report"],
-        notes=tuple(notes),
-    )
+    return draw_parts(spec, train, parts, test, notes, seed)

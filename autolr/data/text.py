@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from autolr.data.files import FORMATS, TEXT, check_whole, kind_of, read_table, read_text
+from autolr.data.files import FORMATS, TEXT, check_whole, kind_of, no_column, read_table, read_text
 from autolr.data.hub import local_path, read_hub
-from autolr.errors import UsageError, similar
+from autolr.errors import UsageError
 
 Block = tuple[int, ...]
 
@@ -42,6 +42,11 @@ class TextData:
     def digest(self) -> str:
         """SHA-256 of the blocks in order, 64 hexadecimal digits; the name does not count."""
         return hashlib.sha256(np.array(self.blocks, dtype=np.int64).tobytes()).hexdigest()
+
+    @property
+    def contents(self) -> tuple[Block, ...]:
+        """What each block consists of."""
+        return self.blocks
 
     def select(self, indices: Iterable[int]) -> "TextData":
         """Return the blocks at these positions, in this order."""
@@ -114,10 +119,7 @@ def _documents(source: str, column: str, split: str | None, offline: bool) -> Se
     documents = []
     for place, row in table.rows:
         if column not in row:
-            raise UsageError(
-                f"{table.at(place)}: no column {column!r}; the columns are {', '.join(row)}{similar(column, row)}; "
-                f"name it with --text-column"
-            )
+            raise no_column(row, {column: "--text-column"}, table.at(place))
         text = row[column]
         if not isinstance(text, str):
             raise UsageError(f"{table.at(place)}: {column!r} must be text, saw {text!r}")

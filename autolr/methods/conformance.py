@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from autolr.errors import FactorizationError
+from autolr.methods.result_check import check_elimination
 from autolr.types import Decomposition, LayerStats, Method, break_even_rank
 
 
@@ -40,7 +42,8 @@ def check(method: Method, *, seed: int = 0) -> None:
     The laws: shapes and float64; finite; singular values are not negative and do not rise; full rank reproduces the
     weight, also along inputs that never occur; the error curve falls to zero; the same input gives the same output;
     the arguments are not changed; no statistics are read but the declared needs; a row-keeping method's rows share out
-    its error, and no other method has row energies.
+    its error, and no other method has row energies. Of a method for neurons: it orders all of them, all of them
+    reproduce the weight, and errors do not grow with the neurons that stay.
 
     Args:
         method: the method to test.
@@ -66,6 +69,9 @@ def check(method: Method, *, seed: int = 0) -> None:
         assert torch.equal(weight, before[0]), f"{label} changed its argument, the weight"
         for name, value in _tensors(stats).items():
             assert torch.equal(value, _tensors(before[1])[name]), f"{label} changed its argument, the {name}"
+        if method.of == "neurons":
+            _check_elimination(result, again, weight, label)
+            continue
         _check_record(result, weight, label)
         _check_rows(method, result, label)
         for name, value in _tensors(result).items():
@@ -131,6 +137,20 @@ def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
     rank = min(break_even_rank(out_features, in_features), full)
     left, right = result.truncate(rank)
     assert left.shape[1] == right.shape[0] == rank, f"{label}: truncate({rank}) gave {left.shape[1]}"
+
+
+def _check_elimination(result: Any, again: Any, weight: Tensor, label: str) -> None:
+    """Check an order of neurons: all of them reproduce the weight, and fewer never lose less."""
+    try:
+        check_elimination(result, (weight.shape[0], weight.shape[1]))
+    except FactorizationError as error:
+        raise AssertionError(f"{label}: {error}") from error
+    for name, value in _tensors(result).items():
+        assert torch.equal(value, _tensors(again)[name]), f"{label} is not deterministic in {name}"
+    count = weight.shape[1]
+    assert float(result.errors[-1]) == 0.0, f"{label}: all neurons have an error of {float(result.errors[-1])}"
+    gap = float((result.weight(count) - weight[:, result.kept(count)]).abs().max() / weight.abs().max())
+    assert gap < 1e-6, f"{label}: all neurons do not reproduce the weight, relative error {gap:.2e}"
 
 
 def _check_rows(method: Method, result: Decomposition, label: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from autolr.errors import FactorizationError
 from autolr.methods.result_check import check_elimination, check_record, check_values
 from autolr.types import Decomposition, Elimination, Method, Unit
 
@@ -22,14 +23,14 @@ def packed(made: object, method: Method, unit: Unit, weight: Tensor, dtype: torc
         dtype: of the factors.
 
     Raises:
-        FactorizationError: it is not what the method must return, or not of this weight.
+        FactorizationError: it is not what the method must return, not finite, or not of this weight.
     """
+    shape = (weight.shape[0], weight.shape[1])
     if method.of == "neurons":
-        found = check_elimination(made, (weight.shape[0], weight.shape[1]))
-        factors = {"root": found.root.to(dtype), "projected": found.projected.to(dtype)}
-        return {"order": found.order.to(torch.int32), **factors, "errors": found.errors}
-    result = check_record(made, method, (weight.shape[0], weight.shape[1]), unit.break_even)
-    check_values(result, weight)
+        order = check_elimination(made, shape)
+        factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
+        return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors})
+    result = check_record(made, method, shape, unit.break_even)
     kept = min(unit.break_even, result.max_rank)
     tensors = {
         "left": result.left[:, :kept].to(dtype),
@@ -37,7 +38,16 @@ def packed(made: object, method: Method, unit: Unit, weight: Tensor, dtype: torc
         "singular_values": result.singular_values,
     }
     rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
-    return tensors | {name: value for name, value in rows.items() if value is not None}
+    tensors = _finite(tensors | {name: value for name, value in rows.items() if value is not None})
+    check_values(result, weight)
+    return tensors
+
+
+def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise FactorizationError(f"{name} is not finite")
+    return tensors
 
 
 def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:

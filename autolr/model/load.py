@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from autolr.checkpoint.hub import unreachable
 from autolr.checkpoint.load import load_checkpoint
 from autolr.data.example import EXAMPLE_MODEL
 from autolr.errors import UsageError
@@ -29,7 +30,7 @@ def open_model(spec: StudySpec, spread: bool = False) -> tuple[PreTrainedModel, 
         UsageError: there is no such device here, or the model or its tokenizer does not load.
     """
     source = str(EXAMPLE_MODEL) if spec.model is None else spec.model
-    options: dict[str, Any] = {"dtype": getattr(torch, spec.run.dtype), **_hub(spec)}
+    options: dict[str, Any] = {"dtype": getattr(torch, spec.run.dtype), **_hub(spec.run.offline)}
     everywhere = spread and spec.run.device == SPREAD
     if everywhere and find_spec("accelerate") is None:
         raise UsageError("--device auto needs accelerate, which is not installed; pip install accelerate")
@@ -68,13 +69,14 @@ def load_tokenizer(source: str, spec: StudySpec) -> PreTrainedTokenizerBase:
     Raises:
         UsageError: the model comes without one.
     """
+    options = _hub(spec.run.offline or unreachable(source) is not None)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=spec.run.trust_remote_code, **_hub(spec))
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=spec.run.trust_remote_code, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{source} has no tokenizer that loads: {error}; save one beside the model") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
 
-def _hub(spec: StudySpec) -> Mapping[str, Any]:
-    return {"local_files_only": True} if spec.run.offline else {}
+def _hub(offline: bool) -> Mapping[str, Any]:
+    return {"local_files_only": True} if offline else {}

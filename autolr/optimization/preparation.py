@@ -102,11 +102,12 @@ def _warn_of_few_tokens(inputs: LoadedProblem, bank: Bank, progress: Progress) -
         if too_few_tokens(unit.in_features, tokens := bank.summary(unit.name).n_tokens)
     ]
     if lacking:
-        used, asked = len(inputs.parts.calibration), inputs.spec.data.calibration_examples
+        used, there_are = len(inputs.parts.calibration), inputs.parts.train
         enough = rounded_up(used * max(lacking))
-        noun = inputs.task.noun
-        remedy = f"--calibration-examples {enough} would do" if enough > asked else f"about {enough} {noun} would do"
-        remedy += f"; the train data has {used}" if used < asked else f" (now {used})"
+        remedy = f"--calibration-examples {enough} would do (now {used})"
+        if there_are is not None and enough > there_are:
+            noun = inputs.task.noun
+            remedy = f"more train data is needed: about {enough} {noun} would do, the train data has {there_are}"
         progress.note(
             f"{len(lacking)} of {len(inputs.units.units)} layers have fewer than {TOKENS_PER_FEATURE} calibration "
             f"tokens for each input feature, so their statistics are shrunk; {remedy}"

@@ -100,7 +100,7 @@ def _layers(candidate: Candidate) -> Iterator[str]:
 
 def _scores(member: FrontMember, report: Report | None, objective: str, recovery: RecoveryNote | None) -> list[str]:
     if report is not None:
-        head = f"Scores ± standard error on data that nothing was chosen on ({_last(report.data)}):"
+        head = f"Scores ± standard error on data {report.unseen} ({_last(report.data)}):"
         compressed = {**report.compressed, **_probes(report, "compressed")}
         return [head, "", *_table({"compressed": compressed, "dense": {**report.dense, **_probes(report, "dense")}})]
     if not member.scores:

@@ -23,7 +23,7 @@ def comparison_table(summary: ComparisonSummary) -> Table:
     quantity = Budget.parse(summary.budgets[0]).quantity
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"Each winner on {examples} report {task.noun}, which nothing was chosen on",
+        title=f"Each winner on {examples} {task.noun} of the report part",
         caption=f"{summary.trials} trials each (a rule stops at its one), {seeds}. {_legend(summary)}; {quantity}: "
         f"reached, ratio to dense; {objective.title}: {objective.name}{against}",
         title_justify="left",

@@ -2,7 +2,7 @@
 
 from autolr.records import Conditions, Score
 from autolr.scores import SCORES, ScoreKind
-from autolr.scores.kind import SHARE
+from autolr.scores.kind import SHARE, shown_share
 
 
 def amount(value: int | float, quantity: str) -> str:
@@ -22,7 +22,7 @@ def percent(score: Score) -> str:
         >>> percent(Score(0.8125, 0.01, 1500))
         '81.2 ± 1.0'
     """
-    return f"{100 * score.value:.1f} ± {100 * score.stderr:.1f}"
+    return shown_share(score.value, score.stderr)
 
 
 def with_unit(kind: ScoreKind, score: Score) -> str:
@@ -51,14 +51,19 @@ def signed(kind: ScoreKind, value: float, stderr: float) -> str:
 def shown_kinds(names: frozenset[str]) -> list[ScoreKind]:
     """Return the scores that a table shows of the measured ones: of a score and its exponential the latter.
 
+    A score of a task that this process does not know is shown as a plain number.
+
     Args:
         names: of the scores that were measured.
 
     Example:
         >>> [kind.name for kind in shown_kinds(frozenset({"accuracy", "loss"}))]
         ['accuracy', 'perplexity']
+        >>> [kind.name for kind in shown_kinds(frozenset({"accuracy", "brief"}))]
+        ['accuracy', 'brief']
     """
     kinds = [kind for kind in SCORES if kind.measured in names]
+    kinds += [ScoreKind(name, "smaller") for name in sorted(names - set(SCORES.names()))]
     replaced = {kind.exponential_of for kind in kinds}
     return [kind for kind in kinds if kind.name not in replaced]
 

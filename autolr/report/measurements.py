@@ -41,6 +41,10 @@ def chance_warning(evaluation: Evaluation) -> str | None:
     )
 
 
+_NOT_ESTIMATED = "exporting the winner, and timing layers and checkpoints where a budget is a time"
+"""What a search does besides, of which no time is predicted."""
+
+
 def estimate_table(estimate: Estimate) -> Iterator[Table | str]:
     """Return the estimate: budgets, time, disk, what is left dense."""
     yield f"{estimate.model}: {estimate.layers} compressible layers"
@@ -68,7 +72,10 @@ def estimate_table(estimate: Estimate) -> Iterator[Table | str]:
     if not predicted:
         yield "quality: predicted once a search of these inputs has calibrated"
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in estimate.seconds.items() if name != "total")
-    yield f"time on this device: about {estimate.seconds['total']:.0f} s ({stages})"
+    yield (
+        f"time on this device, as busy as it is now: about {estimate.seconds['total']:.0f} s ({stages}); not in it: "
+        f"starting and loading, the rehearsal, proposing, {_NOT_ESTIMATED}"
+    )
     passing = f", and {estimate.passing_bytes / 1e6:.0f} MB while it calibrates" if estimate.passing_bytes else ""
     yield f"disk: about {estimate.disk_bytes / 1e6:.0f} MB{passing}"
     for name, reason in estimate.left_dense.items():
@@ -77,7 +84,14 @@ def estimate_table(estimate: Estimate) -> Iterator[Table | str]:
 
 def bench_table(bench: Bench) -> Table:
     """Return the times of several models, the first being the reference."""
-    table = Table(title="forward pass, timed in turn", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="forward pass, timed in turn",
+        caption="ratio: median over rounds of a model's time by the first one's in the same round; "
+        "not the ratio of the medians",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for name in ("model", "median ms", "quartiles", "ratio", "95 % interval", "rounds"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for timed in bench.models:

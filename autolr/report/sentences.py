@@ -1,7 +1,9 @@
 """What was reached, and what to do next, in sentences with their conditions."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from autolr.errors import command
 from autolr.records import Conditions
@@ -10,6 +12,7 @@ from autolr.results import FrontMember, LatencyCheck, RecoveryNote, Report, Stud
 from autolr.results.scores import Scores
 from autolr.scores import SCORES, TASKS
 from autolr.scores.kind import SHARE
+from autolr.spec.options import SpecOption, options_of
 from autolr.spec.study import StudySpec
 
 
@@ -77,7 +80,7 @@ def _headline_sentence(report: Report, spec: StudySpec) -> str:
     share = report.share(kind.name) or 0.0
     left = f"{100 * share:.1f} % of dense is kept" if kind.better == "larger" else f"{share:.3f}x of dense"
     return (
-        f"On {report.data}, {small.n} {task.noun} that nothing was chosen on: {task.subject}dense "
+        f"On {report.data}, {small.n} {task.noun} {report.unseen}: {task.subject}dense "
         f"{with_unit(kind, dense)}, compressed {with_unit(kind, small)} (standard errors); difference "
         f"{signed(kind, gap.value, gap.stderr)}; {left}."
     )
@@ -151,8 +154,8 @@ def _optimism_sentence(report: Report, objective: str) -> str:
     value, stderr = scale * gap.value, scale * gap.stderr
     verdict = "no sign that the search part flattered it" if value <= 2 * stderr else "the search part flattered it"
     return (
-        f"As exported, what it loses in {objective} against the dense model is {value:+.2g} ± {stderr:.2g} "
-        f"{unit} more on the report part than on the search part; {verdict}."
+        f"As exported, what it loses in {objective} against the dense model is {abs(value):.2g} ± {stderr:.2g} "
+        f"{unit} {'less' if value < 0 else 'more'} on the report part than on the search part; {verdict}."
     )
 
 
@@ -174,11 +177,50 @@ def missed_limits(result: StudyResult, spec: StudySpec) -> Iterator[str]:
         yield f"the checkpoint takes {clock.ratio:.3f}x of the dense model's time"
 
 
-def next_commands(result: StudyResult, path: Path) -> Iterator[str]:
+def next_commands(result: StudyResult, spec: StudySpec, path: Path) -> Iterator[str]:
     """Return the commands to type next."""
     yield command("front", path)
-    yield command("export", path, "--trial", result.winner, "--out", "my-model")
+    yield command("export", path, "--trial", result.winner, "--out", _vacant("my-model"))
+    if result.checkpoint is not None:
+        yield eval_command(spec, path / result.checkpoint)
     yield command("dashboard", path)
+
+
+def _vacant(name: str) -> str:
+    """Return a name of which there is no file or folder here: this one, or with a number after it."""
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(free for free in names if not Path(free).exists())
+
+
+def eval_command(spec: StudySpec, checkpoint: Path) -> str:
+    """Return the command that scores a checkpoint on a file of the same form as the study's data.
+
+    Example:
+        >>> from autolr.spec.study import make_spec
+        >>> data = {"label_column": "gold", "label_names": ["e", "n"]}
+        >>> spec = make_spec({"budgets": ["0.5x-flops"], "data": data}, "")
+        >>> eval_command(spec, Path("small"))
+        'autolr eval small --task nli --label-column gold --label-names e,n --data FILE'
+    """
+    task = TASKS.get(spec.task)
+    asked = [("data", field) for field in task.options] + [("run", "trust_remote_code")]
+    asked += [("run", "seq_len")] if not task.pads else []
+    given: list[object] = []
+    for option in options_of(StudySpec).values():
+        if option.path in asked:
+            given += _typed(option, getattr(getattr(spec, option.path[0]), option.path[1]))
+    return command("eval", checkpoint, "--task", task.name, *given, "--data", "FILE")
+
+
+def _typed(option: SpecOption, value: Any) -> list[object]:
+    """Return the words by which a value is given; none for the default."""
+    if value == option.default or (option.many and not value):
+        return []
+    if option.kind is bool:
+        return [option.flag]
+    if option.many and option.option.read is None:
+        return [word for one in value for word in (option.flag, one)]
+    return [option.flag, ",".join(value) if option.many else value]
 
 
 def status_lines(status: StudyStatus) -> Iterator[str]:

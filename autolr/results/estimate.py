@@ -84,7 +84,8 @@ class Estimate:
         layers: how many layers can be.
         left_dense: layer -> why it stays dense.
         budgets: as they were asked for.
-        seconds: stage -> seconds on this device; ``total`` is their sum.
+        seconds: stage -> seconds on this device; ``total`` is their sum. Starting, the rehearsal, proposing, exporting,
+            and timing for a budget in time are not in it.
         disk_bytes: of the bank and one checkpoint.
         passing_bytes: on disk while a model is calibrated block by block; none otherwise.
         latency: where a budget is a time; else None.

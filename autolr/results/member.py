@@ -11,6 +11,8 @@ from autolr.results.latency import LatencyCheck
 from autolr.results.relative_cost import RelativeCost
 from autolr.results.scores import Scores, scores_from_json, scores_to_json
 
+FINALISTS = 4
+"""Members of the front, the best on the selection part, that are recovered and scored again."""
 NEARLY_BEST = 0.01
 """How much of the headline score may be given for what the probes read, where they are an objective."""
 
@@ -78,6 +80,13 @@ class FrontMember:
     constraints: Mapping[str, float]
     selection: Selection | None = None
     latency: LatencyCheck | None = None
+
+    def __str__(self) -> str:
+        """Return what it is in one line; everything is in ``repr``."""
+        ratios = ", ".join(f"{ratio:.3f}x {quantity}" for quantity, ratio in self.cost.ratios.items())
+        scores = ", ".join(f"{name} {score.value:.4g} ± {score.stderr:.1g}" for name, score in self.scores.items())
+        scored = f"on the search part {scores}" if scores else "not scored"
+        return f"trial {self.trial} ({self.origin}): {ratios}; {scored}"
 
     @property
     def candidate(self) -> Candidate:

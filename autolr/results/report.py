@@ -131,6 +131,8 @@ class Report:
         probes: what probes read; None in a study without.
         recovery: what was done after truncation; None: nothing.
         latency: the winner's times; None in a study without a budget in time.
+        overlap: how many examples of the report part were also calibrated or chosen on; 0 in files from before they
+            were counted.
     """
 
     data: str
@@ -144,11 +146,20 @@ class Report:
     probes: ProbeReport | None = None
     recovery: RecoveryNote | None = None
     latency: LatencyCheck | None = None
+    overlap: int = 0
 
     def share(self, name: str) -> float | None:
         """Return the winner's score as a share of the dense model's; None where that is 0."""
         dense = self.dense[name].value
         return self.compressed[name].value / dense if dense else None
+
+    @property
+    def unseen(self) -> str:
+        """What its data were not used for, in words, with how many of them were all the same."""
+        said = "that nothing was chosen on"
+        if not self.overlap:
+            return said
+        return f"{said}, of which {self.overlap} are also among those calibrated or chosen on"
 
     @property
     def exponentials(self) -> dict[str, dict[str, float]]:
@@ -186,6 +197,8 @@ class Report:
         plain["majority"] = self.majority
         if self.latency is not None:
             plain["latency"] = self.latency.to_json()
+        if self.overlap:
+            plain["overlap"] = self.overlap
         return plain
 
     @classmethod
@@ -208,6 +221,7 @@ class Report:
             probes=ProbeReport.from_json(plain["probes"]) if "probes" in plain else None,
             recovery=_recovery(plain),
             latency=LatencyCheck.from_json(plain["latency"]) if "latency" in plain else None,
+            overlap=plain.get("overlap", 0),
         )
 
 

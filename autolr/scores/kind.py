@@ -20,6 +20,17 @@ SHARE = "share"
 """Unit of what is shown in per cent, and whose differences are points."""
 
 
+def shown_share(value: float, stderr: float) -> str:
+    """Return a share in per cent; where all examples agree, without an error, of which they say nothing.
+
+    Example:
+        >>> shown_share(0.8125, 0.01), shown_share(1.0, 0.0)
+        ('81.2 ± 1.0', '100.0')
+    """
+    unanimous = value in (0.0, 1.0) and stderr == 0.0
+    return f"{100 * value:.1f}" if unanimous else f"{100 * value:.1f} ± {100 * stderr:.1f}"
+
+
 @dataclass(frozen=True)
 class ScoreKind:
     """One score of a model: the mean of a value over examples.
@@ -109,7 +120,7 @@ class ScoreKind:
         if self.exponential_of is not None:
             return f"{exp(value):.4g}"
         if self.unit == SHARE:
-            return f"{100 * value:.1f} ± {100 * stderr:.1f}"
+            return shown_share(value, stderr)
         return f"{value:.3g} ± {stderr:.1g}"
 
     def difference(self, amount: float) -> str:

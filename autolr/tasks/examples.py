@@ -100,7 +100,7 @@ class ExampleTask(ABC):
             return str(example[pair[0]]), str(example[pair[1]])
         raise UsageError(
             f"task {self.kind.name}: an example has no column {data.text_column!r}; "
-            f"{nearest(data.text_column, example)}; name it with --text-column"
+            f"{nearest(data.text_column, example)}; name it with text_column (--text-column), or give own_task a text"
         )
 
     def load(self, spec: StudySpec, source: str, split: str | None) -> ExampleData:

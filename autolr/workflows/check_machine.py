@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from autolr.checkpoint.hub import unreachable
 from autolr.data.example import EXAMPLE_MODEL
-from autolr.errors import AutolrError
+from autolr.errors import AutolrError, UsageError
 from autolr.model.load import checked_device
 from autolr.model.memory import available_bytes
 from autolr.optimization.study.database import open_database
@@ -145,8 +146,14 @@ def _weight_bytes(needs: Needs) -> int:
     source = str(EXAMPLE_MODEL) if needs.model is None else needs.model
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
         raise OSError(f"there is no directory {source}")
-    only_here: dict[str, Any] = {"local_files_only": True} if needs.offline else {}
-    config = AutoConfig.from_pretrained(source, trust_remote_code=needs.trust_remote_code, **only_here)
+    away = None if needs.offline else unreachable(source)
+    only_here: dict[str, Any] = {"local_files_only": True} if needs.offline or away is not None else {}
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=needs.trust_remote_code, **only_here)
+    except OSError as error:
+        if away is None:
+            raise
+        raise UsageError(f"{source} is not in the hub's cache; {away}") from error
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=needs.trust_remote_code

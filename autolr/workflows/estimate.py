@@ -18,13 +18,13 @@ from autolr.optimization.study.folder import StudyFolder
 from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results.estimate import BudgetEstimate, Estimate, LatencyEstimate
+from autolr.results.member import FINALISTS
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import pass_count
 from autolr.statistics.stream import workspace_bytes
 from autolr.tasks.forward import run_batches
 from autolr.types import Unit
 from autolr.workflows.finalists import recovery_of
-from autolr.workflows.select import FINALISTS
 
 _STATS_BYTES = 8
 

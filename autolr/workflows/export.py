@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autolr.bank import Bank
+from autolr.checkpoint.directory import check_not_dense
 from autolr.checkpoint.fold import fold_biases, nearest_to_one
 from autolr.checkpoint.formats import FORMATS, Format
 from autolr.checkpoint.verify import verify
-from autolr.errors import AutolrError, UsageError
+from autolr.errors import AutolrError
 from autolr.model.inputs import Batch
 from autolr.model.kind import is_causal_class
 from autolr.optimization.scorers import scorer_of
@@ -101,16 +102,6 @@ def _fold(inputs: LoadedProblem, bank: Bank, kind: Format, scorer: Scorer, progr
         f"{type(inputs.model).__name__} has no biases in {len(names)} layers; they are folded into the weights: "
         f"{score.name} on the selection part {before.value:.4g} -> {after.value:.4g} {score.unit}".rstrip()
     )
-
-
-def check_not_dense(directory: Path, model: str | None) -> None:
-    """Raise where the dense model itself would be written over.
-
-    Raises:
-        UsageError: the directory is the model's.
-    """
-    if model and directory.resolve() == Path(model).resolve():
-        raise UsageError(f"--out {directory} is the dense model itself; choose another directory")
 
 
 def _checks(batches: Sequence[Batch]) -> list[Batch]:

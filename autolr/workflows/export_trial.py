@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autolr.checkpoint.directory import check_vacant
+from autolr.checkpoint.directory import check_not_dense, check_vacant
 from autolr.checkpoint.formats import FORMATS
 from autolr.errors import UsageError
 from autolr.optimization.study.folder import StudyFolder
@@ -15,7 +15,7 @@ from autolr.optimization.study.transfer import solve_at
 from autolr.progress import Progress
 from autolr.results import FrontMember
 from autolr.spec.study import StudySpec
-from autolr.workflows.export import EXPORT_FORMAT, check_not_dense, export
+from autolr.workflows.export import EXPORT_FORMAT, export
 from autolr.workflows.finalists import changes_of, changes_of_member
 from autolr.workflows.search import open_study
 
@@ -38,6 +38,15 @@ class Exported:
     directory: Path
     format: str
     max_logit_difference: float
+
+    def __str__(self) -> str:
+        """Return what was written in one line; everything is in ``repr``."""
+        source = "the solution under the multipliers of " if self.solved else ""
+        ratios = ", ".join(f"{ratio:.3f}x {quantity}" for quantity, ratio in self.member.cost.ratios.items())
+        return (
+            f"{source}trial {self.member.trial} ({ratios}) at {self.directory} as {self.format}; logits of the "
+            f"reloaded checkpoint differ by {self.max_logit_difference:g}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that ``autolr export --json`` prints."""
@@ -101,6 +110,6 @@ def export_trial(
     if chosen.trial in members:  # scored on the selection part, where the recovery was seen to be better or not
         changes = changes_of_member(inputs, bank, members[chosen.trial], progress)
     else:
-        changes = changes_of(inputs, bank, chosen.candidate, progress)
+        changes = changes_of(inputs, bank, chosen.candidate, progress, None if solve else chosen.trial)
     difference = export(inputs, bank, chosen, changes, report, directory, format, progress)
     return Exported(chosen, solve, directory, format, difference)

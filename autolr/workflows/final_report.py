@@ -58,6 +58,7 @@ def report_on(
         },
         probes=probed,
         recovery=None if changes is None else changes.note(),
+        overlap=inputs.parts.overlap,
     )
 
 

@@ -23,7 +23,9 @@ def recovery_of(spec: StudySpec) -> Recovery | None:
     return RECOVERIES.get(spec.search.recovery) if spec.search.refit else None
 
 
-def changes_of(inputs: LoadedProblem, bank: Bank, candidate: Candidate, progress: Progress) -> Changes | None:
+def changes_of(
+    inputs: LoadedProblem, bank: Bank, candidate: Candidate, progress: Progress, trial: int | None = None
+) -> Changes | None:
     """Return what the study's recovery changes in a candidate's layers; None where it does without, or changes nothing.
 
     Args:
@@ -31,6 +33,7 @@ def changes_of(inputs: LoadedProblem, bank: Bank, candidate: Candidate, progress
         bank: decompositions; what was computed is kept in its folder.
         candidate: what is compressed.
         progress: told what is under way.
+        trial: the candidate's, for what progress is told; None: it is of none.
 
     Raises:
         AutolrError: the recovery failed.
@@ -43,7 +46,8 @@ def changes_of(inputs: LoadedProblem, bank: Bank, candidate: Candidate, progress
     if tensors is None:
         calibration = inputs.parts.calibration
         data = calibration if recovery.examples is None else calibration.take(recovery.examples, inputs.spec.seed)
-        progress.start(f"{recovery.name} {len(candidate.choices)} layers on {len(data)} {inputs.task.noun}")
+        layers = f"{len(candidate.choices)} layers" + ("" if trial is None else f" of trial {trial}")
+        progress.start(f"{recovery.name} {layers} on {len(data)} {inputs.task.noun}")
 
         def tick(share: float) -> None:
             progress.check()
@@ -65,7 +69,7 @@ def changes_of_member(inputs: LoadedProblem, bank: Bank, member: FrontMember, pr
     """
     if member.variant.recovery is None:
         return None
-    return changes_of(inputs, bank, member.candidate, progress)
+    return changes_of(inputs, bank, member.candidate, progress, member.trial)
 
 
 def _key(inputs: LoadedProblem, recovery: Recovery, candidate: Candidate) -> str:

@@ -4,7 +4,7 @@ So a study that was begun with objects is like any other: every process, every w
 with it. Contents decide what is the same, as everywhere: files are named by their digests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import TypeGuard
 
@@ -50,6 +50,8 @@ def placed(given: Mapping[str, object], tokenizer: PreTrainedTokenizerBase | Non
     for name in DATA:
         rows = given.get(name)
         if is_rows(rows):
+            if isinstance(rows, Sized) and len(rows) == 0:
+                raise UsageError(f"{name} holds no rows; give examples, one mapping of columns to values each")
             told[name] = str(write_rows(rows, folder / INPUTS, name).resolve())
     if isinstance(model, PreTrainedModel):
         told["model"] = str(model_directory(model, tokenizer, folder / INPUTS).resolve())

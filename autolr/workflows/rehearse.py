@@ -6,9 +6,12 @@ that cannot be saved, settings that transformers refuses to write, a full disk, 
 each is met here.
 """
 
+import errno
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from autolr.bank import Bank
 from autolr.data.parts import Data, Parts
@@ -34,6 +37,7 @@ EXAMPLES = 4
 """Of each part."""
 _METHOD = "svd"
 _SECONDS = 1.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FAILED = "the end of the study was tried before its beginning, and failed"
 
 
@@ -54,13 +58,18 @@ def rehearse(
     Raises:
         AutolrError: something failed that would have failed at the end of the study.
     """
-    progress.start(f"rehearse on {EXAMPLES} examples: one layer, its refit, its checkpoint loaded again")
+    progress.start("rehearse the end of the study on one layer")
     with passing_folder(folder, "rehearsal-") as temporary:
         try:
             _rehearse(_small(inputs), temporary, formats)
         except AutolrError as error:
             raise type(error)(f"{_FAILED}: {error}") from error
         except Exception as error:  # whatever a model's or tokenizer's own code raises, what was tried is to be told
+            if isinstance(error, SafetensorError) or getattr(error, "errno", None) in _FULL:  # they name no file
+                raise AutolrError(
+                    f"{_FAILED}: not all could be written to {folder}: {error}; make room there, or choose another "
+                    f"--study"
+                ) from error
             raise AutolrError(f"{_FAILED}: {type(error).__name__}: {error}") from error
     progress.update(1.0)
 

@@ -2,23 +2,20 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from autolr.bank import Bank
 from autolr.errors import UsageError
-from autolr.methods import matrix_methods
 from autolr.optimization.preparation import build_bank, prepare
-from autolr.optimization.sampler.registry import SAMPLERS
+from autolr.optimization.study.database import check_database
 from autolr.optimization.study.driver import Driver
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import read_result, write_front
 from autolr.problem import LoadedProblem, open_inputs
 from autolr.progress import Progress
 from autolr.results import StudyResult
-from autolr.spec.spaces import load_space_config
 from autolr.spec.study import StudySpec, without_places
+from autolr.workflows.check_given import check_names, check_study
 from autolr.workflows.conclude import conclude
-from autolr.workflows.finalists import recovery_of
 from autolr.workflows.rehearse import rehearse
 from autolr.workflows.tune_latency import tune
 
@@ -55,14 +52,11 @@ def run_search(spec: StudySpec, folder: StudyFolder, progress: Progress, checkpo
             nearest is exported and the result says so.)
         Stopped: a limit or a signal ended the work; the study can be resumed.
     """
-    matrix_methods(spec.search.methods)
-    load_space_config(spec.search.space)
-    SAMPLERS.get(spec.search.sampler)
-    recovery_of(spec)
+    check_study(spec, folder)
     _driver_class(spec)
-    if spec.search.warm_start is not None and not folder.spec_file.is_file():
-        StudyFolder.existing(Path(spec.search.warm_start)).load_study()
     shared = spec.storage is not None
+    if spec.storage is not None:
+        check_database(spec.storage)
     with folder.locked(progress if shared else None):
         driver = _prepared_driver(spec, folder, progress, checkpoint)
         finished = _finished(driver)
@@ -145,6 +139,8 @@ def open_study(folder: StudyFolder, progress: Progress, spec: StudySpec | None =
     Raises:
         UsageError: the model, the data or a setting is not what the study began with.
     """
-    inputs = open_inputs(spec or folder.spec(), progress, folder.latency_file)
+    spec = spec or folder.spec()
+    check_names(spec, folder)
+    inputs = open_inputs(spec, progress, folder.latency_file)
     folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     return Opened(inputs, build_bank(inputs, folder.bank, progress))

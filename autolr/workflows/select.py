@@ -15,7 +15,7 @@ from autolr.progress import Progress
 from autolr.records import Candidate, Score
 from autolr.recovery.base import Changes, recovered
 from autolr.results import FrontMember, Selection, Variant
-from autolr.results.member import NEARLY_BEST
+from autolr.results.member import FINALISTS, NEARLY_BEST
 from autolr.scores import PROBE, SCORES, TASKS
 from autolr.spec.budgets import Floor
 from autolr.spec.objectives import rank_of
@@ -25,8 +25,6 @@ from autolr.workflows.finalists import changes_of
 
 Rank = tuple[bool, float, float, int]
 """Misses a floor; the objective, less is better; the cost; the number."""
-FINALISTS = 4
-"""Members of the front, the best on the selection part, that are recovered and scored again."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def rank_members(
 def _better_variant(judge: Judge, member: FrontMember) -> FrontMember:
     """Return a member as the study's recovery makes it, where that is better on the selection part."""
     try:
-        changes = changes_of(judge.inputs, judge.bank, member.candidate, judge.progress)
+        changes = changes_of(judge.inputs, judge.bank, member.candidate, judge.progress, member.trial)
         after = member if changes is None else judge.scored(member, changes)
     except Stopped:
         raise

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
+import huggingface_hub
 import optuna
 import torch
 import transformers
@@ -40,6 +41,7 @@ def _quiet() -> Iterator[None]:
     threads = torch.get_num_threads()
     hf, log = transformers.utils.logging, logging.getLogger("optuna")
     verbosity, bars, level = hf.get_verbosity(), hf.is_progress_bar_enabled(), log.level
+    hub, chatter = huggingface_hub.logging, huggingface_hub.logging.get_verbosity()
     data_bars = datasets.are_progress_bars_disabled()
     with warnings.catch_warnings():
         quiet_libraries()
@@ -53,12 +55,14 @@ def _quiet() -> Iterator[None]:
             if not data_bars:
                 datasets.enable_progress_bars()
             log.setLevel(level)
+            hub.set_verbosity(chatter)
 
 
 def quiet_libraries() -> None:
     """Silence the libraries' own progress bars and chatter; their errors still come through as exceptions."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     logging.getLogger("optuna").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)

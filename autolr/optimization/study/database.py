@@ -114,9 +114,20 @@ def open_database(address: str) -> BaseStorage:
     raise AssertionError("unreachable")
 
 
+def check_database(address: str) -> None:
+    """Open a database and close it again, so that one that cannot be used is refused before anything is computed.
+
+    Raises:
+        UsageError: as :func:`open_database`.
+    """
+    engine = database_engine(open_database(address))
+    assert engine is not None
+    engine.dispose()
+
+
 def _first_line(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    return str(cause).strip().splitlines()[-1]
+    return str(cause).strip().splitlines()[0]  # the lines after it are the driver's advice
 
 
 def _patient(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,16 +23,19 @@ import optuna
 import yaml
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from autolr import __version__
-from autolr.errors import AutolrError, UsageError, command
+from autolr.checkpoint.directory import holds_foreign
+from autolr.errors import AutolrError, UsageError, command, nearest
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.machine.locks import try_lock
 from autolr.optimization.study.database import open_database
 from autolr.optimization.study.journal import damaged, open_journal
 from autolr.optimization.study.trial_record import REQUIRED
 from autolr.progress import Progress
-from autolr.spec.plain import read_yaml
+from autolr.scores import TASKS
+from autolr.spec.plain import parse_plain, read_yaml
 from autolr.spec.study import StudySpec, make_spec
 
 STUDY_NAME = "autolr"
@@ -40,7 +43,18 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 """Names of the trials' files, without their ending; no study comes to a thousand million trials."""
 _PAUSE = 0.05
 """Seconds between two tries to hold a folder."""
+_OWN = ("study.", "inputs", "latency.json", "bank", "rehearsal-", "trials", "front", "result.json", "layers.json")
+"""How the names of a study's entries begin, after the dot of those that are being written."""
 _LIBRARIES = ("torch", "transformers", "optuna", "botorch")
+
+
+class Asked(BaseModel):
+    """What a study's state is stated against."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    trials: int
+    budgets: tuple[str, ...]
+    floors: tuple[str, ...]
 
 
 class StudyFolder:
@@ -73,9 +87,24 @@ class StudyFolder:
             near = (
                 sorted(str(found.parent) for found in path.parent.glob("*/study.yaml")) if path.parent.is_dir() else []
             )
-            hint = f"studies here: {', '.join(near)}" if near else "begin one with autolr search --study"
+            begin = f"begin one with {command('search', '--study', path)} or autolr.search(study=...)"
+            hint = f"studies here: {', '.join(near)}" if near else begin
             raise UsageError(f"{path} is not a study folder, it has no study.yaml; {hint}")
         return folder
+
+    def check_own(self) -> None:
+        """Refuse a folder that holds something else: a study's files would be mixed with its.
+
+        Raises:
+            UsageError: it has no study.yaml, and entries that no study leaves that was only begun; or it is a file.
+        """
+        if not self.path.exists() or self.spec_file.is_file():
+            return
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; name a folder for the study")
+        foreign = sorted(e for e in self.path.iterdir() if not e.name.lstrip(".").startswith(_OWN))
+        if foreign:
+            raise holds_foreign(self.path, foreign, "study", "a study that was begun is worked on")
 
     def stored(self) -> dict[str, Any]:
         """Return the content of study.yaml.
@@ -89,8 +118,30 @@ class StudyFolder:
         return plain
 
     def spec(self) -> StudySpec:
-        """Return the stored specification."""
-        return make_spec(self.stored()["spec"], str(self.spec_file))
+        """Return the stored specification.
+
+        Raises:
+            UsageError: it is damaged, or of a task that this process does not know.
+        """
+        plain = self.stored()["spec"]
+        task = plain.get("task") if isinstance(plain, dict) else None
+        if isinstance(task, str) and task not in TASKS:
+            raise UsageError(
+                f"{self.spec_file}: unknown task {task!r}; {nearest(task, TASKS.names())}; if the study was begun with "
+                f"a task object, make it again and go on with autolr.search(…, task=task, study={str(self.path)!r}) or "
+                f"autolr.Study({str(self.path)!r}, task=task), or have an installed package register it as an entry "
+                f"point (docs/extending.md)"
+            )
+        return make_spec(plain, str(self.spec_file))
+
+    def asked(self) -> "Asked":
+        """Return what can be told of a study whatever its task, also where this process does not know that.
+
+        Raises:
+            UsageError: the specification is damaged.
+        """
+        asked: Asked = parse_plain(TypeAdapter(Asked), self.stored()["spec"], str(self.spec_file))
+        return asked
 
     def check_same(self, name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Refuse to go on under other conditions than the study began with.

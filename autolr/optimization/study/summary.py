@@ -16,6 +16,8 @@ from autolr.results import Failure, Front, FrontMember, StudyStatus
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.objectives import rank_of
 
+_SHOWN = 12
+"""Numbers of trials that a message names at most."""
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
@@ -27,7 +29,7 @@ _STATES = {
 
 def summarize(folder: StudyFolder) -> StudyStatus:
     """Return a study's state."""
-    spec = folder.spec()
+    asked = folder.asked()
     counts = dict.fromkeys(_STATES.values(), 0)
     trials: list[FrozenTrial] = []
     failures: list[Failure] = []
@@ -43,11 +45,11 @@ def summarize(folder: StudyFolder) -> StudyStatus:
     return StudyStatus(
         study=str(folder.path),
         trials=counts,
-        wanted=spec.trials,
-        finished=result is not None and result.trials == done and (done >= spec.trials or _single_point(trials)),
+        wanted=asked.trials,
+        finished=result is not None and result.trials == done and (done >= asked.trials or _single_point(trials)),
         running=folder.busy(),
-        budgets=spec.budgets,
-        floors=spec.floors,
+        budgets=asked.budgets,
+        floors=asked.floors,
         front=() if front is None else tuple(member.trial for member in front.members),
         winner=None if result is None else result.winner,
         trial_seconds=round(seconds, 2),
@@ -177,10 +179,20 @@ def find_trial(folder: StudyFolder, number: int | None, budgets: Sequence[str] |
             f"--no-racing"
         )
     if number not in complete:
-        last = ", ".join(map(str, sorted(complete)[-12:]))
-        hint = f"scored in full are {'..., ' if len(complete) > 12 else ''}{last}" if complete else "none is finished"
+        hint = f"scored in full are {_numbers(sorted(complete))}" if complete else "none is finished"
         raise UsageError(f"trial {number} of {folder.path} is not a finished trial; {hint}: see autolr front")
     return member_of(complete[number])
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """Return trials' numbers, of many the first and the last.
+
+    Example:
+        >>> _numbers(range(0, 40, 2))
+        '0, 2, 4, 6, 8, 10, …, 28, 30, 32, 34, 36, 38'
+    """
+    shown = [str(number) for number in numbers]
+    return ", ".join(shown if len(shown) <= _SHOWN else [*shown[: _SHOWN // 2], "…", *shown[-_SHOWN // 2 :]])
 
 
 def _excess(member: FrontMember, budget: Budget, dense: Cost) -> float:
