@@ -83,7 +83,7 @@ def test_errors_are_half_the_weighted_error_of_the_factors_an_example(bert, name
         right = {"svd": torch.eye(unit.in_features).double(), "drone": stats.in_gram}.get(name, stats.in_covariance)
         tokens = 1.0 if name == "svd" else stats.tokens_per_example
         for choice, error in zip(curve.choices, curve.error, strict=True):
-            gap = weight.double() - build_layer(model, bank, unit.name, choice).dense_weight()
+            gap = weight.double() - build_layer(model, bank, unit.name, choice)[unit.name].dense_weight()
             explicit = 0.5 * tokens * float((left @ gap @ right @ gap.mT).trace())
             assert error == pytest.approx(explicit, rel=1e-4, abs=1e-5 * float(curve.error.max()))
 

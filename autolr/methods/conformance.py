@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autolr.errors import FactorizationError
 from autolr.methods.result_check import check_elimination
-from autolr.types import Decomposition, LayerStats, Method, break_even_rank
+from autolr.types import Decomposition, Elimination, LayerStats, Method, break_even_rank
 
 
 def example_stats(weight: Float[Tensor, "out in"], n_tokens: int, seed: int) -> LayerStats:
@@ -80,7 +80,7 @@ def check(method: Method, *, seed: int = 0) -> None:
         assert error < 1e-6, f"{label}: full rank does not reproduce the weight, relative error {error:.2e}"
 
 
-def _tensors(record: LayerStats | Decomposition | None) -> dict[str, Tensor]:
+def _tensors(record: LayerStats | Decomposition | Elimination | None) -> dict[str, Tensor]:
     """Return the tensors of a record by name."""
     values = {} if record is None else {field.name: getattr(record, field.name) for field in fields(record)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}

@@ -58,10 +58,11 @@ def _check_tables(spec: StudySpec) -> None:
     from autolr.optimization.sampler.registry import SAMPLERS  # imports scipy
 
     SAMPLERS.get(spec.search.sampler)
-    from autolr.forms import get_forms  # imports torch
-    from autolr.methods import matrix_methods
-    from autolr.recovery.registry import RECOVERIES
+    from autolr.methods import matrix_methods  # imports torch
 
     matrix_methods(spec.search.methods)
+    from autolr.forms import get_forms  # imports transformers
+    from autolr.recovery.registry import RECOVERIES
+
     get_forms(spec.search.forms)
     RECOVERIES.get(spec.search.recovery)
