@@ -1,5 +1,6 @@
 """``autolr dashboard``."""
 
+import signal
 import socket
 from typing import Annotated
 
@@ -32,6 +33,9 @@ def dashboard(
     err.print(
         f"dashboard of {study}: http://{host}:{port}/  (Ctrl-C ends it)", highlight=False, markup=False, soft_wrap=True
     )
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A KeyboardInterrupt that comes while a page is answered is swallowed by the handler of requests.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         run_server(folder.storage(), host=host, port=port)
     except OSError as error:

@@ -96,7 +96,8 @@ def test_a_format_that_transformers_cannot_load(study: StudyFolder, tmp_path: Pa
         for kind in FORMATS:
             with compressed(opened.inputs.model, candidate, opened.bank):
                 check_format(kind, opened.inputs.model, batches, tmp_path / kind.name)
-    unknown = CliRunner().invoke(app, ["export", str(study.path), "--out", str(out), "--format", "plane", "--force"])
+    elsewhere = str(tmp_path / "elsewhere")
+    unknown = CliRunner().invoke(app, ["export", str(study.path), "--out", elsewhere, "--format", "plane"])
     assert (unknown.exit_code, "unknown format 'plane'" in unknown.stderr) == (2, True)
 
 
