@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.machine.temporary import passing_folder
 from autolr.optimization.workers.payload import BANK, UNUSED_SECONDS, sweep_banks
 
@@ -36,7 +36,7 @@ def test_banks_that_no_worker_has_opened_for_a_week_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    banks = {name: slots.own_folder() / f"{BANK}{name}" for name in ("old", "young", "own")}
+    banks = {name: locks.own_folder() / f"{BANK}{name}" for name in ("old", "young", "own")}
     for name, bank in banks.items():
         bank.mkdir()
         (bank / "content").write_text("x")

@@ -81,10 +81,10 @@ def test_an_item_holds_every_way_to_cover_its_modules_once() -> None:
 
 @given(edges=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] != pair[1])))
 def test_independent_sets_are_those_that_nothing_can_be_added_to(edges) -> None:
-    rivals = [{b for a, b in [*edges, *((b, a) for a, b in edges)] if a == place} for place in range(7)]
+    exclusions = [{b for a, b in [*edges, *((b, a) for a, b in edges)] if a == place} for place in range(7)]
     subsets = [set(s) for size in range(8) for s in itertools.combinations(range(7), size)]
-    apart = [s for s in subsets if not any(rivals[place] & s for place in s)]
+    apart = [s for s in subsets if not any(exclusions[place] & s for place in s)]
     largest = {tuple(sorted(s)) for s in apart if not any(s < other for other in apart)}
-    found = list(independent_sets(range(7), rivals))
+    found = list(independent_sets(range(7), exclusions))
     assert len(found) == len(set(found))
     assert set(found) == largest

@@ -19,7 +19,7 @@ from test_search import spec_of
 
 from autolr.errors import AutolrError, Stopped, UsageError
 from autolr.forms.swap import compressed
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import front_trials
 from autolr.optimization.workers.dispatcher import MAX_TRIES, Dispatcher
@@ -225,7 +225,7 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
     elsewhere = tmp_path / "not-here"
     object.__setattr__(payload, "bank", elsewhere)
     fetched = []
-    (old := slots.own_folder() / f"{BANK}old").mkdir()
+    (old := locks.own_folder() / f"{BANK}old").mkdir()
     os.utime(old, (0, 0))
 
     def fetch(path: Path) -> bytes:
@@ -321,20 +321,20 @@ def test_who_measures_waits_for_evaluations_and_holds_new_ones_off(
     inside, leave = threading.Event(), threading.Event()
 
     def evaluate() -> None:
-        with slots.evaluating():
+        with locks.evaluating():
             events.append("evaluates")
             inside.set()
             leave.wait(10)
             events.append("has evaluated")
 
     def measure() -> None:
-        with slots.measuring():
+        with locks.measuring():
             events.append("measures")
 
     first = threading.Thread(target=evaluate)
     first.start()
     assert inside.wait(10)
-    with slots.evaluating():
+    with locks.evaluating():
         events.append("another evaluates too")
     measurer = threading.Thread(target=measure)
     measurer.start()
@@ -345,7 +345,7 @@ def test_who_measures_waits_for_evaluations_and_holds_new_ones_off(
         asked.append(1)
         raise Stopped("waited")
 
-    with pytest.raises(Stopped), slots.evaluating(impatient):  # one who waits to measure goes before
+    with pytest.raises(Stopped), locks.evaluating(impatient):  # one who waits to measure goes before
         pass
     leave.set()
     first.join()
@@ -359,13 +359,13 @@ def test_pinned_processes_have_cores_of_their_own(tmp_path: Path, monkeypatch: p
     held = []
     for core in cores:
         os.sched_setaffinity(0, cores)
-        held.append(slots.pin_to_cores(1))
+        held.append(locks.pin_to_cores(1))
         assert os.sched_getaffinity(0) == {core}
     os.sched_setaffinity(0, cores)
-    assert slots.pin_to_cores(1) is None
+    assert locks.pin_to_cores(1) is None
     assert os.sched_getaffinity(0) == set(cores)
     held[0].close()
-    held.append(slots.pin_to_cores(1))
+    held.append(locks.pin_to_cores(1))
     assert os.sched_getaffinity(0) == {cores[0]}
 
 
@@ -376,14 +376,14 @@ def test_processes_with_several_cores_share_none_with_those_of_one(
     bound: list[set[int]] = [{3, 5, 6, 9}]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6, 9})
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: bound.append(set(cores)))
-    one, pair = slots.pin_to_cores(1), slots.pin_to_cores(2)
+    one, pair = locks.pin_to_cores(1), locks.pin_to_cores(2)
     assert bound[1:] == [{3}, {5, 6}]
-    assert slots.pin_to_cores(2) is None  # a single one is left, and it stays free
-    last = slots.pin_to_cores(1)
+    assert locks.pin_to_cores(2) is None  # a single one is left, and it stays free
+    last = locks.pin_to_cores(1)
     assert bound[3:] == [{9}]
     one.close()
     last.close()
-    again = slots.pin_to_cores(2)
+    again = locks.pin_to_cores(2)
     assert bound[4:] == [{3, 9}]
     again.close()
     pair.close()

@@ -28,27 +28,27 @@ def exclusive(menus: Sequence[Menu], units: Mapping[str, Unit], quantities: Sequ
     """
     places = range(len(menus))
     modules = [set(units[menu.name].modules) for menu in menus]
-    rivals = [{other for other in places if other != place and modules[place] & modules[other]} for place in places]
+    exclusions = [{other for other in places if other != place and modules[place] & modules[other]} for place in places]
     joined, done = [], set[int]()
     for place in places:
         if place in done:
             continue
-        group = _reached(place, rivals)
+        group = _reached(place, exclusions)
         done |= group
         if len(group) == 1:
             joined.append(menus[place])
         else:
-            modes = [[menus[p] for p in mode] for mode in independent_sets(sorted(group), rivals)]
+            modes = [[menus[p] for p in mode] for mode in independent_sets(sorted(group), exclusions)]
             joined.append(union([total(mode, quantities) for mode in modes], quantities))
     return joined
 
 
-def independent_sets(places: Sequence[int], rivals: Sequence[set[int]]) -> Iterator[tuple[int, ...]]:
-    """Yield every largest set of places of which no two are rivals: those to which none can be added.
+def independent_sets(places: Sequence[int], exclusions: Sequence[set[int]]) -> Iterator[tuple[int, ...]]:
+    """Yield every largest set of places of which none excludes another: those to which none can be added.
 
     Args:
         places: rising.
-        rivals: of each place, symmetric.
+        exclusions: of each place, the places that it excludes; symmetric.
 
     Example:
         >>> list(independent_sets([0, 1, 2], [{2}, {2}, {0, 1}]))
@@ -57,12 +57,12 @@ def independent_sets(places: Sequence[int], rivals: Sequence[set[int]]) -> Itera
 
     def grow(chosen: tuple[int, ...], left: Sequence[int]) -> Iterator[tuple[int, ...]]:
         if not left:
-            if all(rivals[place] & set(chosen) for place in places if place not in chosen):
+            if all(exclusions[place] & set(chosen) for place in places if place not in chosen):
                 yield chosen
             return
         place, rest = left[0], left[1:]
-        yield from grow((*chosen, place), [other for other in rest if other not in rivals[place]])
-        if rivals[place] & set(rest):  # otherwise nothing speaks against it
+        yield from grow((*chosen, place), [other for other in rest if other not in exclusions[place]])
+        if exclusions[place] & set(rest):  # otherwise nothing speaks against it
             yield from grow(chosen, rest)
 
     yield from grow((), places)
@@ -96,10 +96,10 @@ def union(modes: Sequence[Menu], quantities: Sequence[str]) -> Menu:
     ).pruned(quantities)
 
 
-def _reached(place: int, rivals: Sequence[set[int]]) -> set[int]:
-    """Return the places that rivalry leads to from one, itself among them."""
+def _reached(place: int, exclusions: Sequence[set[int]]) -> set[int]:
+    """Return the places that exclusions lead to from one, itself among them."""
     reached, new = {place}, {place}
     while new:
-        new = {other for p in new for other in rivals[p]} - reached
+        new = {other for p in new for other in exclusions[p]} - reached
         reached |= new
     return reached

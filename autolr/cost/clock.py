@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.stats import binom
 
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.results.bench import Timing
 
 Run = Callable[[], object]
@@ -55,7 +55,7 @@ def compare(
         >>> found["one"].ratio, found["two"].ratio > 1
         (1.0, True)
     """
-    with slots.measuring(check):
+    with locks.measuring(check):
         return _compare(runs, device, threads, precision, max_seconds, check)
 
 

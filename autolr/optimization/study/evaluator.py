@@ -8,7 +8,7 @@ import numpy as np
 
 from autolr.bank import Bank
 from autolr.forms.swap import compress_, restore_
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.model.inputs import Batch
 from autolr.optimization.racing.race import Outcome, Race, RacedScorer
 from autolr.probes.scorer import ProbeScorer, mean_accuracy
@@ -61,7 +61,7 @@ class Objective:
             if self.probe is not None:
                 scores[PROBE.name] = mean_accuracy(self.probe.dense)
             return Evaluation(candidate, cost, scores, seconds, dense_logits)
-        with slots.evaluating(tick):
+        with locks.evaluating(tick):
             return self._score(candidate, cost, tick, race, halved)
 
     def _score(

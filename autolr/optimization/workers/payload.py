@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autolr.bank import Bank
 from autolr.errors import AutolrError
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.machine.atomic import replacing
 from autolr.machine.tensor_digest import tensor_digest
 from autolr.model.digests import model_digests, tokenizer_digest
@@ -102,9 +102,9 @@ class Payload:
     def _fetched(self, files: Mapping[str, Path], fetch: Fetch, tick: Callable[[], None]) -> Path:
         """Copy the bank's files to this node, once for all its workers, and return the folder."""
         name = f"{BANK}{tensor_digest({'key': torch.tensor(list(self.problem.calibration_key.encode()))})[:16]}"
-        folder = slots.own_folder() / name
+        folder = locks.own_folder() / name
         sweep_banks(besides=name)
-        with slots.holding(name, tick):
+        with locks.holding(name, tick):
             folder.mkdir(exist_ok=True)
             os.utime(folder)  # it is in use
             for relative, path in files.items():
@@ -125,9 +125,9 @@ def sweep_banks(besides: str) -> None:
     Args:
         besides: name of the bank that stays in any case.
     """
-    for bank in slots.own_folder().glob(f"{BANK}*/"):
+    for bank in locks.own_folder().glob(f"{BANK}*/"):
         if bank.name != besides and _unused(bank):
-            with slots.holding(bank.name):
+            with locks.holding(bank.name):
                 if _unused(bank):  # nobody has come before
                     shutil.rmtree(bank, ignore_errors=True)
 

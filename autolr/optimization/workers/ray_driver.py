@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autolr.errors import UsageError
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.machine.temporary import passing_folder
 from autolr.optimization.study.driver import Driver, Pace
 from autolr.optimization.workers.dispatcher import Dispatcher, Task, ready_ahead
@@ -232,7 +232,7 @@ class RayDriver(Driver):
         trainable = tune.with_parameters(RayWorker, payload=payload, board=searcher.board, driver_node=node)
         resources = {"cpu": self.threads} | ({"gpu": self.gpus} if self.gpus else {})
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)  # all workers start at once
-        with passing_folder(slots.own_folder(), "tune-") as folder:
+        with passing_folder(locks.own_folder(), "tune-") as folder:
             controller = tune.Tuner(
                 tune.with_resources(trainable, resources),
                 tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=workers),

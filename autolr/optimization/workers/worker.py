@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 
 from autolr.errors import AutolrError
-from autolr.machine import locks as slots
+from autolr.machine import locks
 from autolr.optimization.workers.dispatcher import Task
 from autolr.optimization.workers.payload import Fetch, Payload
 from autolr.optimization.workers.watchdog import Watchdog
@@ -52,7 +52,7 @@ class Worker:
         timeout = payload.problem.spec.crew.timeout
         self._watchdog = Watchdog(os.getpid(), timeout)
         self._cores = (
-            None if payload.problem.spec.run.device.startswith("cuda") else slots.pin_to_cores(payload.threads)
+            None if payload.problem.spec.run.device.startswith("cuda") else locks.pin_to_cores(payload.threads)
         )
         opening = Watchdog(os.getpid(), max(timeout, OPEN_SECONDS))
         opening.tick()
