@@ -30,6 +30,23 @@ collect_ignore = ["notebook.py"]  # a script; test_notebook.py runs it
 ASSETS = Path(os.environ.get("AUTOLR_ASSETS", Path(__file__).parents[2] / "shared"))
 
 
+# Files that take long begin first, so that two processes end at the same time.
+LONG = (
+    "test_workers",
+    "test_search",
+    "test_latency",
+    "test_journal",
+    "test_database",
+    "test_raced_study",
+    "test_notebook",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of real models and data used by measurements; tests that need it skip where it is absent."""

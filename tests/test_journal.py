@@ -240,7 +240,7 @@ def test_a_rebuilt_study_is_the_same(finished: StudyFolder, tmp_path: Path) -> N
     assert folder.journal.with_name("study.journal.damaged-2").is_file()
 
 
-@pytest.mark.parametrize("ended", [2, 15, 16])
+@pytest.mark.parametrize("ended", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (15, 16))])
 def test_a_rebuilt_study_goes_on_as_the_uninterrupted_one(
     finished: StudyFolder, spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:

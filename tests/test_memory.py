@@ -52,6 +52,7 @@ def peak_of(*arguments: str) -> tuple[int, str]:
     return int(line.split()[1]), done.stderr
 
 
+@pytest.mark.slow
 def test_one_long_text_does_not_make_a_whole_batch_long(tmp_path):
     """64 rows of 4,000 tokens would take 1.9 GB for the attention's masks and states alone."""
     made = unlimited(tmp_path, 4000)

@@ -128,6 +128,8 @@ def test_a_form_goes_through_search_export_reload_card_and_front(package, data, 
     assert len(layers) == len(kinds)
     assert all(torch.isfinite(layer.blocks).all() for layer in layers)
     unknown = run(None, "eval", out, "--data", data[data.index("--test") + 1], code=2)
-    assert "is of kind 'block-diagonal', known are ['low-rank', 'low-rank-rows']" in " ".join(unknown.split())
+    assert "is of kind 'block-diagonal', known are ['low-rank', 'low-rank-rows', 'selected']" in " ".join(
+        unknown.split()
+    )
     unknown = run(None, "resume", study, "--trials", "5", code=2)
     assert "unknown form 'block-diagonal'" in unknown
