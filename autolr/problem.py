@@ -87,6 +87,11 @@ class Problem:
         """What a unit may become."""
         return get_forms(self.spec.search.forms)
 
+    @property
+    def later_forms(self) -> dict[str, int]:
+        """Versions of the forms, but for first ones, which studies that began before there were versions have."""
+        return {form.name: form.version for form in self.forms if form.version > 1}
+
     def part(self, name: str) -> Data:
         """Return a part of the data: ``calibration``, ``search``, ``selection`` or ``report``."""
         data: Data = getattr(self.parts, name)
@@ -129,6 +134,7 @@ class Problem:
             **{f"data {name}": digest for name, digest in self.parts.digests().items()},
             **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
             **{f"method {method.name}": method.version for method in self.bank_methods},
+            **{f"form {name}": version for name, version in self.later_forms.items()},
             "space": space.model_dump(mode="json", exclude_defaults=True),
             "seq_len": self.costs.dense.conditions.seq_len,
         }

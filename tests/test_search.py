@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from transformers import AutoTokenizer, BertJapaneseTokenizer
 
 from autolr.errors import AutolrError, BudgetError, Stopped, UsageError
+from autolr.forms.low_rank import LowRank
 from autolr.model.digests import tokenizer_digest
 from autolr.optimization.study import evaluator as objective_module
 from autolr.optimization.study.folder import StudyFolder
@@ -148,6 +149,15 @@ def test_what_a_study_leaves_that_was_only_begun_is_its_own(tmp_path: Path) -> N
     for name in ("study.lock", "latency.json", ".rehearsal-lock", ".study.yaml.0f3a"):
         (tmp_path / name).touch()
     StudyFolder(tmp_path).check_own()
+
+
+def test_a_study_does_not_go_on_with_forms_of_another_version(
+    finished: Path, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(Path(shutil.copytree(finished, tmp_path / "study")))
+    monkeypatch.setattr(LowRank, "version", 2)
+    with pytest.raises(UsageError, match=r"another model, data or setting:\n  form low-rank: was '\(absent\)', now 2"):
+        run_search(spec_of(options, trials=30), folder, Silent())
 
 
 def test_another_seed_gives_another_study(finished: Path, options: dict[str, str], tmp_path: Path) -> None:

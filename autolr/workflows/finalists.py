@@ -75,4 +75,5 @@ def changes_of_member(inputs: LoadedProblem, bank: Bank, member: FrontMember, pr
 def _key(inputs: LoadedProblem, recovery: Recovery, candidate: Candidate) -> str:
     versions = {method.name: method.version for method in inputs.bank_methods}
     described = [inputs.calibration_key, candidate.to_json(), versions, recovery.examples, recovery.version]
+    described += [inputs.later_forms] if inputs.later_forms else []
     return hashlib.sha256(json.dumps([*described, inputs.spec.seed]).encode()).hexdigest()
