@@ -147,9 +147,11 @@ def shown(score: Score) -> str:
     Example:
         >>> shown(Score(0.8125, 0.01, 9)), shown(Score(0.000123456, 1.2e-5, 9))
         ('0.8125 ± 0.0100', '0.000123 ± 1.2e-05')
+        >>> shown(Score(1.0, 0.0, 100))  # an error of 0 would claim more than 100 examples tell
+        '1.0000'
     """
     if abs(score.value) >= 0.01:
-        return f"{score.value:.4f} ± {score.stderr:.4f}"
+        return f"{score.value:.4f} ± {score.stderr:.4f}" if score.stderr else f"{score.value:.4f}"
     return f"{score.value:.3g} ± {score.stderr:.2g}"
 
 
