@@ -10,9 +10,9 @@ layer's output on its own, over the live tokens of the calibration data:
 a least-squares problem of rank + 1 unknowns for each output. Each column is drawn to what it was by its relative
 change, so that it does not matter how the two factors share the size of their product. Layers are taken in the order of
 the pass, so each makes up for what those before it lost; those fed the same tensor (query, key, value) together.
-``right``, kept rows, dense layers and those of other forms stay as they are; of a layer that reads what is left of some
-neurons ``z = x̃``, and its whole weight is refitted. The cost is two to five passes of the
-dense model over the data.
+``right``, kept rows, dense layers and those of other forms stay as they are. Of layers that make or read what is left
+of some neurons ``z = x̃``, and the whole weight is refitted, to the outputs that are left; one without a bias stays as
+it is. The cost is two to five passes of the dense model over the data.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
@@ -33,6 +33,7 @@ from autolr.errors import AutolrError, UsageError
 from autolr.forms.gauge import balance_
 from autolr.forms.swap import DecompositionSource, compressed
 from autolr.model.blocks import BlockCall, Stop, stopping
+from autolr.model.feed_forward import block_name
 from autolr.model.record_calls import Batch, Reads, by_token, live_positions, token_mask
 from autolr.recovery.base import Recovery
 from autolr.statistics.calibrate import positions_read
@@ -152,17 +153,6 @@ def correct(layer: Refitted, correction: Correction) -> None:
         layer.bias.copy_(correction.bias)
     if isinstance(layer, LowRankLinear):
         balance_(layer)
-
-
-def block_name(unit: Unit) -> str:
-    """Return the module name of the block that holds a unit.
-
-    Example:
-        >>> block_name(Unit("h.0.attn.c_proj", "attn.c_proj", 0, 1, 8, 8))
-        'h.0'
-    """
-    parts = unit.name.split(".")
-    return ".".join(parts[: len(parts) - len(unit.role.split("."))])
 
 
 @dataclass(frozen=True)
