@@ -124,7 +124,7 @@ class Bank:
         for done, unit in enumerate(self.units):
             fitting = [method for method in methods if method.fits(unit)]
             wanted = [method for method in fitting if self._read(method.name, unit, self._key(method, unit)) is None]
-            measured = self.stats(reader(unit).name) if wanted else None
+            measured = [self.stats(matrix.name) for matrix in matrices_of(unit)] if wanted else []
             for method in wanted:
                 self._write(method.name, unit, self._key(method, unit), self._decompose(method, unit, measured), folder)
                 self._open.pop((unit.name, method.name), None)
@@ -137,7 +137,7 @@ class Bank:
         stats = self._read_stats(unit)
         if stats is None or stats.fisher_in is not None:
             return stats is not None
-        users = [unit, *(group for group in self.units if group.matrices and reader(group) == unit)]
+        users = [unit, *(group for group in self.units if unit in group.matrices)]
         return all(
             "gradients" not in method.needs or self._read(method.name, user, self._key(method, user)) is not None
             for user in users
@@ -216,24 +216,30 @@ class Bank:
             self._open[name, method] = unpacked(tensors, known)
         return self._open[name, method]
 
-    def _decompose(self, method: Method, unit: Unit, stats: LayerStats | None) -> dict[str, Tensor]:
-        weight = unit_weight(self.model, reader(unit))
+    def _decompose(self, method: Method, unit: Unit, stats: Sequence[LayerStats]) -> dict[str, Tensor]:
         try:
-            return self._sound(method, unit, weight, stats if method.needs else None)
+            return self._sound(method, unit, stats if method.needs else None)
         except (FactorizationError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise FactorizationError(f"{method.name} of {unit.name}: {error}") from error
         except Exception as error:  # a package's own method may raise anything: whose it was is to be told
             told = f"{type(error).__name__}: {error}"
             raise FactorizationError(f"{method.name} of {unit.name}: the method failed with {told}") from error
 
-    def _sound(self, method: Method, unit: Unit, weight: Tensor, stats: LayerStats | None) -> dict[str, Tensor]:
+    def _sound(self, method: Method, unit: Unit, stats: Sequence[LayerStats] | None) -> dict[str, Tensor]:
         """Return what is stored of a decomposition, after checking it."""
-        made = _decomposed(method, weight, stats, _fast_device(weight))
-        return packed(made, method, unit, weight, self._dtype)
+        weights = self._weights(unit)
+        made = _decomposed(method, weights, stats, _fast_device(weights[-1]))
+        return packed(made, method, unit, weights, self._dtype)
+
+    def _weights(self, unit: Unit) -> list[Tensor]:
+        """Return the weights of a unit's matrices, in their order."""
+        return [unit_weight(self.model, matrix) for matrix in matrices_of(unit)]
 
     def _weight_key(self, unit: Unit) -> str:
         if unit.name not in self._weight_keys:
-            self._weight_keys[unit.name] = tensor_digest({"weight": unit_weight(self.model, reader(unit))})
+            weights = self._weights(unit)
+            names = ["weight"] if len(weights) == 1 else [f"weight {place}" for place in range(len(weights))]
+            self._weight_keys[unit.name] = tensor_digest(dict(zip(names, weights, strict=True)))
         return self._weight_keys[unit.name]
 
     def _stats_key(self, unit: Unit) -> str:
@@ -298,6 +304,11 @@ def reader(unit: Unit) -> Unit:
     return unit.matrices[-1] if unit.matrices else unit
 
 
+def matrices_of(unit: Unit) -> tuple[Unit, ...]:
+    """Return a unit's matrices: itself, where it is one."""
+    return unit.matrices or (unit,)
+
+
 def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -307,16 +318,25 @@ def _fast_device(weight: Tensor) -> torch.device:
     return weight.device if weight.device.type == "cuda" else torch.device("cpu")
 
 
-def _decomposed(method: Method, weight: Tensor, stats: LayerStats | None, device: torch.device) -> object:
-    """Return what a method makes of a weight, on the CPU where the device has too little memory or its solver fails."""
+def _decomposed(
+    method: Method, weights: Sequence[Tensor], stats: Sequence[LayerStats] | None, device: torch.device
+) -> object:
+    """Return what a method makes of weights, on the CPU where the device has too little memory or its solver fails."""
+
+    def made(where: torch.device) -> object:
+        copies = [weight.to(where, torch.float64, copy=True) for weight in weights]  # a method may write into them
+        measured = None if stats is None else [layer.to(where) for layer in stats]
+        if method.of == "matrix":
+            return method.decompose(copies[0], None if measured is None else measured[0])
+        return method.decompose(copies, measured)
+
     cpu = torch.device("cpu")
     try:
-        copy = weight.to(device, torch.float64, copy=True)  # a method may write into it: the model stays as it is
-        return method.decompose(copy, None if stats is None else stats.to(device))
+        return made(device)
     except (torch.OutOfMemoryError, FactorizationError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         if device == cpu:
             raise
-        return method.decompose(weight.to(cpu, torch.float64, copy=True), stats)
+        return made(cpu)
 
 
 def _pack_stats(stats: LayerStats) -> dict[str, Tensor]:

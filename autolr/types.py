@@ -35,6 +35,7 @@ __all__ = [
     "LayerStats",
     "Method",
     "Need",
+    "Remainder",
     "Score",
     "Unit",
     "break_even_rank",
@@ -143,6 +144,20 @@ class Decomposition:
 
 
 @dataclass(frozen=True)
+class Remainder:
+    """Low rank of what a number of neurons leaves of the matrices that make and read them.
+
+    Attributes:
+        count: how many neurons stay.
+        matrices: a decomposition of each matrix, (count, in) of those that make them, (out, count) of the one that
+            reads them; their tails are on the scale of the elimination's errors.
+    """
+
+    count: int
+    matrices: tuple[Decomposition, ...]
+
+
+@dataclass(frozen=True)
 class Elimination:
     """A nested order of a matrix's inputs, and what least squares makes of those that stay.
 
@@ -151,12 +166,14 @@ class Elimination:
         root: (n, n) upper triangle with ``C = rootᵀ root`` in that order.
         projected: (out, n), ``W rootᵀ`` in that order.
         errors: (n + 1,) float64, ``‖L (W x − W′ x_J)‖²`` per token where the first k inputs stay, from k = 0.
+        remainders: low rank of what some numbers leave, rising; none where the method has none.
     """
 
     order: Int[Tensor, " n"]
     root: Float[Tensor, "n n"]
     projected: Float[Tensor, "out n"]
     errors: Float[Tensor, " n_plus_1"]
+    remainders: tuple[Remainder, ...] = ()
 
     def kept(self, count: int) -> Int[Tensor, " count"]:
         """Return the inputs that stay where so many do, rising."""
@@ -170,6 +187,19 @@ class Elimination:
         )
         return fitted[:, self.order[:count].argsort()]
 
+    def covariance(self, count: int) -> Float[Tensor, "count count"]:
+        """Return the covariance of :meth:`kept`, (count, count) float64."""
+        root, rising = self.root[:count, :count].double(), self.order[:count].argsort()
+        return (root.mT @ root)[rising][:, rising]
+
+    def remainder(self, count: int) -> Remainder:
+        """Return the low rank of what so many neurons leave.
+
+        Raises:
+            KeyError: there is none for this number.
+        """
+        return {remainder.count: remainder for remainder in self.remainders}[count]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -179,17 +209,17 @@ class Method:
         name: how it is named on the command line.
         version: raised whenever its results change, so that stored decompositions are not mistaken for new ones.
         needs: which statistics it reads.
-        decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64.
+        decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64; of a method for
+            neurons ``(weights, statistics) -> Elimination``, both of every matrix of the pair, the reading one last.
         source: author, year and identifier of the publication.
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
-        of: what it is for: a ``matrix`` by itself, or the ``neurons`` of a feed-forward pair, of which it is given the
-            matrix that reads them, and returns an :class:`Elimination`.
+        of: what it is for: a ``matrix`` by itself, or the ``neurons`` of a feed-forward pair.
     """
 
     name: str
     version: int
     needs: frozenset[Need]
-    decompose: Callable[[Float[Tensor, "out in"], LayerStats | None], Any]  # as ``of`` says
+    decompose: Callable[[Any, Any], Any]  # as ``of`` says
     source: str
     keeps_rows: bool = False
     of: Literal["matrix", "neurons"] = "matrix"

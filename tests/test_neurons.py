@@ -21,15 +21,16 @@ from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
 from autolr.forms import FORMS
 from autolr.forms.neurons import neurons
+from autolr.forms.neurons_low_rank import neurons_low_rank
 from autolr.forms.swap import compressed
 from autolr.methods.elimination import eliminate
 from autolr.methods.obs import METHOD
 from autolr.model.feed_forward import find_feed_forwards
-from autolr.model.units import find_units
+from autolr.model.units import find_units, unit_weight
 from autolr.progress import Silent
 from autolr.recovery.refit import correct, refit
 from autolr.statistics.calibrate import calibrate
-from autolr.types import Candidate, Conditions
+from autolr.types import Candidate, Choice, Conditions
 
 FORM = FORMS.get("neurons")
 PAIRED = {
@@ -59,21 +60,27 @@ class Source:
         self.batch = batch_of(model, length)
         self.matrices = find_units(model).units
         self.groups = {unit.name: unit for unit in find_feed_forwards(model, self.matrices, self.batch)}
-        readers = {unit.modules[-1] for unit in self.groups.values()}
-        measured = calibrate(model, [unit for unit in self.matrices if unit.name in readers], [self.batch])
-        self.stats = {unit.name: stats for unit, stats in measured}
+        grouped = {module for unit in self.groups.values() for module in unit.modules}
+        measured = calibrate(model, [unit for unit in self.matrices if unit.name in grouped], [self.batch])
+        self.measured = {unit.name: stats for unit, stats in measured}
         self.model = model
+        self.made = {}
 
     def unit(self, name):
         return self.groups[name]
 
     def mean(self, name):
-        return self.stats[self.groups[name].modules[-1]].mean
+        return self.measured[name].mean
+
+    def stats(self, name):
+        return self.measured[name]
 
     def decomposition(self, name, method):
-        reader = self.groups[name].matrices[-1]
-        weight = self.model.get_submodule(reader.name).weight.detach()
-        return METHOD.decompose((weight.mT if reader.transposed else weight).double(), self.stats[reader.name])
+        if name not in self.made:
+            matrices = self.groups[name].matrices
+            weights = [unit_weight(self.model, matrix).double() for matrix in matrices]
+            self.made[name] = METHOD.decompose(weights, [self.measured[matrix.name] for matrix in matrices])
+        return self.made[name]
 
 
 def made(name: str) -> nn.Module:
@@ -172,7 +179,25 @@ def test_prices_are_those_of_the_built_model(name):
     source = Source(model)
     length = source.batch["input_ids"].shape[1]
     costs = measure_costs(model, (*source.matrices, *source.groups.values()), 2, length)
-    candidate = Candidate.of({unit: neurons("obs", 16 + place) for place, unit in enumerate(source.groups)})
+    plain = {unit: neurons("obs", 16 + place) for place, unit in enumerate(source.groups)}
+    for candidate in map(Candidate.of, (plain, *(low_rank_of_half(source, make, read) for make, read in RANKS))):
+        check_price(model, source, costs, candidate)
+
+
+def low_rank_of_half(source: Source, make: int | None, read: int | None) -> dict[str, Choice]:
+    """Every pair at a middle number of neurons and some ranks; None: that matrix stays dense."""
+    chosen = {}
+    for unit in source.groups:
+        middle = source.decomposition(unit, "obs").remainders[4]
+        full = [min(part.left.shape[0], part.right.shape[1]) for part in middle.matrices]
+        chosen[unit] = neurons_low_rank("obs", middle.count, make or full[0], read or full[-1])
+    return chosen
+
+
+RANKS = [(2, 3), (2, None), (None, 3)]
+
+
+def check_price(model, source, costs, candidate):
     cost = costs.cost(candidate)
     with compressed(model, candidate, source), torch.no_grad(), FlopCounterMode(display=False) as counter:
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -181,6 +206,25 @@ def test_prices_are_those_of_the_built_model(name):
         assert cost.params == sum(parameter.numel() for parameter in model.parameters())
         tensors = [*model.parameters(), *model.buffers()]
         assert cost.memory == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
+def test_low_rank_of_what_neurons_leave_nears_it_with_the_ranks(name):
+    model = made(name)
+    source = Source(model)
+    with torch.no_grad():
+        answers = {}
+        for ranks in ((1, 1), (2, None), (None, 2), (None, None)):
+            candidate = Candidate.of(low_rank_of_half(source, *ranks))
+            if ranks == (None, None):
+                counts = {unit: choice["neurons"] for unit, choice in candidate.choices}
+                candidate = Candidate.of({unit: neurons("obs", count) for unit, count in counts.items()})
+            with compressed(model, candidate, source):
+                answers[ranks] = model(**source.batch).logits
+    whole = answers.pop((None, None))
+    gaps = {ranks: float((answer - whole).norm()) for ranks, answer in answers.items()}
+    assert gaps[2, None] < gaps[1, 1]
+    assert gaps[None, 2] < gaps[1, 1]
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
@@ -217,6 +261,7 @@ def test_refitting_brings_the_answers_nearer():
 
 
 def test_latency_is_predicted_for_neurons_and_stored(monkeypatch):
+    """Of both forms of feed-forward pairs."""
     monkeypatch.setattr(measure_latency_module, "_LAYER_SECONDS", 0.1)
     monkeypatch.setattr(measure_latency_module, "_MODEL_SECONDS", 0.2)
     model = made("bert")
@@ -224,20 +269,24 @@ def test_latency_is_predicted_for_neurons_and_stored(monkeypatch):
     units = (*source.matrices, *source.groups.values())
     costs = measure_costs(model, units, 1, 8)
     conditions = Conditions(1, 8, "float32", "cpu", 1)
-    table = measure_latency(model, units, [FORMS.get("low-rank"), FORM], costs.rows, conditions, Silent())
+    forms = [FORMS.get(name) for name in ("low-rank", "neurons", "neurons-low-rank")]
+    table = measure_latency(model, units, forms, costs.rows, conditions, Silent())
     group = next(iter(source.groups.values()))
-    candidate = Candidate.of({group.name: neurons("obs", 8)})
     priced = costs.with_latency(table)
-    assert priced.cost(candidate).latency == pytest.approx(table.share(candidate) * table.dense_ms)
     again = LatencyTable.from_json(json.loads(json.dumps(table.to_json())), table.units)
-    assert again.share(candidate) == table.share(candidate)
+    for choice in (neurons("obs", 8), neurons_low_rank("obs", 15, 2, 3)):
+        candidate = Candidate.of({group.name: choice})
+        assert priced.cost(candidate).latency == pytest.approx(table.share(candidate) * table.dense_ms)
+        assert again.share(candidate) == table.share(candidate)
+        assert table.share(candidate) > 0
 
 
 def test_a_study_with_neurons_goes_from_search_to_reload(tmp_path):
     options = write_inputs(tmp_path / "inputs")
     data = [word for pair in options.items() for word in pair]
     study, out = tmp_path / "study", tmp_path / "model"
-    asked = ["--form", "neurons", "--form", "low-rank", "--method", "kfac", "--multiple", "2", "--trials", "5"]
+    forms = [word for form in ("neurons", "neurons-low-rank", "low-rank") for word in ("--form", form)]
+    asked = [*forms, "--method", "kfac", "--multiple", "2", "--trials", "5"]
 
     def run(*words: object) -> str:
         done = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
@@ -247,7 +296,7 @@ def test_a_study_with_neurons_goes_from_search_to_reload(tmp_path):
     run("search", *data, *asked, "--budget", "0.5x-flops", "--search-examples", "40", "--study", study)
     members = json.loads(run("front", study, "--json"))["members"]
     chosen = [choice for member in members for choice in member["candidate"].values()]
-    assert {"neurons"} <= {choice.get("form", "low-rank") for choice in chosen}
+    assert {"neurons-low-rank"} <= {choice.get("form", "low-rank") for choice in chosen}
     said = json.loads(run("export", study, "--out", out, "--json"))
     assert said["max_logit_difference"] == 0.0
     assert "neurons" in (out / "README.md").read_text()
@@ -255,7 +304,7 @@ def test_a_study_with_neurons_goes_from_search_to_reload(tmp_path):
         layer["kind"]
         for layer in json.loads((out / "config.json").read_text())["quantization_config"]["layers"].values()
     }
-    assert "selected" in kinds
+    assert "selected-low-rank" in kinds
     run("export", study, "--out", tmp_path / "dense", "--format", "dense")
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "dense").eval()
     model = load_checkpoint(out).eval()

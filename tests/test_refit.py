@@ -1,5 +1,6 @@
 """A refit against its definition: sequential least squares, written without blocks, stages or hooks that stop."""
 
+import copy
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,16 @@ from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.errors import UsageError
 from autolr.forms.swap import compressed
+from autolr.methods.kfac import OUT_SHRINKAGE
+from autolr.methods.shrinkage import well_conditioned
+from autolr.methods.weighted_svd import psd_power, shrink
+from autolr.model.units import unit_weight
 from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
 from autolr.recovery import refit as refit_module
 from autolr.recovery.conformance import check
-from autolr.recovery.refit import REFIT, RIDGE, correct, refit
+from autolr.recovery.refit import REFIT, correct, refit
+from autolr.recovery.regression import MOST_PRIOR, PRIOR, TOKENS_PER_INPUT, Correction
 from autolr.spec.study import make_spec
 from autolr.types import Candidate
 from autolr.workflows import finalists
@@ -53,12 +59,19 @@ def seen(model, names, batch):
     return found
 
 
+def factors_of(matrix, rank):
+    """Any two factors of a matrix of a rank."""
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    return torch.tensor(u[:, :rank] * s[:rank]), torch.tensor(v[:rank])
+
+
 def by_definition(model, candidate, source, one_position):
     """Every layer alone, in the order of the pass, from whole passes and NumPy's least squares."""
     names = [name for name, _ in candidate.choices]
     order = list(seen(model, names, DATA[0]))
     targets = [seen(model, names, batch) for batch in DATA]
     found = {}
+    dense = copy.deepcopy(model)
     with compressed(model, candidate, source):
         for name in order:
             layer = model.get_submodule(name)
@@ -74,26 +87,26 @@ def by_definition(model, candidate, source, one_position):
                     )
                     live = torch.zeros_like(live)
                     live[torch.arange(len(live)), place] = True
-                extra = layer(x) - (layer.inner(x) @ layer.outer_weight.mT + layer.bias)
-                zs.append(torch.nn.functional.pad(layer.inner(x), (0, 1), value=1.0)[live])
-                ys.append((target[name][1] - extra)[live])
-            z, y = torch.cat(zs).double().numpy(), torch.cat(ys).double().numpy()
-            old = torch.cat([layer.outer_weight, layer.bias[:, None]], 1).double().numpy()
-            sizes = (old[:, :-1] ** 2).sum(0)
-            energy = np.mean(sizes * (z[:, :-1] ** 2).sum(0)) if layer.rank else 0.0
-            root = np.sqrt(RIDGE * np.append(energy / sizes, len(z)))
-            tall = np.vstack([z, np.diag(root)])
-            solution = np.linalg.lstsq(tall, np.vstack([y, root[:, None] * old.T]), rcond=None)[0].T
-            found[name] = solution
-            layer.outer_weight.copy_(torch.tensor(solution[:, :-1]))
-            layer.bias.copy_(torch.tensor(solution[:, -1]))
+                fitted = layer.outer_weight @ layer.inner_weight
+                zs.append(x[live])
+                ys.append((target[name][1] - (layer(x) - x @ fitted.mT - layer.bias))[live])
+            x, y = torch.cat(zs).double().numpy(), torch.cat(ys).double().numpy()
+            stats = source.stats(name)
+            root = psd_power(well_conditioned(stats.in_covariance, stats.n_tokens)).numpy()
+            kept = (layer.dense_weight() - layer.outer_weight.double() @ layer.inner_weight.double()).numpy()
+            weight = unit_weight(dense, source.units[name]).double().numpy() - kept
+            share = min(MOST_PRIOR, PRIOR * max(1.0, TOKENS_PER_INPUT * x.shape[1] / len(x)))
+            own = np.sqrt((1 - share) / len(x))
+            tall = np.vstack([own * (x - x.mean(0)), np.sqrt(share) * root])
+            wide = np.vstack([own * (y - y.mean(0)), np.sqrt(share) * root @ weight.T])
+            metric = psd_power(shrink(stats.out_gram, OUT_SHRINKAGE)).numpy()
+            answers = wide_fit = np.linalg.lstsq(tall, wide, rcond=None)[0]
+            u = np.linalg.svd(tall @ answers @ metric, full_matrices=False)[2][: layer.rank].T
+            answers = wide_fit @ metric @ u @ u.T @ np.linalg.inv(metric)
+            bias = y.mean(0) - x.mean(0) @ answers
+            found[name] = (answers.T, bias)
+            correct(layer, Correction(*factors_of(answers.T, layer.rank), torch.tensor(bias)))
     return found
-
-
-@pytest.fixture
-def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let layers be refitted on as few tokens as these tests have."""
-    monkeypatch.setattr(refit_module, "TOKENS_PER_UNKNOWN", 0)
 
 
 @contextmanager
@@ -104,7 +117,6 @@ def refitted(model, candidate, source, corrections):
         yield model
 
 
-@pytest.mark.usefixtures("few_tokens")
 @pytest.mark.parametrize("family", READS_ONE)
 def test_a_refit_obeys_the_laws_of_recoveries(family) -> None:
     model, source = prepared(family)
@@ -112,7 +124,6 @@ def test_a_refit_obeys_the_laws_of_recoveries(family) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.usefixtures("few_tokens")
 @pytest.mark.parametrize("family", READS_ONE)
 def test_a_refit_is_sequential_least_squares(family) -> None:
     model, source = prepared(family)
@@ -123,8 +134,9 @@ def test_a_refit_is_sequential_least_squares(family) -> None:
     wanted = by_definition(model, candidate, source, READS_ONE[family])
     assert found.keys() == wanted.keys() == dict(candidate.choices).keys()
     for name, correction in found.items():
-        got = torch.cat([correction.left, correction.bias[:, None]], 1).double()
-        torch.testing.assert_close(got, torch.tensor(wanted[name]), rtol=1e-2, atol=1e-3, msg=name)
+        matrix, bias = map(torch.tensor, wanted[name])
+        torch.testing.assert_close(correction.left.double() @ correction.right.double(), matrix, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(correction.bias.double(), bias, rtol=1e-2, atol=1e-3)
     with compressed(model, candidate, source):
         plain = divergence(model, dense_logits)
     with refitted(model, candidate, source, found):
@@ -140,17 +152,11 @@ def test_what_is_left_dense_stays_and_a_rank_of_zero_has_its_mean() -> None:
     found = refit(model, candidate, source, DATA)
     assert set(found) == {names[3], names[8]}
     outputs = torch.cat([seen(model, names, batch)[names[3]][1][batch["attention_mask"].bool()] for batch in DATA])
-    shrunk = 1 / (1 + RIDGE)  # towards the bias that the decomposition came with, which is nearly the same
-    with compressed(model, candidate, source):
-        old = model.get_submodule(names[3]).bias
-    torch.testing.assert_close(
-        found[names[3]].bias, shrunk * outputs.mean(0) + (1 - shrunk) * old, rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(found[names[3]].bias, outputs.mean(0), rtol=1e-4, atol=1e-5)
     assert refit(model, Candidate(), source, DATA) == {}
 
 
 @torch.no_grad()
-@pytest.mark.usefixtures("few_tokens")
 def test_a_rewritten_model_has_the_same_refit() -> None:
     model, source = prepared("bert")
     candidate = random_candidate(source, seed=2)
@@ -159,7 +165,8 @@ def test_a_rewritten_model_has_the_same_refit() -> None:
         assert rewrites.apply(model, name)
     fast = refit(model, candidate, source, DATA)
     for name, correction in plain.items():
-        torch.testing.assert_close(fast[name].left, correction.left, rtol=1e-3, atol=1e-3, msg=name)
+        matrices = [found.left @ found.right for found in (fast[name], correction)]
+        torch.testing.assert_close(*matrices, rtol=1e-3, atol=1e-3, msg=name)
         torch.testing.assert_close(fast[name].bias, correction.bias, rtol=1e-3, atol=1e-3, msg=name)
 
 
@@ -175,15 +182,15 @@ def test_no_data_is_refused() -> None:
         refit(model, random_candidate(source), source, [])
 
 
-def test_layers_that_see_too_few_tokens_stay() -> None:
+def test_layers_that_see_too_few_tokens_stay_where_nothing_else_is_known_of_them() -> None:
     model, source = prepared("bert")
+    source.measured.clear()
     names = list(source.units)
     candidate = Candidate.of({names[0]: sized("svd", 12), names[3]: sized("svd", 1)})
-    found = refit(model, candidate, source, DATA[:1])  # fewer than 4 · 13 tokens, more than 4 · 2
-    assert set(found) == {names[3]}
+    assert refit(model, candidate, source, DATA[:1]) == {}
+    assert set(refit(model, candidate, source, DATA * 8)) == {names[0], names[3]}
 
 
-@pytest.mark.usefixtures("few_tokens")
 def test_something_between_two_blocks_is_noticed() -> None:
     model, source = prepared("bert")
     candidate = random_candidate(source)
@@ -193,13 +200,13 @@ def test_something_between_two_blocks_is_noticed() -> None:
     assert refit(model, candidate, source, DATA) == {}
 
 
-@pytest.mark.usefixtures("few_tokens")
 def test_dead_inputs_are_answered_as_the_dense_layer_answers_them() -> None:
     model, source = prepared("bert")
     name = next(iter(source.units))
+    source.measured.clear()
     candidate = Candidate.of({name: sized("svd", 6)})
-    same = [{"input_ids": torch.full((2, 5), 7), "attention_mask": torch.ones(2, 5, dtype=torch.long)}]
-    found = refit(model, candidate, source, same)  # two distinct tokens at most, seven unknowns
+    same = [{"input_ids": torch.full((64, 5), 7), "attention_mask": torch.ones(64, 5, dtype=torch.long)}]
+    found = refit(model, candidate, source, same)  # five distinct inputs
     wanted = seen(model, [name], same[0])[name][1]
     with refitted(model, candidate, source, found), torch.no_grad():
         got = seen(model, [name], same[0])[name][1]
@@ -243,12 +250,11 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
 
     loaded = load_checkpoint(folder.path / result.checkpoint)
     for name in changes.layers:
-        left, bias = (changes.tensors[f"{name}/{part}"] for part in ("left", "bias"))
+        left, right, bias = (changes.tensors[f"{name}/{part}"] for part in ("left", "right", "bias"))
         layer = loaded.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
-        with compressed(opened.inputs.model, candidate, opened.bank):
-            right = opened.inputs.model.get_submodule(name).right.weight.double()
-        assert torch.equal(layer.dense_weight(), left.double() @ right)  # balanced anew by powers of two
+        assert torch.equal(layer.outer_weight, left)
+        assert torch.equal(layer.inner_weight, right)
         assert torch.equal(layer.bias, bias)
 
 

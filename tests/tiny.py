@@ -116,12 +116,12 @@ def batches(examples: Sequence[Sequence[int]], size: int, side: str = "right") -
 class Source:
     """Decompositions computed on demand, as ``compress`` wants them.
 
-    ``stats`` are the statistics by unit; a unit without has no mean and allows plain SVD only.
+    ``measured`` are the statistics by unit; a unit without has no mean and allows plain SVD only.
     """
 
     model: nn.Module
     units: dict[str, Unit]
-    stats: dict[str, LayerStats] = field(default_factory=dict)
+    measured: dict[str, LayerStats] = field(default_factory=dict)
     made: dict[tuple[str, str], Decomposition] = field(default_factory=dict)
 
     def unit(self, name: str) -> Unit:
@@ -130,11 +130,14 @@ class Source:
     def decomposition(self, name: str, method: str) -> Decomposition:
         if (name, method) not in self.made:
             weight = unit_weight(self.model, self.units[name]).double()
-            self.made[name, method] = get_methods([method])[0].decompose(weight, self.stats.get(name))
+            self.made[name, method] = get_methods([method])[0].decompose(weight, self.stats(name))
         return self.made[name, method]
 
     def mean(self, name: str) -> Tensor | None:
-        return self.stats[name].mean if name in self.stats else None
+        return self.measured[name].mean if name in self.measured else None
+
+    def stats(self, name: str) -> LayerStats | None:
+        return self.measured.get(name)
 
 
 def sized(method: str, rank: int, rows: int = 0) -> Choice:

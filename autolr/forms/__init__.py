@@ -7,11 +7,13 @@ How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs
 
 from collections.abc import Iterable
 
-from autolr.forms import low_rank, low_rank_rows, neurons
+from autolr.forms import low_rank, low_rank_rows, neurons, neurons_low_rank
 from autolr.forms.base import Form
 from autolr.registry import Registry
 
-FORMS: Registry[Form] = Registry("form", Form, lambda: (low_rank.FORM, low_rank_rows.FORM, neurons.FORM))
+FORMS: Registry[Form] = Registry(
+    "form", Form, lambda: (low_rank.FORM, low_rank_rows.FORM, neurons.FORM, neurons_low_rank.FORM)
+)
 """Every form: the built-in ones and those of installed packages."""
 
 

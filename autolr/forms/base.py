@@ -31,11 +31,13 @@ class Matrix:
         unit: its sizes and place.
         weight: (out, in), in the model's precision and on its device.
         bias: (out,); None where there is none.
+        mean: E[x] of what it is fed in the calibration data, (in,) float64; None where it was not calibrated.
     """
 
     unit: Unit
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"] | None = None
+    mean: Float[Tensor, " in"] | None = None
 
 
 @dataclass(frozen=True)

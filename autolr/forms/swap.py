@@ -16,7 +16,7 @@ from autolr.errors import UsageError
 from autolr.forms import FORMS
 from autolr.forms.base import Given, Matrix
 from autolr.model.units import unit_bias, unit_weight
-from autolr.types import Candidate, Choice, Unit
+from autolr.types import Candidate, Choice, LayerStats, Unit
 
 
 @runtime_checkable
@@ -35,6 +35,10 @@ class DecompositionSource(Protocol):
         """Return the unit's mean input, or None if it was not calibrated."""
         ...
 
+    def stats(self, name: str) -> LayerStats | None:
+        """Return what was measured of a matrix, or None if it was not calibrated."""
+        ...
+
 
 def given(model: nn.Module, source: DecompositionSource, name: str, method: str) -> Given:
     """Return what a form of a unit is made of.
@@ -46,9 +50,12 @@ def given(model: nn.Module, source: DecompositionSource, name: str, method: str)
         method: of the decomposition.
     """
     unit = source.unit(name)
-    *before, last = [Matrix(m, unit_weight(model, m), unit_bias(model, m)) for m in unit.matrices or (unit,)]
-    decomposition, mean = source.decomposition(name, method), source.mean(name)
-    return Given(unit, method, decomposition, last.weight, mean, last.bias, tuple(before))
+    *before, last = [_matrix(model, source, matrix) for matrix in unit.matrices or (unit,)]
+    return Given(unit, method, source.decomposition(name, method), last.weight, last.mean, last.bias, tuple(before))
+
+
+def _matrix(model: nn.Module, source: DecompositionSource, unit: Unit) -> Matrix:
+    return Matrix(unit, unit_weight(model, unit), unit_bias(model, unit), source.mean(unit.name))
 
 
 def build(model: nn.Module, source: DecompositionSource, name: str, choice: Choice) -> dict[str, CompressedLinear]:

@@ -63,15 +63,17 @@ def check(method: Method, *, seed: int = 0) -> None:
         )
         stats = _declared(method, example_stats(weight, n_tokens, seed), dead)
         before = weight.clone(), _copy(stats)
+        label = f"{method.name} on a {case} layer ({out_features}, {in_features})"
+        if method.of == "neurons":
+            maker = torch.randn(in_features, _MAKER_INPUTS, generator=random, dtype=torch.float64)
+            made = _declared(method, example_stats(maker, n_tokens, seed), 0)
+            _check_elimination(method, [maker, weight], stats and [made, stats], label)
+            continue
         result = method.decompose(weight, stats)
         again = method.decompose(weight, stats)
-        label = f"{method.name} on a {case} layer ({out_features}, {in_features})"
         assert torch.equal(weight, before[0]), f"{label} changed its argument, the weight"
         for name, value in _tensors(stats).items():
             assert torch.equal(value, _tensors(before[1])[name]), f"{label} changed its argument, the {name}"
-        if method.of == "neurons":
-            _check_elimination(result, again, weight, label)
-            continue
         _check_record(result, weight, label)
         _check_rows(method, result, label)
         for name, value in _tensors(result).items():
@@ -119,6 +121,10 @@ _CASES = {  # out, in, rank of the weight, tokens, inputs that are always zero
 }
 
 
+_MAKER_INPUTS = 7
+"""Inputs of the matrix that makes the neurons of an example."""
+
+
 def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
     out_features, in_features = weight.shape
     full = min(out_features, in_features)
@@ -139,18 +145,28 @@ def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
     assert left.shape[1] == right.shape[0] == rank, f"{label}: truncate({rank}) gave {left.shape[1]}"
 
 
-def _check_elimination(result: Any, again: Any, weight: Tensor, label: str) -> None:
-    """Check an order of neurons: all of them reproduce the weight, and fewer never lose less."""
+def _check_elimination(method: Method, weights: list[Tensor], stats: Any, label: str) -> None:
+    """Check an order of neurons: all of them reproduce the weight, and fewer never lose less; so of low rank."""
+    before = [weight.clone() for weight in weights]
+    result, again = method.decompose(weights, stats), method.decompose(weights, stats)
+    assert all(map(torch.equal, weights, before)), f"{label} changed a weight"
     try:
-        check_elimination(result, (weight.shape[0], weight.shape[1]))
+        check_elimination(result, [(weight.shape[0], weight.shape[1]) for weight in weights])
     except FactorizationError as error:
         raise AssertionError(f"{label}: {error}") from error
     for name, value in _tensors(result).items():
         assert torch.equal(value, _tensors(again)[name]), f"{label} is not deterministic in {name}"
-    count = weight.shape[1]
+    weight, count = weights[-1], weights[-1].shape[1]
     assert float(result.errors[-1]) == 0.0, f"{label}: all neurons have an error of {float(result.errors[-1])}"
     gap = float((result.weight(count) - weight[:, result.kept(count)]).abs().max() / weight.abs().max())
     assert gap < 1e-6, f"{label}: all neurons do not reproduce the weight, relative error {gap:.2e}"
+    for remainder in result.remainders:
+        for place, part in enumerate(remainder.matrices):
+            tails = part.tails()
+            told = f"{label}: matrix {place} of what {remainder.count} neurons leave"
+            assert (tails >= 0).all(), f"{told} has an error below zero"
+            assert (tails.diff() <= 0).all(), f"{told} has an error curve that rises"
+            assert torch.isfinite(part.left @ part.right).all(), f"{told} is not finite"
 
 
 def _check_rows(method: Method, result: Decomposition, label: str) -> None:

@@ -1,46 +1,72 @@
 """What a method returns, as the tensors that are stored of it, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
 from autolr.methods.result_check import check_elimination, check_record, check_values
-from autolr.types import Decomposition, Elimination, Method, Unit
+from autolr.types import Decomposition, Elimination, Method, Remainder, Unit, break_even_rank
 
 Result = Decomposition | Elimination
 
 
-def packed(made: object, method: Method, unit: Unit, weight: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+def packed(
+    made: object, method: Method, unit: Unit, weights: Sequence[Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
     """Return what is stored: factors to the break-even rank in a dtype of their own, all errors in float64.
 
     Args:
         made: what the method returned.
         method: whose result it is.
         unit: that was decomposed.
-        weight: of the unit, (out, in); of a unit of several matrices that of the last.
+        weights: of its matrices, (out, in), in their order.
         dtype: of the factors.
 
     Raises:
         FactorizationError: it is not what the method must return, not finite, or not of this weight.
     """
+    *_, weight = weights
     shape = (weight.shape[0], weight.shape[1])
     if method.of == "neurons":
-        order = check_elimination(made, shape)
+        order = check_elimination(made, [(w.shape[0], w.shape[1]) for w in weights])
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
-        return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors})
+        rest = _remainders_packed(order.remainders, dtype)
+        return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors, **rest})
     result = check_record(made, method, shape, unit.break_even)
-    kept = min(unit.break_even, result.max_rank)
-    tensors = {
-        "left": result.left[:, :kept].to(dtype),
-        "right": result.right[:kept].to(dtype),
-        "singular_values": result.singular_values,
-    }
     rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
+    tensors = _truncated(result, unit.break_even, dtype)
     tensors = _finite(tensors | {name: value for name, value in rows.items() if value is not None})
     check_values(result, weight)
     return tensors
+
+
+def _truncated(result: Decomposition, rank: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    kept = min(rank, result.max_rank)
+    factors = {"left": result.left[:, :kept].to(dtype), "right": result.right[:kept].to(dtype)}
+    return {**factors, "singular_values": result.singular_values}
+
+
+def _remainders_packed(remainders: Sequence[Remainder], dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors = {}
+    for remainder in remainders:
+        for place, part in enumerate(remainder.matrices):
+            rank = break_even_rank(part.left.shape[0], part.right.shape[1])
+            for name, tensor in _truncated(part, rank, dtype).items():
+                tensors[f"{remainder.count}/{place}/{name}"] = tensor
+    return tensors
+
+
+def _remainders_unpacked(tensors: Mapping[str, Tensor]) -> tuple[Remainder, ...]:
+    parts: dict[int, dict[int, dict[str, Tensor]]] = {}
+    for name, tensor in tensors.items():
+        count, place, what = name.split("/")
+        parts.setdefault(int(count), {}).setdefault(int(place), {})[what] = tensor
+    return tuple(
+        Remainder(count, tuple(Decomposition(**part) for _, part in sorted(found.items())))
+        for count, found in sorted(parts.items())
+    )
 
 
 def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -52,4 +78,8 @@ def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
     """Rebuild a method's result from :func:`packed`'s tensors."""
-    return Elimination(**tensors) if method.of == "neurons" else Decomposition(**tensors)
+    if method.of != "neurons":
+        return Decomposition(**tensors)
+    own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
+    rest = {name: tensor for name, tensor in tensors.items() if "/" in name}
+    return Elimination(**own, remainders=_remainders_unpacked(rest))

@@ -3,12 +3,14 @@
 The whole of the laws is in :mod:`autolr.methods.conformance`; these are the ones that cost next to nothing.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.types import Decomposition, Elimination, Method
+from autolr.types import Decomposition, Elimination, Method, Remainder
 
 _ROUNDING = 1e-9
 """Share of the largest singular value by which another may rise or be negative."""
@@ -79,19 +81,19 @@ def check_values(result: Decomposition, weight: Float[Tensor, "out in"]) -> None
         )
 
 
-def check_elimination(result: object, shape: tuple[int, int]) -> Elimination:
+def check_elimination(result: object, shapes: Sequence[tuple[int, int]]) -> Elimination:
     """Return what a method for neurons made, if it is an order of all of them with the parts that belong to it.
 
     Args:
         result: what the method returned.
-        shape: of the weight that reads the neurons, (out, neurons).
+        shapes: of the weights that make the neurons, (neurons, in), then of the one that reads them, (out, neurons).
 
     Raises:
         FactorizationError: it is something else, or its errors grow; the message says what was seen.
     """
     if not isinstance(result, Elimination):
         raise FactorizationError(f"a method must return an autolr.types.Elimination, got {type(result).__name__}")
-    out_features, count = shape
+    *makers, (out_features, count) = shapes
     sizes = {"root": (count, count), "projected": (out_features, count), "errors": (count + 1,)}
     for name, size in sizes.items():
         tensor: object = getattr(result, name)
@@ -101,7 +103,20 @@ def check_elimination(result: object, shape: tuple[int, int]) -> Elimination:
         raise FactorizationError(f"order must name each of {count} neurons once")
     if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
         raise FactorizationError("errors must not grow with the neurons that stay")
+    for remainder in result.remainders:
+        _check_remainder(remainder, [*((remainder.count, wide) for _, wide in makers), (out_features, remainder.count)])
     return result
+
+
+def _check_remainder(remainder: Remainder, shapes: Sequence[tuple[int, int]]) -> None:
+    label = f"what {remainder.count} neurons leave"
+    if len(remainder.matrices) != len(shapes):
+        raise FactorizationError(f"{label} must be {len(shapes)} decompositions, got {len(remainder.matrices)}")
+    for part, (out_features, in_features) in zip(remainder.matrices, shapes, strict=True):
+        full = min(out_features, in_features)
+        seen = (tuple(part.left.shape), tuple(part.singular_values.shape), tuple(part.right.shape))
+        if seen != (wanted := ((out_features, full), (full,), (full, in_features))):
+            raise FactorizationError(f"{label}: factors and singular values must be of shapes {wanted}, got {seen}")
 
 
 def _described(value: object) -> str:

@@ -1,18 +1,13 @@
 """Compensation after truncation: every compressed layer refitted, in order, to what the dense model computes there.
 
 A layer's factors were chosen for the inputs that the dense model feeds it. In the compressed model it is fed something
-else: what the compressed layers before it make of the data. With ``z = right x̃`` on these inputs, ``y`` the dense
-layer's output on its own, over the live tokens of the calibration data:
+else: what the compressed layers before it make of the data. So its matrices and its bias are fitted to the outputs of
+the dense layer on its own inputs, at the rank or on the neurons that it has: :mod:`autolr.recovery.regression`. Which
+method found the factors matters no more after that, but for the sizes that were chosen by it.
 
-    minimise  Σ ‖ left z + b − y ‖² + λ e Σ_j ‖ left_j − left₀_j ‖² / ‖ left₀_j ‖² + λ n ‖ b − b₀ ‖²
-    over left (out, rank) and b (out,), with n tokens and e the mean over j of ‖ left₀_j ‖² Σ z_j²
-
-a least-squares problem of rank + 1 unknowns for each output. Each column is drawn to what it was by its relative
-change, so that it does not matter how the two factors share the size of their product. Layers are taken in the order of
-the pass, so each makes up for what those before it lost; those fed the same tensor (query, key, value) together.
-``right``, kept rows, dense layers and those of other forms stay as they are. Of layers that make or read what is left
-of some neurons ``z = x̃``, and the whole weight is refitted, to the outputs that are left; one without a bias stays as
-it is. The cost is two to five passes of the dense model over the data.
+Layers are taken in the order of the pass, so each makes up for what those before it lost; those fed the same tensor
+(query, key, value) together. Kept rows, dense layers and those of other forms stay as they are. The cost is two to five
+passes of the dense model over the data, and a decomposition of each layer.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
@@ -27,37 +22,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from autolr.checkpoint.runtime.layers import LowRankLinear, SelectedLinear
+from autolr.checkpoint.runtime.layers import LowRankLinear, SelectedLinear, SelectedLowRankLinear
 from autolr.cost.measure_latency import shared_copy
 from autolr.errors import AutolrError, UsageError
-from autolr.forms.gauge import balance_
 from autolr.forms.swap import DecompositionSource, compressed
 from autolr.model.blocks import BlockCall, Stop, stopping
 from autolr.model.feed_forward import block_name
 from autolr.model.record_calls import Batch, Reads, by_token, live_positions, token_mask
+from autolr.model.units import unit_weight
 from autolr.recovery.base import Recovery
+from autolr.recovery.output_metric import output_metric
+from autolr.recovery.regression import Correction, Moments, Refitted, fitted_part, places
+from autolr.recovery.regression import reads as reads_some
 from autolr.statistics.calibrate import positions_read
 from autolr.types import Candidate, Unit
 
-RIDGE = 0.01
-"""λ (0.01 to 0.1 were measured to be alike)."""
-TOKENS_PER_UNKNOWN = 4
-"""A layer that sees fewer live tokens for each of its rank + 1 unknowns is left as it was."""
-VERSION = 2
+_FITTED_WHOLE = (LowRankLinear, SelectedLinear, SelectedLowRankLinear)
+VERSION = 3
 """Of what a refit computes: corrections kept on disk belong to one."""
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What a refit changes in one layer.
-
-    Attributes:
-        left: (out, rank).
-        bias: (out,).
-    """
-
-    left: Float[Tensor, "out rank"]
-    bias: Float[Tensor, " out"]
 
 
 def refit(
@@ -90,6 +72,7 @@ def refit(
     units = [matrix for unit in changed for matrix in unit.matrices or (unit,)]
     with compressed(model, candidate, source):
         layers: dict[str, Any] = {unit.name: model.get_submodule(unit.name) for unit in units}
+    groups = {matrix.name: unit for unit in changed for matrix in unit.matrices}
     of_block: dict[str, list[Unit]] = {}
     for unit in units:
         if unit.block >= 0:
@@ -109,7 +92,8 @@ def refit(
             inside = {unit.name.removeprefix(f"{name}."): unit for unit in of_block.get(name, [])}
             for inner, unit in inside.items():
                 small.set_submodule(inner, layers[unit.name])
-            run = _Blocks(block, small, calls, [token_mask(batch) for batch in batches], reads)
+            masks = [token_mask(batch) for batch in batches]
+            run = _Blocks(model, source, groups, layers, block, small, calls, masks, reads)
             for stage in run.stages(inside, dense_x[0]):
                 for inner, correction in run.solve(stage, inside, dense_x, small_x).items():
                     correct(layers[inside[inner].name], correction)
@@ -123,36 +107,18 @@ def refit(
     return found
 
 
-Refitted = LowRankLinear | SelectedLinear
-"""Layers of which a part, on what it is fed, is a linear map to fit."""
-
-
-def _is_refitted(layer: nn.Module) -> bool:
-    return isinstance(layer, LowRankLinear | SelectedLinear) and layer.bias is not None
-
-
-def _outer_weight(layer: Refitted) -> Float[Tensor, "out rank"]:
-    return layer.outer_weight if isinstance(layer, LowRankLinear) else layer.linear.weight
-
-
-def _inner(layer: Refitted, fed: Tensor) -> Tensor:
-    """Return what the fitted map is fed."""
-    return layer.inner(fed) if isinstance(layer, LowRankLinear) else fed
-
-
-def _wanted(layer: Any, output: Tensor) -> Tensor:
-    """Return the part of the dense layer's output that a layer is to give."""
-    makes = isinstance(layer, SelectedLinear) and not layer.reads
-    return output[..., layer.index.long()] if makes else output
-
-
 def correct(layer: Refitted, correction: Correction) -> None:
-    """Give a compressed layer its refitted factor and bias, in place, and balance it anew."""
+    """Give a compressed layer its refitted factor and bias, in place."""
     with torch.no_grad():
-        _outer_weight(layer).copy_(correction.left)
-        layer.bias.copy_(correction.bias)
-    if isinstance(layer, LowRankLinear):
-        balance_(layer)
+        if isinstance(layer, LowRankLinear):
+            if layer.rank:
+                assert correction.right is not None
+                layer.left.weight.copy_(correction.left)
+                layer.right.weight.copy_(correction.right)
+        else:
+            layer.linear.weight.copy_(correction.left)
+        if correction.bias is not None:
+            layer.bias.copy_(correction.bias)
 
 
 @dataclass(frozen=True)
@@ -204,6 +170,10 @@ def _stack_inputs(model: nn.Module, of_block: Mapping[str, Sequence[Unit]], batc
 class _Blocks:
     """One block, dense and compressed, with what is needed to run both on the calibration data."""
 
+    model: nn.Module
+    source: DecompositionSource
+    groups: Mapping[str, Unit]
+    layers: Mapping[str, Any]
     dense: nn.Module
     small: nn.Module
     calls: Sequence[BlockCall]
@@ -235,32 +205,42 @@ class _Blocks:
         self, stage: Sequence[str], inside: Mapping[str, Unit], dense_x: Sequence[Tensor], small_x: Sequence[Tensor]
     ) -> dict[str, Correction]:
         """Return the corrections of the units of a stage; layers that have no part to refit have none."""
-        stage = [inner for inner in stage if _is_refitted(self.small.get_submodule(inner))]
+        stage = [inner for inner in stage if isinstance(self.small.get_submodule(inner), Refitted)]
         if not stage:
             return {}
-        sums = {inner: _Sums() for inner in stage}
+        layers: dict[str, Any] = {inner: self.small.get_submodule(inner) for inner in stage}
+        moments = {inner: Moments() for inner in stage}
         for call, mask, x, small in zip(self.calls, self.masks, dense_x, small_x, strict=True):
             targets = {
-                inner: _wanted(self.small.get_submodule(inner), output)
+                inner: _wanted(layers[inner], output)
                 for inner, (_, output) in _observed(self.dense, stage, call, x).items()
             }
-            for inner, (fed, output) in _observed(self.small, stage, call, small).items():
-                reads = self.reads[inside[inner].name]
-                layer: Any = self.small.get_submodule(inner)
-                z = _inner(layer, fed)
-                rest = output - nn.functional.linear(z, _outer_weight(layer), layer.bias)  # of kept rows
-                with_one = nn.functional.pad(z, (0, 1), value=1.0)
-                live = [_live_tokens(tensor, mask, reads) for tensor in (with_one, targets[inner] - rest)]
-                sums[inner].add(*live)
+            for inner, (received, output) in _observed(self.small, stage, call, small).items():
+                reads, layer = self.reads[inside[inner].name], layers[inner]
+                target = targets[inner]
+                if type(layer) not in _FITTED_WHOLE:  # what it computes beside: kept rows
+                    target = target - (
+                        output - nn.functional.linear(received, fitted_part(layer).to(received), layer.bias)
+                    )
+                moments[inner].add(*(_live_tokens(tensor, mask, reads) for tensor in (received, target)))
         found = {}
-        for inner, total in sums.items():
-            layer = self.small.get_submodule(inner)
-            if total.n_tokens < TOKENS_PER_UNKNOWN * (_outer_weight(layer).shape[1] + 1):
+        for inner, total in moments.items():
+            unit = inside[inner]
+            metric = output_metric(self.model, self.source, unit, self.groups.get(unit.name), self.layers)
+            stats = self.source.stats(unit.name)
+            correction = total.solve(layers[inner], unit_weight(self.model, unit), stats, metric)
+            if correction is None:
                 continue
-            found[inner] = total.solve(layer)
-            if not (torch.isfinite(found[inner].left).all() and torch.isfinite(found[inner].bias).all()):
-                raise AutolrError(f"the refit of {inside[inner].name} is not finite")
+            if not all(torch.isfinite(part).all() for part in vars(correction).values() if part is not None):
+                raise AutolrError(f"the refit of {unit.name} is not finite")
+            found[inner] = correction
         return found
+
+
+def _wanted(layer: Refitted, output: Tensor) -> Tensor:
+    """Return the part of the dense layer's output that a layer is to give."""
+    index = places(layer)
+    return output if index is None or reads_some(layer) else output[..., index]
 
 
 def _observed(
@@ -288,31 +268,6 @@ def _live_tokens(tensor: Tensor, mask: Tensor, reads: Reads) -> Float[Tensor, "t
     return by_position[live_positions(mask if by_position.shape[1] == mask.shape[1] else whole, reads)].float()
 
 
-class _Sums:
-    """Σ (z, 1)(z, 1)ᵀ and Σ y (z, 1)ᵀ over tokens, float64."""
-
-    def __init__(self) -> None:
-        self.n_tokens = 0
-        self.gram: Any = 0
-        self.cross: Any = 0
-
-    def add(self, z: Float[Tensor, "tokens rank_plus_1"], y: Float[Tensor, "tokens out"]) -> None:
-        self.n_tokens += len(z)
-        self.gram = self.gram + (z.mT @ z).double()
-        self.cross = self.cross + (y.mT @ z).double()
-
-    def solve(self, layer: Refitted) -> Correction:
-        """Return the ridge regression's solution, drawn towards the layer's present factor and bias."""
-        outer = _outer_weight(layer)
-        old = torch.cat([outer, layer.bias[:, None]], 1).double()
-        least = torch.finfo(torch.float32).tiny
-        squares, sizes = self.gram.diagonal(), old[:, :-1].square().sum(0).clamp(min=least)
-        energy = (sizes * squares[:-1]).sum() / max(outer.shape[1], 1)
-        penalty = (RIDGE * torch.cat([energy / sizes, squares[-1:]])).clamp(min=least).diag()
-        new = torch.linalg.solve(self.gram + penalty, (self.cross + old @ penalty).mT).mT
-        return Correction(new[:, :-1].to(outer), new[:, -1].to(layer.bias))
-
-
 def _compute(
     model: nn.Module,
     candidate: Candidate,
@@ -321,14 +276,19 @@ def _compute(
     tick: Callable[[float], None],
 ) -> dict[str, Tensor]:
     corrections = refit(model, candidate, source, batches, tick)
-    tensors = {f"{name}/left": correction.left for name, correction in corrections.items()}
-    return tensors | {f"{name}/bias": correction.bias for name, correction in corrections.items()}
+    return {
+        f"{name}/{part}": tensor
+        for name, correction in corrections.items()
+        for part, tensor in vars(correction).items()
+        if tensor is not None
+    }
 
 
 def _apply(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name in (key.removesuffix("/left") for key in tensors if key.endswith("/left")):
         layer: Any = model.get_submodule(name)
-        correct(layer, Correction(tensors[f"{name}/left"], tensors[f"{name}/bias"]))
+        right, bias = tensors.get(f"{name}/right"), tensors.get(f"{name}/bias")
+        correct(layer, Correction(tensors[f"{name}/left"], right, bias))
 
 
 REFIT = Recovery(

@@ -276,8 +276,67 @@ class SelectedLinear(CompressedLinear):
         return bias
 
 
+class SelectedLowRankLinear(LowRankLinear):
+    """A low-rank layer of which only some inputs or outputs of the dense layer are left.
+
+    Args:
+        in_features: how many inputs are left.
+        out_features: how many outputs are left.
+        rank: size between the two factors, at least 1.
+        full_in_features: inputs of the dense layer; as many as are left, or one side is selected.
+        full_out_features: outputs of the dense layer.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Attributes:
+        index: places in the dense layer of what is left of the side that was selected, rising, int32.
+
+    Shape:
+        input (..., in_features), output (..., out_features).
+    """
+
+    kind: ClassVar[str] = "selected-low-rank"
+    index: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        full_in_features: int,
+        full_out_features: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, rank, device, dtype)
+        self.full_in_features, self.full_out_features = full_in_features, full_out_features
+        left = in_features if self.reads else out_features
+        self.register_buffer("index", torch.zeros(left, dtype=torch.int32, device=device))
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the inputs of which some are left."""
+        return self.in_features < self.full_in_features
+
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer."""
+        full = {"full_in_features": self.full_in_features, "full_out_features": self.full_out_features}
+        return {**super().sizes(), **full}
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix of the dense layer's size with zeros where something was removed, float64."""
+        weight = super().dense_weight()
+        full = weight.new_zeros(self.full_out_features, self.full_in_features)
+        return full.index_copy(int(self.reads), self.index.long(), weight)
+
+    def dense_bias(self) -> Tensor:
+        """Return the bias of the dense layer's size, zero where an output was removed."""
+        full = self.bias.new_zeros(self.full_out_features)
+        return self.bias if self.reads else full.index_copy(0, self.index.long(), self.bias)
+
+
 KINDS: dict[str, type[CompressedLinear]] = {
-    layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear, SelectedLinear)
+    layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear, SelectedLinear, SelectedLowRankLinear)
 }
 
 

@@ -1,0 +1,53 @@
+"""What an error in the outputs of a compressed layer means to the loss."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from autolr.bank import reader
+from autolr.checkpoint.runtime.layers import CompressedLinear
+from autolr.forms.swap import DecompositionSource
+from autolr.methods.kfac import OUT_SHRINKAGE
+from autolr.methods.remainders import column_lengths
+from autolr.methods.weighted_svd import shrink
+from autolr.model.units import unit_weight
+from autolr.types import Unit
+
+
+def output_metric(
+    model: nn.Module,
+    source: DecompositionSource,
+    unit: Unit,
+    group: Unit | None,
+    layers: Mapping[str, CompressedLinear],
+) -> Float[Tensor, "out out"] | None:
+    """Return ``H = E[g gᵀ]`` of a layer's outputs, shrunk as ``kfac`` does; None without gradients.
+
+    Of a layer that makes some neurons it is that of these, ``diag(s) H[J, J] diag(s)``, with ``s`` how much more the
+    matrix that reads them now makes of each than the dense one did: see :mod:`autolr.methods.remainders`.
+
+    Args:
+        model: the dense model.
+        source: of statistics.
+        unit: the matrix.
+        group: the unit of several matrices that it belongs to; None: it is by itself.
+        layers: the compressed layers, by the modules that they replace.
+    """
+    metric = _metric(source, unit)
+    if metric is None or group is None or unit is reader(group):
+        return metric
+    layer, last = layers[unit.name], reader(group)
+    index, outer = layer.index.long(), _metric(source, last)  # type: ignore[operator]
+    if outer is None:
+        return metric[index][:, index]
+    before = column_lengths(unit_weight(model, last).double()[:, index], outer)
+    after = column_lengths(layers[last.name].dense_weight()[:, index], outer)
+    change = after / before.clamp(min=torch.finfo(torch.float64).tiny)
+    return change[:, None] * metric[index][:, index] * change
+
+
+def _metric(source: DecompositionSource, unit: Unit) -> Tensor | None:
+    stats = source.stats(unit.name)
+    return None if stats is None or stats.out_gram is None else shrink(stats.out_gram, OUT_SHRINKAGE)
