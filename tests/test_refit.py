@@ -23,6 +23,7 @@ from autolr.methods.weighted_svd import psd_power, shrink
 from autolr.model.units import unit_weight
 from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
+from autolr.recovery import observed as observed_module
 from autolr.recovery import refit as refit_module
 from autolr.recovery.conformance import check
 from autolr.recovery.refit import REFIT, correct, refit
@@ -168,6 +169,18 @@ def test_a_rewritten_model_has_the_same_refit() -> None:
         matrices = [found.left @ found.right for found in (fast[name], correction)]
         torch.testing.assert_close(*matrices, rtol=1e-3, atol=1e-3, msg=name)
         torch.testing.assert_close(fast[name].bias, correction.bias, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@torch.no_grad()
+def test_what_is_too_much_to_keep_is_computed_anew(monkeypatch) -> None:
+    model, source = prepared("bert")
+    candidate = random_candidate(source, seed=2)
+    plain = refit(model, candidate, source, DATA)
+    monkeypatch.setattr(observed_module, "MOST_KEPT", 0)
+    again = refit(model, candidate, source, DATA)
+    assert plain.keys() == again.keys()
+    for name, correction in plain.items():
+        torch.testing.assert_close(vars(again[name]), vars(correction))
 
 
 def test_blocks_that_share_their_weights_are_left_alone() -> None:

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from autolr.checkpoint.runtime.layers import LowRankLinear, SelectedLinear, SelectedLowRankLinear
 from autolr.cost.measure_latency import shared_copy
 from autolr.errors import AutolrError, UsageError
 from autolr.forms.swap import DecompositionSource, compressed
-from autolr.model.blocks import BlockCall, Stop, stopping
+from autolr.model.blocks import BlockCall
 from autolr.model.feed_forward import block_name
-from autolr.model.record_calls import Batch, Reads, by_token, live_positions, token_mask
+from autolr.model.record_calls import Batch, Reads, token_mask
 from autolr.model.units import unit_weight
 from autolr.recovery.base import Recovery
+from autolr.recovery.observed import dense_pass, live_tokens, observed
 from autolr.recovery.output_metric import output_metric
 from autolr.recovery.regression import Correction, Moments, Refitted, fitted_part, places
 from autolr.recovery.regression import reads as reads_some
@@ -93,16 +93,16 @@ def refit(
             for inner, unit in inside.items():
                 small.set_submodule(inner, layers[unit.name])
             masks = [token_mask(batch) for batch in batches]
-            run = _Blocks(model, source, groups, layers, block, small, calls, masks, reads)
+            answers, after = dense_pass(block, list(inside), calls, dense_x)
+            run = _Blocks(model, source, groups, layers, block, small, calls, masks, reads, answers)
             for stage in run.stages(inside, dense_x[0]):
                 for inner, correction in run.solve(stage, inside, dense_x, small_x).items():
                     correct(layers[inside[inner].name], correction)
                     found[inside[inner].name] = correction
             if done + 1 < len(stacks.calls):
                 same = small_x is dense_x and not inside
-                dense_x = [call.run(block, x) for call, x in zip(calls, dense_x, strict=True)]
-                after = zip(calls, small_x, strict=True)
-                small_x = dense_x if same else [call.run(small, x) for call, x in after]
+                small_x = after if same else [call.run(small, x) for call, x in zip(calls, small_x, strict=True)]
+                dense_x = after
             progress((done + 1) / len(stacks.calls))
     return found
 
@@ -179,6 +179,7 @@ class _Blocks:
     calls: Sequence[BlockCall]
     masks: Sequence[Tensor]
     reads: Mapping[str, Reads]
+    answers: Sequence[Mapping[str, Tensor]]
 
     def stages(self, inside: Mapping[str, Unit], hidden: Tensor) -> list[list[str]]:
         """Return the units in the order of the pass, those that are fed the same tensor together."""
@@ -210,19 +211,20 @@ class _Blocks:
             return {}
         layers: dict[str, Any] = {inner: self.small.get_submodule(inner) for inner in stage}
         moments = {inner: Moments() for inner in stage}
-        for call, mask, x, small in zip(self.calls, self.masks, dense_x, small_x, strict=True):
-            targets = {
-                inner: _wanted(layers[inner], output)
-                for inner, (_, output) in _observed(self.dense, stage, call, x).items()
-            }
-            for inner, (received, output) in _observed(self.small, stage, call, small).items():
+        for place, (call, mask, x, small) in enumerate(zip(self.calls, self.masks, dense_x, small_x, strict=True)):
+            if self.answers:
+                answers = self.answers[place]
+            else:
+                answers = {inner: output for inner, (_, output) in observed(self.dense, stage, call, x).items()}
+            targets = {inner: _wanted(layers[inner], answers[inner]) for inner in stage}
+            for inner, (received, output) in observed(self.small, stage, call, small).items():
                 reads, layer = self.reads[inside[inner].name], layers[inner]
                 target = targets[inner]
                 if type(layer) not in _FITTED_WHOLE:  # what it computes beside: kept rows
                     target = target - (
                         output - nn.functional.linear(received, fitted_part(layer).to(received), layer.bias)
                     )
-                moments[inner].add(*(_live_tokens(tensor, mask, reads) for tensor in (received, target)))
+                moments[inner].add(*(live_tokens(tensor, mask, reads) for tensor in (received, target)))
         found = {}
         for inner, total in moments.items():
             unit = inside[inner]
@@ -241,31 +243,6 @@ def _wanted(layer: Refitted, output: Tensor) -> Tensor:
     """Return the part of the dense layer's output that a layer is to give."""
     index = places(layer)
     return output if index is None or reads_some(layer) else output[..., index]
-
-
-def _observed(
-    block: nn.Module, names: Sequence[str], call: BlockCall, hidden: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Run a block until the last of some layers and return what each was fed and gave."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    with ExitStack() as hooks:
-        for name in names:
-
-            def note(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                seen[name] = (args[0], output)
-                if len(seen) == len(names):
-                    raise Stop
-
-            hooks.callback(block.get_submodule(name).register_forward_hook(note).remove)
-        with stopping():
-            call.run(block, hidden)
-    return seen
-
-
-def _live_tokens(tensor: Tensor, mask: Tensor, reads: Reads) -> Float[Tensor, "tokens features"]:
-    by_position = by_token(tensor, mask)
-    whole = mask.any(1, keepdim=True)  # one position for a layer that runs once a sequence
-    return by_position[live_positions(mask if by_position.shape[1] == mask.shape[1] else whole, reads)].float()
 
 
 def _compute(
