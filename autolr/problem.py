@@ -16,7 +16,7 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
-from autolr.forms import get_forms
+from autolr.forms import MATRIX_FORMS, PAIR_FORMS, get_forms
 from autolr.forms.base import Form
 from autolr.methods import get_methods, matrix_methods
 from autolr.model.digests import model_digests, tokenizer_digest
@@ -30,7 +30,7 @@ from autolr.probes.alone import check_sentences
 from autolr.probes.scorer import probe_sentences
 from autolr.progress import Progress
 from autolr.scores import TASKS
-from autolr.spec.spaces import load_space_config
+from autolr.spec.spaces import ImportanceConfig, load_space_config
 from autolr.spec.study import StudySpec
 from autolr.statistics.calibrate import unmatched_units
 from autolr.tasks import Task, task_for
@@ -56,6 +56,7 @@ class Problem:
         digests: of the model's weights and configuration, and of its tokenizer.
         labels: the model's own names of its answers, by number.
         asked: what the task asks, by name; what is asked decides what is answered.
+        form_names: what a unit may become.
     """
 
     spec: StudySpec
@@ -67,6 +68,7 @@ class Problem:
     digests: Mapping[str, str]
     labels: Mapping[str, str]
     asked: Mapping[str, Any]
+    form_names: tuple[str, ...]
 
     def loaded(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> "LoadedProblem":
         """Return the problem with its model at hand."""
@@ -85,7 +87,7 @@ class Problem:
     @property
     def forms(self) -> tuple[Form, ...]:
         """What a unit may become."""
-        return get_forms(self.spec.search.forms)
+        return get_forms(self.form_names)
 
     @property
     def later_forms(self) -> dict[str, int]:
@@ -189,7 +191,8 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         BudgetError: a budget cannot be reached by any candidate.
     """
     methods = [*matrix_methods(spec.search.methods)]
-    forms = get_forms(spec.search.forms)
+    form_names = spec.search.forms or _forms_of(spec, methods)
+    forms = get_forms(form_names)
     methods += get_methods(name for form in forms for name in form.methods)
     if spec.run.threads:
         torch.set_num_threads(spec.run.threads)
@@ -236,12 +239,19 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
     progress.update(1.0)
-    costs = price(model, units.all, spec, seq_len, latency_file, progress)
+    costs = price(model, units.all, forms, spec, seq_len, latency_file, progress)
     check_reachable(spec.parsed_budgets, costs)
     digests = {**model_digests(model), "tokenizer": tokenizer_digest(tokenizer)}
     labels = {str(k): str(v) for k, v in (model.config.id2label or {}).items()}
-    problem = Problem(spec, longest, parts, units, costs, probes, digests, labels, task.fingerprint())
+    problem = Problem(spec, longest, parts, units, costs, probes, digests, labels, task.fingerprint(), form_names)
     return problem.loaded(model, tokenizer, task)
+
+
+def _forms_of(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
+    """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack."""
+    gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
+    solves = isinstance(load_space_config(spec.search.space), ImportanceConfig)
+    return (*MATRIX_FORMS, *PAIR_FORMS) if gradients and solves else MATRIX_FORMS
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

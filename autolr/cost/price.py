@@ -23,7 +23,6 @@ from autolr.cost.choose_rewrites import reapply, rewrite
 from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
 from autolr.errors import BudgetError, UsageError
-from autolr.forms import get_forms
 from autolr.forms.base import Form
 from autolr.forms.low_rank import low_rank
 from autolr.machine.atomic import write_atomically
@@ -40,6 +39,7 @@ by on a shared machine. Without it half of them would be over when they are meas
 def price(
     model: PreTrainedModel,
     units: Sequence[Unit],
+    forms: Sequence[Form],
     spec: StudySpec,
     seq_len: int,
     latency_file: Path | None,
@@ -50,6 +50,7 @@ def price(
     Args:
         model: the dense model.
         units: its compressible layers.
+        forms: what they may become.
         spec: budgets and conditions.
         seq_len: tokens that costs are stated for.
         latency_file: where times are kept; None: they are not.
@@ -65,7 +66,6 @@ def price(
     costs = measure_costs(model, units, *shape)
     if all(budget.quantity != "latency" for budget in spec.parsed_budgets):
         return costs
-    forms = get_forms(spec.search.forms)
     key = _key(model, units, costs, forms)
     stored = read_times(latency_file)
     if stored.get("key") == key:

@@ -17,6 +17,12 @@ FORMS: Registry[Form] = Registry(
 """Every form: the built-in ones and those of installed packages."""
 
 
+MATRIX_FORMS = ("low-rank", "low-rank-rows")
+"""What a single matrix may become, where a study names no forms."""
+PAIR_FORMS = ("neurons", "neurons-low-rank")
+"""What a feed-forward pair may become beside that."""
+
+
 def get_forms(names: Iterable[str]) -> tuple[Form, ...]:
     """Return the named forms in the order given.
 

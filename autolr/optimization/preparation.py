@@ -53,7 +53,7 @@ def prepare(inputs: LoadedProblem, bank: Bank, progress: Progress) -> Prepared:
     scorer = scorer_of(inputs, bank, "search", progress)
     fixed = {"dense": Candidate()}
     method, units = inputs.methods[0].name, inputs.units.by_name()
-    if LOW_RANK in inputs.spec.search.forms:
+    if LOW_RANK in inputs.form_names:
         try:
             fixed[f"uniform {method}"] = uniform_candidate(units, method, inputs.spec.search.multiple, inputs.fits)
         except BudgetError as error:

@@ -143,9 +143,12 @@ class SearchSpec(Strict):
     ] = ("kfac", "losparse")
     forms: Annotated[
         tuple[str, ...],
-        Field(min_length=1),
-        Option("What a layer may become; repeatable, each once.", "Search", name="form"),
-    ] = ("low-rank", "low-rank-rows")
+        Option(
+            "What a layer may become; repeatable, each once; none: all that the methods and the space allow.",
+            "Search",
+            name="form",
+        ),
+    ] = ()
     multiple: Annotated[int, Field(ge=1), Option("Ranks are multiples of it.", "Search")] = 8
     refit: Annotated[
         bool,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 from autolr.bank import Bank
@@ -71,6 +72,7 @@ def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progre
     default = load_space_config("importance")
     assert isinstance(default, ImportanceConfig)
     solved = importance(default, inputs, bank, progress)
+    solved = replace(solved, menus=[menu for menu in solved.menus if not solved.units[menu.name].matrices])
     seeds = solved.seeds(inputs.spec.seed, inputs.spec.trials)
     start = {name: solved.decode(point) for name, point in seeds.items()}
     return PerLayerSpace(inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, start)
@@ -83,11 +85,9 @@ def rule(config: RuleConfig, inputs: LoadedProblem, bank: Bank, progress: Progre
 
 
 def _check_ranks(inputs: LoadedProblem) -> None:
-    spec = inputs.spec.search
-    if LOW_RANK not in spec.forms:
-        raise UsageError(
-            f"--space {spec.space} is one of ranks, and needs --form {LOW_RANK} (got {', '.join(spec.forms)})"
-        )
+    if LOW_RANK not in inputs.form_names:
+        space, names = inputs.spec.search.space, ", ".join(inputs.form_names)
+        raise UsageError(f"--space {space} is one of ranks, and needs --form {LOW_RANK} (got {names})")
 
 
 def _methods(inputs: LoadedProblem) -> list[str]:
