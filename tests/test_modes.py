@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import sized
 
-from autolr.allocation.knapsack import Menu, allocate
-from autolr.allocation.modes import exclusive, independent_sets
+from autolr.allocation.knapsack import Menu
+from autolr.allocation.modes import allocate_modes, exclusive, independent_sets
 from autolr.errors import BudgetError
 from autolr.records import Candidate, Unit
 
@@ -55,12 +55,12 @@ def test_the_best_of_all_modes_is_what_enumeration_finds(table, flops, both, par
         for loss, costs, candidate in everything(menus)
         if all(costs[q] <= limit for q, limit in limits.items())
     }
-    joined = exclusive(menus, UNITS, sorted(limits))
     if not inside:
         with pytest.raises(BudgetError):
-            allocate(joined, limits)
+            allocate_modes(menus, UNITS, limits)
         return
-    found = allocate(joined, limits, gap=0.0)
+    found = allocate_modes(menus, UNITS, limits, gap=0.0)
+    assert all(found.cost[q] <= limit for q, limit in limits.items())
     assert inside[found.candidate] == pytest.approx(found.loss)
     assert found.loss <= min(inside.values()) * (1 + 1e-6)
     assert found.bound <= min(inside.values()) + 1e-6

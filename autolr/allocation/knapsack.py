@@ -122,11 +122,13 @@ class Allocation:
         candidate: what to do to each unit.
         loss: its predicted loss, the sum over units.
         bound: proven lower bound on the loss of any candidate within the budget.
+        cost: quantity -> its cost relative to the dense model, of every quantity that the menus have.
     """
 
     candidate: Candidate
     loss: float
     bound: float
+    cost: Mapping[str, float]
 
 
 def allocate(menus: Sequence[Menu], limits: Mapping[str, float], gap: float = DEFAULT_GAP) -> Allocation:
@@ -207,9 +209,9 @@ def _within(menus: Sequence[Menu], picked: Sequence[int], quantity: str, limit: 
 def _allocation(menus: Sequence[Menu], picked: Sequence[int], bound: float) -> Allocation:
     loss = _total(menus, picked)
     chosen = (menu.options[index] for menu, index in zip(menus, picked, strict=True))
-    return Allocation(
-        Candidate.of(dict(pair for option in chosen for pair in option)), loss, max(0.0, min(loss, bound))
-    )
+    cost = {q: sum(float(m.cost[q][k]) for m, k in zip(menus, picked, strict=True)) for q in menus[0].cost}
+    candidate = Candidate.of(dict(pair for option in chosen for pair in option))
+    return Allocation(candidate, loss, max(0.0, min(loss, bound)), cost)
 
 
 def _total(menus: Sequence[Menu], picked: Sequence[int]) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.stats import norm, qmc
 
-from autolr.allocation.knapsack import Menu, allocate
-from autolr.allocation.modes import exclusive
+from autolr.allocation.knapsack import Menu
+from autolr.allocation.modes import allocate_modes, exclusive
 from autolr.optimization.sampler.encoding import Encoding, Params, Point
 from autolr.spec.spaces import Bounds, ImportanceConfig
 from autolr.types import Candidate, Unit
@@ -65,12 +65,13 @@ class ImportanceSpace:
             BudgetError: the budgets themselves are not reachable.
         """
         allowed = dict(self.limits)
-        menus = exclusive([self._weighted(menu, params) for menu in self.menus], self.units, sorted(allowed))
-        floor = sum(float(menu.cost[self.primary].min()) for menu in menus)
+        menus = [self._weighted(menu, params) for menu in self.menus]
+        joined = exclusive(menus, self.units, [self.primary])
+        floor = sum(float(menu.cost[self.primary].min()) for menu in joined)
         budget = self.limits[self.primary] + self.base[self.primary]
         wanted = params.get("level", 1.0) * budget - self.base[self.primary]
         allowed[self.primary] = max(wanted, min(floor, self.limits[self.primary]))
-        return allocate(menus, allowed).candidate
+        return allocate_modes(menus, self.units, allowed).candidate
 
     def seeds(self, seed: int, trials: int) -> dict[str, Params]:
         """Return the knapsack's own solutions and points near them.
