@@ -1,9 +1,11 @@
-"""What the knapsack finds at equal FLOPs with and without the form ``neurons``, before any search, plain and refitted.
+"""What the knapsack finds at equal budgets with and without the forms of pairs, before any search, plain and refitted.
 
-    python studies/forms/knapsack.py FOLDER [SEED ...]    # writes studies/forms/knapsack.json
+    python studies/forms/knapsack.py FOLDER minilm [SEED ...]     # writes studies/forms/minilm.json
+    python studies/forms/knapsack.py FOLDER stories [SEED ...]    # writes studies/forms/stories.json
+    python studies/forms/knapsack.py                              # prints the tables
 
-``FOLDER`` holds the bank of each seed. One method, ``kfac``; 1,024 calibration pairs, 512 of them refit; nothing is
-trained and nothing is chosen by a score, so all 1,415 pairs of the test file are unseen.
+``FOLDER`` holds the bank of each seed. One method, ``kfac``; nothing is trained and nothing is chosen by a score, so
+all examples of the report part are unseen. A seed draws the calibration data.
 """
 
 import json
@@ -11,88 +13,120 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
-from common import Lines, spec
+sys.path.insert(0, str(Path(__file__).parents[1] / "probing-pitfalls"))
+from common import ASSETS, Lines, spec
+from decoder import stretches
 
-from autolr.allocation.error_curves import build_menus
-from autolr.allocation.knapsack import allocate
-from autolr.allocation.modes import exclusive
+from autolr.allocation.modes import allocate_modes
 from autolr.forms.swap import compressed
-from autolr.optimization.curve_scales import _curves, _scales
+from autolr.optimization.curve_scales import make_menus
 from autolr.optimization.preparation import build_bank
 from autolr.optimization.scorers import scorer_of
 from autolr.problem import open_inputs
-from autolr.recovery.refit import correct, refit
+from autolr.recovery.refit import REFIT, correct, refit
+from autolr.spec.study import StudySpec, make_spec
 
-OUT = Path(__file__).with_name("knapsack.json")
-BUDGETS = (0.35, 0.2, 0.15, 0.1)
-REFIT_PAIRS = 512
-FORMS = {"low-rank": ("low-rank",), "low-rank and neurons": ("low-rank", "neurons")}
+MENUS = {
+    "low rank": ("low-rank",),
+    "and neurons": ("low-rank", "neurons"),
+    "and low rank of the rest": ("low-rank", "neurons", "neurons-low-rank"),
+}
+BUDGETS = {"minilm": (0.35, 0.2, 0.15, 0.1), "stories": (0.8, 0.6)}
+QUANTITY = {"minilm": "flops", "stories": "nonembedding-params"}
+SHOWN = {"minilm": ("divergence", "accuracy", "agreement"), "stories": ("loss", "divergence")}
 
 
-def rows_of(seed: int, folder: Path) -> list[dict]:
+def asked(model: str, folder: Path, seed: int) -> StudySpec:
+    """Return the specification of a model's study."""
+    search = {"methods": ["kfac"], "forms": list(MENUS["and low rank of the rest"])}
+    common: dict[str, Any] = {"seed": seed, "budgets": [f"1x-{QUANTITY[model]}"]}
+    if model == "minilm":
+        return spec(search=search, **common)
+    sizes = {"calibration_examples": 400, "search_examples": 200, "selection_examples": 200}
+    return make_spec(
+        {
+            "model": str(ASSETS / "models/stories260k-llama"),
+            "task": "lm",
+            "data": {**stretches(folder), **sizes},
+            "run": {"seq_len": 256, "threads": 1, "scoring_batch_size": 16},
+            "search": search | {"multiple": 1},
+            **common,
+        },
+        "study",
+    )
+
+
+def rows_of(model: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Return what each menu reaches at each budget."""
-    asked = spec(seed=seed, search={"methods": ["kfac"], "forms": ["low-rank", "neurons"]}, budgets=["1x-flops"])
-    inputs = open_inputs(asked, Lines())
-    bank = build_bank(inputs, folder / f"bank{seed}", Lines())
-    curves = _curves(inputs, bank)
-    menus = build_menus(curves, _scales(inputs, bank, curves, Lines()), inputs.costs)
+    inputs = open_inputs(asked(model, folder, seed), Lines())
+    bank = build_bank(inputs, folder / f"bank-{model}-{seed}", Lines())
+    menus = make_menus(inputs, bank, Lines())
     units = {unit.name: unit for unit in inputs.units.all}
     scorer = scorer_of(inputs, bank, "report", Lines())
-    batches = inputs.batches_of(inputs.parts.calibration.take(REFIT_PAIRS, 0))
-    rows = []
-    for budget in BUDGETS:
-        limit = {"flops": budget * inputs.costs.dense.flops - inputs.costs.base.flops}
-        for name, forms in FORMS.items():
-            offered = [menu for menu in menus if "neurons" in forms or not units[menu.name].matrices]
+    batches = inputs.batches_of(inputs.parts.calibration.take(REFIT.examples or len(inputs.parts.calibration), 0))
+    quantity, rows = QUANTITY[model], []
+    for budget in BUDGETS[model]:
+        limit = {quantity: budget * inputs.costs.dense.get(quantity) - inputs.costs.base.get(quantity)}
+        for name, forms in MENUS.items():
+            keep = [[not any(c.form not in forms for _, c in option) for option in menu.options] for menu in menus]
+            offered = [menu.kept(torch.tensor(k).nonzero()[:, 0].numpy()) for menu, k in zip(menus, keep, strict=True)]
             began = time.perf_counter()
-            solved = allocate(exclusive(offered, units, ["flops"]), limit)
-            milliseconds = 1e3 * (time.perf_counter() - began)
-            began = time.perf_counter()
-            corrections = refit(inputs.model, solved.candidate, bank, batches)
-            seconds = time.perf_counter() - began
-            with compressed(inputs.model, solved.candidate, bank) as model:
-                plain = scorer.score(model)
-                for unit, correction in corrections.items():
-                    correct(model.get_submodule(unit), correction)
-                refitted = scorer.score(model)
-            row = {"seed": seed, "budget": budget, "forms": name, "milliseconds": milliseconds, "refit": seconds}
-            row["neurons"] = {
-                u: choice["neurons"] for u, choice in solved.candidate.choices if choice.form == "neurons"
-            }
-            for when, scores in (("plain", plain), ("refitted", refitted)):
-                row[when] = {score: found.to_json() for score, found in scores.items()}
+            candidate = allocate_modes(offered, units, limit).candidate
+            row: dict[str, Any] = {"seed": seed, "budget": budget, "menu": name}
+            row["milliseconds"] = 1e3 * (time.perf_counter() - began)
+            began = time.process_time()
+            corrections = refit(inputs.model, candidate, bank, batches)
+            row["refit processor seconds"] = time.process_time() - began
+            with compressed(inputs.model, candidate, bank) as small:
+                row["plain"] = {score: value.to_json() for score, value in scorer.score(small).items()}
+                for layer, correction in corrections.items():
+                    correct(small.get_submodule(layer), correction)
+                row["refitted"] = {score: value.to_json() for score, value in scorer.score(small).items()}
+            row["pairs"] = {unit: dict(c.sizes) for unit, c in candidate.choices if units[unit].matrices}
             rows.append(row)
-            print(
-                seed,
-                budget,
-                name,
-                {w: round(row[w]["divergence"]["value"], 4) for w in ("plain", "refitted")},
-                flush=True,
-            )
+            shown = {w: round(row[w][SHOWN[model][0]]["value"], 4) for w in ("plain", "refitted")}
+            print(seed, budget, name, shown, flush=True)
     return rows
 
 
-def main(folder: Path, seeds: list[int]) -> None:
+def table(model: str) -> None:
+    """Print the means over the seeds."""
+    rows = json.loads(_file(model).read_text())
+    for budget in BUDGETS[model]:
+        for name in MENUS:
+            of = [row for row in rows if (row["budget"], row["menu"]) == (budget, name)]
+            means = [
+                f"{statistics.mean(row[when][score]['value'] for row in of):.4f}"
+                for when in ("plain", "refitted")
+                for score in SHOWN[model]
+            ]
+            print(f"{model} {budget}x {name:26}", *means, f"({len(of)} seeds)")
+
+
+def _file(model: str) -> Path:
+    return Path(__file__).with_name(f"{model}.json")
+
+
+def main(folder: Path, model: str, seeds: list[int]) -> None:
     torch.set_num_threads(1)
-    rows = json.loads(OUT.read_text()) if OUT.is_file() else []
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(_file(model).read_text()) if _file(model).is_file() else []
     for seed in seeds:
         if not any(row["seed"] == seed for row in rows):
-            rows += rows_of(seed, folder)
-            OUT.write_text(json.dumps(rows, indent=1) + "\n")
-    for budget in BUDGETS:
-        for name in FORMS:
-            of = [row for row in rows if (row["budget"], row["forms"]) == (budget, name)]
-            means = [
-                statistics.mean(row[when][score]["value"] for row in of)
-                for when in ("plain", "refitted")
-                for score in ("divergence", "accuracy", "agreement")
-            ]
-            print(f"{budget}x {name}: " + "  ".join(f"{mean:.4f}" for mean in means))
+            rows += rows_of(model, seed, folder)
+            _file(model).write_text(json.dumps(rows, indent=1) + "\n")
+    table(model)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(seed) for seed in sys.argv[2:]] or [0, 1, 2])
+    if len(sys.argv) > 2:
+        main(Path(sys.argv[1]), sys.argv[2], [int(seed) for seed in sys.argv[3:]] or [0, 1, 2])
+    else:
+        for each in BUDGETS:
+            if _file(each).is_file():
+                table(each)
