@@ -67,7 +67,8 @@ probing = autolr.probe(compressed, where / "length.tsv", tokenizer=tokenizer)
 assert len(probing.tasks["length"].layers) > 1
 
 # Two ways to search, at equal cost.
-entries = [{"name": "uniform", "space": "uniform", "refit": False}, {"name": "random", "sampler": "random"}]
+one = {"methods": ["svd"], "refit": False}
+entries = [{"name": "uniform", "space": "uniform", **one}, {"name": "random", "sampler": "random", **one}]
 table = autolr.compare(entries, where / "comparison", model=model, budget="0.6x-flops", trials=2, **given, **few)
 assert {outcome.entry for outcome in table.rows} == {"uniform", "random"}
 
