@@ -126,7 +126,9 @@ def test_an_address_without_a_cluster_is_refused() -> None:
 
 def dispatcher_of(options: dict[str, str], folder: Path) -> tuple[Dispatcher, RayDriver]:
     folder.mkdir(parents=True)
-    driver = _prepared_driver(spec_of(options, crew={"workers": 2}), StudyFolder(folder), Silent())
+    study = StudyFolder(folder)
+    study.bank = Path(options["--model"]).with_name("bank")  # what all studies of these inputs compute
+    driver = _prepared_driver(spec_of(options, crew={"workers": 2}), study, Silent())
     assert isinstance(driver, RayDriver)
     return Dispatcher(driver.queue, ahead=2), driver
 
