@@ -11,6 +11,8 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+gc.disable()  # until all is imported
+
 # Every jaxtyping annotation of the package is checked while the tests run; elsewhere the hook would only cost time,
 # twice that of a whole study, for it wraps every function of what it is given.
 PACKAGE = Path(__file__).parents[1] / "autolr"
@@ -71,6 +73,7 @@ def pytest_collection_finish() -> None:
     """Let no collection of garbage look at what was imported: there is much of it, and it stays."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
