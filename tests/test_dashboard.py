@@ -12,7 +12,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from typer.testing import CliRunner
 
+from autolr.cli import app
 from autolr.optimization.study.folder import STUDY_NAME, StudyFolder
 from autolr.spec.study import make_spec
 
@@ -80,9 +82,9 @@ def test_a_study_is_served_until_it_is_interrupted(study: Path) -> None:
 def test_a_port_that_is_taken_is_an_error_with_a_remedy(study: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        process = serve(study, port)
-        _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 2
+        done = CliRunner().invoke(app, ["dashboard", str(study), "--port", str(port)])
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 2
     assert f"cannot listen on 127.0.0.1:{port}" in said
     assert "choose another --port" in said
     assert "dashboard of" not in said

@@ -46,10 +46,17 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
+def beside(options: dict[str, str], folder: Path) -> StudyFolder:
+    """The folder of a study that shares its bank with all of these inputs."""
+    study = StudyFolder(folder)
+    study.bank = Path(options["--model"]).with_name("bank")
+    return study
+
+
 def queue_of(options: dict[str, str], folder: Path, address: str, **changes: object) -> tuple[TrialQueue, Objective]:
     spec = spec_of(options, storage=without_password(address), **changes)
     folder.mkdir(parents=True, exist_ok=True)
-    driver = _prepared_driver(spec, StudyFolder(folder), Silent())
+    driver = _prepared_driver(spec, beside(options, folder), Silent())
     return driver.queue, driver.objective
 
 
@@ -270,7 +277,7 @@ def test_a_lock_in_a_database_that_is_away_is_waited_for(server: Server, monkeyp
 def test_who_concludes_rewrites_a_front_that_another_wrote_late(
     server: Server, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, run = StudyFolder(tmp_path / "study"), Driver.run
+    folder, run = beside(options, tmp_path / "study"), Driver.run
 
     def then_another_writes(self: Driver) -> None:
         run(self)

@@ -17,6 +17,7 @@ from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.save import save_checkpoint
 from autolr.cost.clock import compare
 from autolr.forms import FORMS
+from autolr.forms.base import Form, Given, Matrix
 from autolr.forms.swap import compressed
 from autolr.methods import METHODS
 from autolr.methods.conformance import example_stats
@@ -24,7 +25,7 @@ from autolr.model.units import find_units
 from autolr.recovery.refit import refit
 from autolr.statistics.calibrate import SampledCotangents, calibrate, class_cotangents
 from autolr.statistics.stream import stream_calibrate
-from autolr.types import Candidate, Decomposition
+from autolr.types import Candidate, Decomposition, Unit
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
@@ -124,23 +125,37 @@ def test_a_bank_of_a_model_on_the_gpu_equals_the_cpus(gpu: torch.device, tmp_pat
         assert gap(correction.bias, refitted[name].bias) < 1e-2
 
 
+def given_on(gpu: torch.device, form: Form) -> Given:
+    """What a form is made of: a matrix by losparse, or of a form of several, a pair with 384 neurons by its method."""
+    random = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(256, 384, generator=random) / 20, torch.randn(256, generator=random)
+    stats = example_stats(weight, 800, 0)
+    method = METHODS.get(form.methods[0] if form.methods else "losparse")
+    made = method.decompose(weight.double(), stats)
+    if not form.methods:
+        return given_of(made, weight.to(gpu), stats.mean, bias.to(gpu))
+    up, down = Unit("up", "up", 0, 1, 384, 128), Unit("down", "down", 0, 1, 256, 384)
+    maker = Matrix(
+        up, (torch.randn(384, 128, generator=random) / 20).to(gpu), torch.randn(384, generator=random).to(gpu)
+    )
+    pair = Unit("pair", "pair", 0, 1, 256, 128, matrices=(up, down))
+    return Given(pair, method.name, made, weight.to(gpu), stats.mean, bias.to(gpu), (maker,))
+
+
 @pytest.mark.parametrize("name", FORMS.names())
 @pytest.mark.parametrize("dtype", list(HALVES), ids=str)
 def test_layers_in_half_precision_equal_those_in_float32(name: str, dtype: torch.dtype, gpu: torch.device) -> None:
-    random, form = torch.Generator().manual_seed(0), FORMS.get(name)
-    weight, bias = torch.randn(256, 384, generator=random) / 20, torch.randn(256, generator=random)
-    stats = example_stats(weight, 800, 0)
-    method = METHODS.get("losparse")
-    given = given_of(method.decompose(weight.double(), stats), weight.to(gpu), stats.mean, bias.to(gpu))
-    x = torch.randn(3, 17, 384, generator=random).to(gpu)
+    random, form = torch.Generator().manual_seed(1), FORMS.get(name)
+    given = given_on(gpu, form)
     choices, _ = form.options(given, 32)
     for choice in choices[:: max(1, len(choices) // 5)]:
-        exact = form.build(given, choice, weight.to(gpu))
-        rounded = form.build(given, choice, weight.to(gpu, dtype))
-        with torch.no_grad():
-            expected, found = exact(x), rounded(x.to(dtype))
-        assert found.dtype == dtype
-        assert gap(found, expected) < HALVES[dtype], choice
+        layers = [form.layers(given, choice, given.weight.to(like)) for like in (torch.float32, dtype)]
+        for exact, rounded in zip(*(one.values() for one in layers), strict=True):
+            x = torch.randn(3, 17, exact.in_features, generator=random).to(gpu)
+            with torch.no_grad():
+                expected, found = exact(x), rounded(x.to(dtype))
+            assert found.dtype == dtype
+            assert gap(found, expected) < HALVES[dtype], choice
 
 
 @pytest.mark.parametrize("dtype", list(HALVES), ids=str)

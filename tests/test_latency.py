@@ -32,6 +32,7 @@ from autolr.results import LatencyCheck
 from autolr.spec.study import StudySpec, make_spec
 from autolr.types import Candidate, Conditions, Unit
 from autolr.workflows import conclude as run_module
+from autolr.workflows import rehearse
 from autolr.workflows import tune_latency as tuning
 from autolr.workflows.search import run_search
 
@@ -219,7 +220,13 @@ def test_the_winner_is_the_first_that_meets_the_budget_in_a_process_of_its_own(
     assert config["quantization_config"]["rewrites"] == stored["rewrites"]
 
 
-@pytest.mark.usefixtures("quick", "whole_front")
+@pytest.fixture
+def rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock's process has been tried, as the first study and test_rehearsal.py try it."""
+    monkeypatch.setattr(rehearse, "time_checkpoint", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("quick", "whole_front", "rehearsed")
 def test_when_none_meets_the_budget_the_fastest_is_exported_and_it_is_said(
     inputs: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +237,7 @@ def test_when_none_meets_the_budget_the_fastest_is_exported_and_it_is_said(
     assert result.report.latency.ratio == 0.75
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "rehearsed")
 def test_a_study_that_goes_on_keeps_the_times_it_began_with(
     inputs: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

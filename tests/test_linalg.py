@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from sklearn.covariance import oas
 
 from autolr.errors import FactorizationError
@@ -299,3 +300,8 @@ def test_rows_that_weigh_little_are_weighed_exactly():
         atol=1e-8,
         rtol=1e-6,
     )
+
+
+def test_the_shapes_that_annotations_name_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError, match="psd_power"):
+        psd_power(torch.ones(2, 3))

@@ -44,20 +44,38 @@ def write_tasks(folder: Path) -> Path:
     return folder
 
 
+def write_all(folder: Path) -> dict[str, str]:
+    """All that a study can be given, in one folder that can be moved."""
+    inputs = {**write_inputs(folder / "here"), "--probes": str(write_tasks(folder / "here" / "tasks"))}
+    return {**inputs, "--space": str(shutil.copy(presets()["importance"], folder / "here" / "space.yaml"))}
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> dict[str, str]:
-    """All that a study can be given, in one folder that can be moved."""
-    inputs = {**write_inputs(tmp_path / "here"), "--probes": str(write_tasks(tmp_path / "here" / "tasks"))}
-    space = shutil.copy(presets()["importance"], tmp_path / "here" / "space.yaml")
-    return {**inputs, "--space": str(space)}
+    return write_all(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def given_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a study whose inputs stay where they are."""
+    return write_all(tmp_path_factory.mktemp("once"))
 
 
 @pytest.fixture
 def study(given: dict[str, str], tmp_path: Path) -> Path:
-    path = tmp_path / "my mum's"
+    return begun(given, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def study_once(given_once: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return begun(given_once, tmp_path_factory.mktemp("study"))
+
+
+def begun(given: dict[str, str], folder: Path) -> Path:
+    path = folder / "my mum's"
     flags = [*FAST, *BUDGET, "--trials", "3", "--probe-train", "20", "--probe-test", "12"]
-    begun = run("search", *arguments(given), *flags, "--study", str(path))
-    assert begun.exit_code == 0, begun.output
+    done = run("search", *arguments(given), *flags, "--study", str(path))
+    assert done.exit_code == 0, done.output
     return path
 
 
@@ -112,8 +130,11 @@ def test_search_goes_on_with_the_same_contents_at_another_place(
     assert stored(study) == new
 
 
-def test_other_contents_are_refused_with_what_differs(study: Path, given: dict[str, str], tmp_path: Path) -> None:
+def test_other_contents_are_refused_with_what_differs(
+    study_once: Path, given_once: dict[str, str], tmp_path: Path
+) -> None:
     """And study.yaml keeps the places of the right ones."""
+    study, given = study_once, given_once
     other = tmp_path / "other"
     other.mkdir()
     wrong = {
@@ -129,20 +150,22 @@ def test_other_contents_are_refused_with_what_differs(study: Path, given: dict[s
     assert stored(study) == given
 
 
-def test_other_settings_are_still_refused(study: Path, given: dict[str, str]) -> None:
-    refused = run("search", *arguments(given), *FAST, *BUDGET, "--trials", "3", "--seed", "1", "--study", str(study))
+def test_other_settings_are_still_refused(study_once: Path, given_once: dict[str, str]) -> None:
+    asked = [*arguments(given_once), *FAST, *BUDGET, "--trials", "3", "--seed", "1", "--study", str(study_once)]
+    refused = run("search", *asked)
     assert refused.exit_code == 2
     assert "seed: was 0, now 1" in refused.stderr
 
 
-def test_a_new_place_that_is_empty_is_named(study: Path, tmp_path: Path) -> None:
-    refused = run("resume", str(study), "--train", str(tmp_path / "no.jsonl"))
+def test_a_new_place_that_is_empty_is_named(study_once: Path, tmp_path: Path) -> None:
+    refused = run("resume", str(study_once), "--train", str(tmp_path / "no.jsonl"))
     assert refused.exit_code == 2
     assert "no.jsonl: no such file" in refused.stderr
 
 
-def test_printed_commands_can_be_pasted(study: Path, given: dict[str, str], tmp_path: Path) -> None:
+def test_printed_commands_can_be_pasted(study_once: Path, given_once: dict[str, str], tmp_path: Path) -> None:
     """A shell takes their words apart as they were meant, whatever the folder is called."""
+    study, given = study_once, given_once
     name = str(study)
     result = json.loads((study / "result.json").read_text())
     next_lines = next_commands(StudyResult.from_json(result), StudyFolder(study).spec(), study)

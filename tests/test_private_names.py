@@ -4,6 +4,7 @@ away fails here with that name; and where such names may be used.
 
 import ast
 import inspect
+from functools import cache
 from pathlib import Path
 
 import optuna
@@ -40,10 +41,16 @@ def study() -> optuna.Study:
     return optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
 
 
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@cache
 def names_in(file: Path) -> set[str]:
     """Return the attributes and strings of a file that may be private names of a library."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
         if isinstance(node, ast.Attribute) and not own:
             found.add(node.attr)
@@ -62,7 +69,7 @@ def test_a_private_name_is_used_in_its_file_alone(name: str) -> None:
 def test_private_modules_are_imported_in_one_file_at_most(library: str) -> None:
     users = set()
     for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree(file)):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(module.split(".")[0] == library and "._" in module for module in modules):
@@ -74,7 +81,7 @@ def test_ray_is_imported_by_the_driver_and_by_the_look_at_its_nodes_alone() -> N
     """A third file asks whether it is installed."""
     users = set()
     for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree(file)):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if any(module.split(".")[0] == "ray" for module in modules):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from decoder_fixture import tokenizer, write_decoder
-from nli_fixture import write_pairs
+from nli_fixture import write_model, write_pairs
 from tiny import build
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -119,11 +119,12 @@ def test_the_gradients_are_those_of_the_labels(model):
     p = labels.detach().double().softmax(-1)
     for pair in range(3):
         rows = torch.stack([torch.autograd.grad(labels[pair, k], output, retain_graph=True)[0] for k in range(3)])
-        jacobian = rows.flatten(1).double()
+        live = torch.stack([*rows, *vectors]).flatten(1).any(0)  # elsewhere both are zero
+        jacobian = rows.flatten(1)[:, live].double()
         exact = jacobian.mT @ (torch.diag(p[pair]) - torch.outer(p[pair], p[pair])) @ jacobian
         own = slice(pair * task.readout.together, (pair + 1) * task.readout.together)
         parts = [torch.zeros_like(output).index_copy(0, torch.arange(len(output))[own], v[own]) for v in vectors]
-        found = sum(torch.outer(v.flatten(), v.flatten()) for v in parts)
+        found = sum(torch.outer(v.flatten()[live], v.flatten()[live]) for v in parts)
         torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-4)
 
 
@@ -139,6 +140,14 @@ def test_the_gradients_are_those_of_the_labels(model):
 def test_prompts_that_cannot_be_asked_are_refused(model, changes, said):
     with pytest.raises(UsageError, match=said):
         task_of(model, **{"words": ["yes", "may", "no"], "templates": TEMPLATES, **changes})
+
+
+@pytest.mark.parametrize(("flag", "text"), [("--template", "{premise} : {hypothesis} :"), ("--words", "yes,may,no")])
+def test_a_classifier_takes_no_prompt(tmp_path, flag, text):
+    data = write_pairs(tmp_path / "test.jsonl", 6)
+    done = CliRunner().invoke(app, ["eval", str(write_model(tmp_path / "m")), "--data", str(data), flag, text])
+    assert done.exit_code == 2, done.output
+    assert f"{flag} is for a language model that is prompted" in " ".join(done.stderr.split())
 
 
 def test_a_study_of_prompts_from_end_to_end(tmp_path: Path):

@@ -93,6 +93,14 @@ def finished(options: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> StudyFolder:
+    """Of another study of the same model and data: it shares the bank."""
+    folder = StudyFolder(tmp_path / "study")
+    folder.bank = StudyFolder(finished).bank
+    return folder
+
+
 def test_a_study_writes_everything_under_its_folder(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert {"study.yaml", "study.journal", "bank", "trials", "front.json", "front", "result.json"} <= names
@@ -182,16 +190,15 @@ def test_a_study_stopped_anywhere_goes_on_as_the_uninterrupted_one(
 
 
 def test_a_running_trial_of_a_dead_process_is_run_again_under_its_number(
-    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "dead"
     fail_at(monkeypatch, 6, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        run_search(spec_of(options), StudyFolder(path), Silent())
-    left = [t for t in trials_of(path) if t["state"] == "RUNNING"]
+        run_search(spec_of(options), folder, Silent())
+    left = [t for t in trials_of(folder.path) if t["state"] == "RUNNING"]
     assert len(left) == 1
-    run_search(spec_of(options), StudyFolder(path), Silent())
-    after = trials_of(path)
+    run_search(spec_of(options), folder, Silent())
+    after = trials_of(folder.path)
     assert [t["number"] for t in after] == list(range(TRIALS))
     assert {t["state"] for t in after} == {"COMPLETE"}
 
@@ -213,12 +220,11 @@ def test_a_finished_study_is_not_run_again(finished: Path, options: dict[str, st
 
 
 def test_a_failed_trial_is_told_as_failed_with_its_reason(
-    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "failing"
     fail_at(monkeypatch, 5, RuntimeError("out of memory"))
-    run_search(spec_of(options), StudyFolder(path), Silent())
-    trials = StudyFolder(path).load_study().trials
+    run_search(spec_of(options), folder, Silent())
+    trials = folder.load_study().trials
     failed = [t for t in trials if t.state == TrialState.FAIL]
     assert [t.user_attrs["reason"] for t in failed] == ["RuntimeError: out of memory"]
     assert failed[0].values is None
@@ -227,7 +233,7 @@ def test_a_failed_trial_is_told_as_failed_with_its_reason(
 
 
 def test_a_search_whose_trials_all_fail_ends(
-    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(self, candidate, tick, race=None):
         raise AutolrError("no")
@@ -235,16 +241,15 @@ def test_a_search_whose_trials_all_fail_ends(
     monkeypatch.setattr(objective_module.Objective, "evaluate", fails)
     monkeypatch.setattr(search_module, "rehearse", lambda *_: None)
     with pytest.raises(AutolrError, match=f"{MAX_FAILURES_IN_A_ROW} trials in a row failed"):
-        run_search(spec_of(options), StudyFolder(tmp_path / "all"), Silent())
+        run_search(spec_of(options), folder, Silent())
 
 
-def test_more_trials_can_be_asked_for_later(options: dict[str, str], tmp_path: Path) -> None:
-    path = tmp_path / "more"
-    run_search(spec_of(options, trials=6), StudyFolder(path), Silent())
-    first = trials_of(path)
-    run_search(spec_of(options, trials=8), StudyFolder(path), Silent())
-    assert trials_of(path)[:6] == first
-    assert len(trials_of(path)) == 8
+def test_more_trials_can_be_asked_for_later(options: dict[str, str], folder: StudyFolder) -> None:
+    run_search(spec_of(options, trials=6), folder, Silent())
+    first = trials_of(folder.path)
+    run_search(spec_of(options, trials=8), folder, Silent())
+    assert trials_of(folder.path)[:6] == first
+    assert len(trials_of(folder.path)) == 8
 
 
 @pytest.mark.parametrize(
@@ -391,9 +396,9 @@ def test_the_exported_winner_gives_the_same_logits_as_the_candidate(finished: Pa
         assert torch.equal(reloaded(**batch).logits, expected)
 
 
-def test_several_budgets_hold_at_once(options: dict[str, str], tmp_path: Path) -> None:
+def test_several_budgets_hold_at_once(options: dict[str, str], folder: StudyFolder) -> None:
     budgets = ["0.7x-flops", "75%-params"]
-    result = run_search(spec_of(options, budgets=budgets, trials=6), StudyFolder(tmp_path / "two"), Silent())
+    result = run_search(spec_of(options, budgets=budgets, trials=6), folder, Silent())
     assert result.reached
     for member in result.to_json()["members"]:
         assert member["costs"]["ratio"]["flops"] <= 0.7
@@ -401,15 +406,15 @@ def test_several_budgets_hold_at_once(options: dict[str, str], tmp_path: Path) -
 
 
 def test_a_floor_that_nothing_meets_is_reported_and_the_nearest_exported(
-    options: dict[str, str], tmp_path: Path
+    options: dict[str, str], folder: StudyFolder
 ) -> None:
     spec = spec_of(options, budgets=["0.2x-flops"], floors=["accuracy>=1.0"], trials=6)
-    result = run_search(spec, StudyFolder(tmp_path / "floor"), Silent())
+    result = run_search(spec, folder, Silent())
     assert not result.reached
-    assert (tmp_path / "floor" / result.checkpoint / "config.json").is_file()
-    assert json.loads((tmp_path / "floor" / "front.json").read_text())["nearest"]
+    assert (folder.path / result.checkpoint / "config.json").is_file()
+    assert json.loads(folder.front_file.read_text())["nearest"]
     with pytest.raises(BudgetError, match=r"within 0\.9x-flops keeps accuracy>=1\.0; the nearest is trial \d+:"):
-        select_trial(StudyFolder(tmp_path / "floor"), ["0.9x-flops"])
+        select_trial(folder, ["0.9x-flops"])
 
 
 def test_a_winner_no_better_than_the_commonest_label_is_said(finished: Path) -> None:
@@ -435,19 +440,21 @@ def test_an_impossible_budget_names_the_nearest_before_anything_is_computed(
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])
-def test_optunas_own_samplers_run_and_resume(options: dict[str, str], tmp_path: Path, sampler: str) -> None:
+def test_optunas_own_samplers_run_and_resume(options: dict[str, str], folder: StudyFolder, sampler: str) -> None:
     search = {"methods": ["kfac"], "multiple": 2, "sampler": sampler, "refit": False}
-    run_search(spec_of(options, trials=7, search=search), StudyFolder(tmp_path / "s"), Silent())
-    run_search(spec_of(options, trials=11, search=search), StudyFolder(tmp_path / "s"), Silent())
-    params = [tuple(sorted(t["params"].items())) for t in trials_of(tmp_path / "s") if t["params"]]
+    run_search(spec_of(options, trials=7, search=search), folder, Silent())
+    run_search(spec_of(options, trials=11, search=search), folder, Silent())
+    params = [tuple(sorted(t["params"].items())) for t in trials_of(folder.path) if t["params"]]
     assert len(params) == 9
     assert len(set(params)) == 9
 
 
-def test_the_raw_space_proposes_a_method_and_a_rank_for_each_layer(options: dict[str, str], tmp_path: Path) -> None:
+def test_the_raw_space_proposes_a_method_and_a_rank_for_each_layer(
+    options: dict[str, str], folder: StudyFolder
+) -> None:
     search = {"methods": ["kfac", "svd"], "multiple": 2, "space": "per-layer", "refit": False}
-    run_search(spec_of(options, trials=10, search=search), StudyFolder(tmp_path / "raw"), Silent())
-    last = trials_of(tmp_path / "raw")[-1]
+    run_search(spec_of(options, trials=10, search=search), folder, Silent())
+    last = trials_of(folder.path)[-1]
     assert sum(name.startswith("rank/") for name in last["params"]) == 12
     assert sum(name.startswith("method/") for name in last["params"]) == 12
 
@@ -476,30 +483,28 @@ def test_damaged_derived_files_are_made_again(
     assert json.loads((path / name).read_text()) == before
 
 
-def test_the_nearest_of_an_unmet_floor_is_compressed(options: dict[str, str], tmp_path: Path) -> None:
+def test_the_nearest_of_an_unmet_floor_is_compressed(options: dict[str, str], folder: StudyFolder) -> None:
     spec = spec_of(options, budgets=["0.99x-flops"], floors=["accuracy>=1.0"], trials=4)
-    result = run_search(spec, StudyFolder(tmp_path / "near"), Silent())
+    result = run_search(spec, folder, Silent())
     assert result.winner != 0
 
 
-def test_few_proposals_repeat_what_is_known(options: dict[str, str], tmp_path: Path) -> None:
-    path = tmp_path / "new"
+def test_few_proposals_repeat_what_is_known(options: dict[str, str], folder: StudyFolder) -> None:
     search = {"methods": ["kfac", "svd", "losparse"], "multiple": 2, "refit": False}
-    run_search(spec_of(options, trials=24, search=search), StudyFolder(path), Silent())
-    trials = StudyFolder(path).load_study().trials
+    run_search(spec_of(options, trials=24, search=search), folder, Silent())
+    trials = folder.load_study().trials
     assert not [t.number for t in trials if "same_as" in t.user_attrs]
 
 
 def test_a_dense_trial_that_fails_is_run_again_and_does_not_keep_select_from_working(
-    options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, str], folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "no-dense"
     fail_at(monkeypatch, 0, RuntimeError("out of memory"))
-    run_search(spec_of(options, trials=4), StudyFolder(path), Silent())
+    run_search(spec_of(options, trials=4), folder, Silent())
     for budget in ("0.6x-flops", "100M-params"):
-        assert select_trial(StudyFolder(path), [budget]).constraints["0.6x-flops"] <= 0 or budget == "100M-params"
-    run_search(spec_of(options, trials=6), StudyFolder(path), Silent())
-    origins = [t.user_attrs.get("origin") for t in StudyFolder(path).load_study().trials if t.values]
+        assert select_trial(folder, [budget]).constraints["0.6x-flops"] <= 0 or budget == "100M-params"
+    run_search(spec_of(options, trials=6), folder, Silent())
+    origins = [t.user_attrs.get("origin") for t in folder.load_study().trials if t.values]
     assert origins.count("dense") == 1
 
 

@@ -197,6 +197,7 @@ def test_every_preset_runs_to_its_end(space: str, options: dict[str, str], tmp_p
         "search": {"methods": list(methods), "multiple": 1, "space": space, "refit": False},
     }
     folder = StudyFolder(tmp_path / "study")
+    folder.bank = Path(options["--model"]).with_name("bank")  # one for all presets
     result = run_search(make_spec(plain, "test"), folder, Silent())
     assert result.reached
     trials = folder.load_study().get_trials(states=[TrialState.COMPLETE])

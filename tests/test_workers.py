@@ -1,6 +1,7 @@
 """Many workers: the same scores as in one process, every fault survived, nothing lost and nothing doubled."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -22,6 +24,7 @@ from autolr.forms.swap import compressed
 from autolr.machine import locks
 from autolr.optimization.study.folder import StudyFolder
 from autolr.optimization.study.front import front_trials
+from autolr.optimization.workers import worker
 from autolr.optimization.workers.dispatcher import MAX_TRIES, Dispatcher
 from autolr.optimization.workers.payload import BANK, Payload
 from autolr.optimization.workers.ray_driver import RayDriver, cluster
@@ -126,7 +129,9 @@ def test_an_address_without_a_cluster_is_refused() -> None:
 
 def dispatcher_of(options: dict[str, str], folder: Path) -> tuple[Dispatcher, RayDriver]:
     folder.mkdir(parents=True)
-    driver = _prepared_driver(spec_of(options, crew={"workers": 2}), StudyFolder(folder), Silent())
+    study = StudyFolder(folder)
+    study.bank = Path(options["--model"]).with_name("bank")  # what all studies of these inputs compute
+    driver = _prepared_driver(spec_of(options, crew={"workers": 2}), study, Silent())
     assert isinstance(driver, RayDriver)
     return Dispatcher(driver.queue, ahead=2), driver
 
@@ -294,23 +299,19 @@ def test_the_watchdog_notices_work_that_hangs_right_after_other_work() -> None:
     watchdog.close()
 
 
-HANGS_AS_IT_STARTS = """
-import time
-from types import SimpleNamespace
-
-from autolr.optimization.workers import worker
-
-worker.OPEN_SECONDS = 0.5
-crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")
-problem = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run))
-payload = SimpleNamespace(problem=problem, threads=1, open=lambda fetch, tick: time.sleep(30))
-worker.Worker(payload, fetch=None)
-"""
+def hang_as_it_starts() -> None:
+    worker.OPEN_SECONDS = 0.5
+    crew, run = SimpleNamespace(timeout=0.1), SimpleNamespace(device="cpu")
+    problem = SimpleNamespace(spec=SimpleNamespace(crew=crew, run=run))
+    payload = SimpleNamespace(problem=problem, threads=1, open=lambda fetch, tick: time.sleep(30))
+    worker.Worker(payload, fetch=None)
 
 
 def test_a_worker_that_hangs_while_it_starts_is_ended() -> None:
-    process = subprocess.Popen([sys.executable, "-c", HANGS_AS_IT_STARTS])
-    assert process.wait(timeout=100) == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=hang_as_it_starts)  # all is imported already
+    process.start()
+    process.join(timeout=100)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_who_measures_waits_for_evaluations_and_holds_new_ones_off(

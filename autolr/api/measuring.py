@@ -18,7 +18,8 @@ from autolr.results.comparison import ComparisonSummary
 from autolr.results.evaluation import Evaluation
 from autolr.results.probing import Probing
 from autolr.scores import NLI, TaskKind
-from autolr.spec.options import given_path
+from autolr.spec.measuring import BENCH, EVALUATION, LOADING, PROBING
+from autolr.spec.options import given_path, options_of
 from autolr.spec.study import StudySpec
 from autolr.workflows.bench import bench as time_checkpoints
 from autolr.workflows.compare import compare as run_comparison
@@ -30,8 +31,11 @@ from autolr.workflows.resolve import resolve
 
 Checkpoint = PreTrainedModel | str | Path
 """A loaded model, a directory, or an id of the hub."""
-LOADING = ("device", "dtype", "offline", "trust_remote_code")
-"""Options that loading a checkpoint reads."""
+COMPARED = (
+    *("trials", "multiple"),
+    *(option.name for option in options_of(StudySpec).values() if option.path[0] in ("data", "run")),
+)
+"""Options that the studies of a comparison have in common."""
 
 
 def load(path: str | Path, **options: object) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -82,8 +86,9 @@ def evaluate(
         options: of ``autolr eval --help``, such as ``label_column``, ``seq_len``, ``device``, ``scoring_batch_size``.
 
     Raises:
-        UsageError: the model or the data cannot be used.
+        UsageError: the model or the data cannot be used, or an option is none of these.
     """
+    check_options(list(options), EVALUATION, "evaluate")
     name = task_name(task)
     if data is None:
         raise UsageError("data is not given; give a file, rows, or the id of a data set with its split")
@@ -116,8 +121,10 @@ def bench(
         options: ``batch_size``, ``seq_len``, ``lengths``, ``device``, ``dtype``, ``threads``, as of ``autolr bench``.
 
     Raises:
-        UsageError: there is no model, one does not load, or it does not take sequences of this length.
+        UsageError: there is no model, one does not load, or it does not take sequences of this length; or an option is
+            none of these.
     """
+    check_options(list(options), BENCH, "bench")
     if not models:
         raise UsageError("give at least one model to time; ratios refer to the first")
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
@@ -155,8 +162,9 @@ def probe(
         options: ``probe_train`` and ``probe_test`` (sentences of each task), ``pooling``, ``seed``, ``device``, …
 
     Raises:
-        UsageError: the model, the tasks or the pairs cannot be used, or none are given.
+        UsageError: the model, the tasks or the pairs cannot be used, or none are given; or an option is none of these.
     """
+    check_options(list(options), (*PROBING, "probe_train", "probe_test"), "probe")
     if tasks is None and minimal_pairs is None:
         raise UsageError("give tasks, minimal_pairs or both")
     with working(progress) as listener, tempfile.TemporaryDirectory(prefix="autolr-") as temporary:
@@ -206,6 +214,7 @@ def compare(
     Raises:
         UsageError: something given cannot be used.
     """
+    check_options(list(options), COMPARED, "compare")
     given = {"model": model, "train": train, "validation": validation, "test": test, "budget": budget, **options}
     given["task"] = task_name(task)
     folder = given_path(out, "out")

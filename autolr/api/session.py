@@ -84,8 +84,9 @@ def check_options(given: Sequence[str], read: Sequence[str], function: str) -> N
     Raises:
         UsageError: naming the first, and those that are read.
     """
+    by_field = {option.path[-1]: option.name for option in options_of(StudySpec).values()}
     for name in given:
-        if name not in read:
+        if by_field.get(name, name) not in read:
             raise UsageError(f"{function} has no option {name!r}; {nearest(name, read)}")
 
 

@@ -163,7 +163,7 @@ def _class_of(kind: Any) -> type[CompressedLinear] | None:
         for point in entry_points(group=ENTRY_POINTS):
             try:
                 layer = getattr(point.load(), "layer", None)
-            except Exception as error:  # a package's own code may raise anything: whose it was is to be told
+            except (Exception, SystemExit) as error:  # a package's own code may do anything: whose it was is to be told
                 package = point.dist.name if point.dist else "an installed package"
                 raise FormatError(
                     f"{package}: the entry point {point.name} = {point.value} of {ENTRY_POINTS} cannot be loaded: "

@@ -8,6 +8,7 @@ import typer
 from autolr.cli import options as o
 from autolr.cli import places
 from autolr.cli.terminal import err, out, print_json, progress, reported, say
+from autolr.spec.measuring import EVALUATION
 
 
 @reported
@@ -66,10 +67,7 @@ def export(
 
 
 @reported
-@o.takes(
-    "task", "premise_column", "hypothesis_column", "label_column", "label_names", "text_column", "template", "words",
-    "seq_len", "device", "dtype", "scoring_batch_size", "offline", "trust_remote_code",
-)  # fmt: skip
+@o.takes("task", *EVALUATION)
 def evaluate(
     given: o.Given,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],

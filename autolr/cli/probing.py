@@ -8,15 +8,13 @@ import typer
 from autolr.cli import options as o
 from autolr.cli.terminal import out, print_json, progress, reported
 from autolr.errors import UsageError, nearest
+from autolr.spec.measuring import PROBING
 
 KINDS = ("ridge", "logistic", "mlp")
 
 
 @reported
-@o.takes(
-    "pooling", "train_examples", "test_examples", "pairs", "seed", "device", "dtype", "scoring_batch_size", "threads",
-    "offline", "trust_remote_code",
-)  # fmt: skip
+@o.takes("train_examples", "test_examples", "pairs", *PROBING)
 def probe(
     given: o.Given,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A checkpoint, compressed or dense.")],

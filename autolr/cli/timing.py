@@ -6,12 +6,13 @@ import typer
 
 from autolr.cli import options as o
 from autolr.cli.terminal import err, out, print_json, progress, reported
+from autolr.spec.measuring import BENCH
 
 
 @reported
 @o.takes(
-    "batch_size", "seq_len", "lengths", "device", "dtype", "threads", "profile", "precision", "max_seconds", "offline",
-    "trust_remote_code", says={"seq_len": "Tokens of the longest sequence; none: 128, or what the models take."},
+    *BENCH, "profile", "precision", "max_seconds",
+    says={"seq_len": "Tokens of the longest sequence; none: 128, or what the models take."},
 )  # fmt: skip
 def bench(
     given: o.Given,

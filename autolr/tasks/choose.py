@@ -51,6 +51,9 @@ def inference(spec: StudySpec, model: PreTrainedModel, tokenizer: PreTrainedToke
         check_causal(model, source)
         return Prompted.of(model, tokenizer, longest, spec)
     check_classifier(model, source)
+    for flag, given in {"--template": spec.data.templates, "--words": spec.data.words}.items():
+        if given:
+            raise UsageError(f"{flag} is for a language model that is prompted, {source} is a classifier; leave it out")
     check_ends(model, tokenizer, source)
     labels = label_ids(model, source, spec.data.label_names is not None)
     return Classification(tokenizer, longest, labels, padding_side(model))

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import block_diagonal
 import early_late
@@ -31,7 +30,6 @@ from autolr.progress import Silent
 from autolr.spec.spaces import SPACES, load_space_config
 from autolr.workflows.search import open_study
 
-HERE = Path(__file__).parent
 POINTS = {
     METHODS.group: {"input-norm": "input_norm:METHOD"},
     FORMS.group: {"block-diagonal": "block_diagonal:FORM"},
@@ -54,14 +52,30 @@ def data(tmp_path_factory):
     return [*(word for pair in options.items() for word in pair), "--search-examples", "40", "--threads", "1"]
 
 
-def run(package, *words, code=0):
+def run(package, *words):
     """Run autolr in a process of its own, in which the package is installed, and return what it prints."""
-    paths = [*([package] if package else []), HERE, os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", "autolr", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+ELSEWHERE = """
+import json, sys
+from typer.testing import CliRunner
+from autolr.cli import app
+done = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
+print(json.dumps([(one.exit_code, " ".join(one.stderr.split())) for one in done]))
+"""
+
+
+def elsewhere(commands):
+    """Run commands in one process without the package; each one's exit code and what it says."""
+    command = [sys.executable, "-c", ELSEWHERE, json.dumps([[*map(str, words)] for words in commands])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def here(*words):
@@ -127,9 +141,8 @@ def test_a_form_goes_through_search_export_reload_card_and_front(package, data, 
     layers = [m for m in model.modules() if isinstance(m, block_diagonal.BlockDiagonalLinear)]
     assert len(layers) == len(kinds)
     assert all(torch.isfinite(layer.blocks).all() for layer in layers)
-    unknown = run(None, "eval", out, "--data", data[data.index("--test") + 1], code=2)
-    assert "is of kind 'block-diagonal', known are ['low-rank', 'low-rank-rows', 'selected']" in " ".join(
-        unknown.split()
-    )
-    unknown = run(None, "resume", study, "--trials", "5", code=2)
-    assert "unknown form 'block-diagonal'" in unknown
+    asked = [["eval", out, "--data", data[data.index("--test") + 1]], ["resume", study, "--trials", "5"]]
+    (loaded, kind), (resumed, form) = elsewhere(asked)
+    assert (loaded, resumed) == (2, 2)
+    assert "is of kind 'block-diagonal', known are ['low-rank', 'low-rank-rows', 'selected']" in kind
+    assert "unknown form 'block-diagonal'" in form

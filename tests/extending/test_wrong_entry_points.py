@@ -10,9 +10,11 @@ from installed import TABLES, installed
 from typer.testing import CliRunner
 
 from autolr.checkpoint.formats import FORMATS
+from autolr.checkpoint.plugin import AutolrConfig, FormatError
 from autolr.cli.main import app
 from autolr.engines import ENGINES
 from autolr.errors import AutolrError, UsageError
+from autolr.forms import FORMS
 from autolr.methods import BANK_FOLDERS, METHODS, svd
 from autolr.recovery.refit import REFIT
 from autolr.recovery.registry import RECOVERIES
@@ -40,6 +42,17 @@ def test_what_is_registered_wrongly(table: Registry, place: str, complaint: str,
         with pytest.raises(AutolrError, match=PACKAGE.format(place, table.group) + complaint):
             table.all()
     assert table.all()
+
+
+@pytest.mark.parametrize("body", ["1 / 0", "raise SystemExit(7)"])
+def test_a_form_that_cannot_be_loaded_is_told_where_a_checkpoint_asks_for_it(tmp_path: Path, body: str) -> None:
+    """By the plug-in of transformers, which knows no tables."""
+    with installed(tmp_path, {FORMS.group: {"mine": "unloadable:FORM"}}) as package:
+        (package / "unloadable.py").write_text(f"{body}\n")
+        with pytest.raises(
+            FormatError, match=r"^extending: the entry point mine = unloadable:FORM .* cannot be loaded"
+        ):
+            AutolrConfig({"layer": {"kind": "another", "rank": 2}})
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.noun)
