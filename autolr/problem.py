@@ -191,7 +191,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         BudgetError: a budget cannot be reached by any candidate.
     """
     methods = [*matrix_methods(spec.search.methods)]
-    form_names = spec.search.forms or _forms_of(spec, methods)
+    form_names = spec.search.forms or default_forms(spec, methods)
     forms = get_forms(form_names)
     methods += get_methods(name for form in forms for name in form.methods)
     if spec.run.threads:
@@ -247,7 +247,7 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     return problem.loaded(model, tokenizer, task)
 
 
-def _forms_of(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
+def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
     """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack."""
     gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
     solves = isinstance(load_space_config(spec.search.space), ImportanceConfig)

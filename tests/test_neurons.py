@@ -19,16 +19,19 @@ from autolr.cost import measure_latency as measure_latency_module
 from autolr.cost.count import measure_costs
 from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
-from autolr.forms import FORMS
+from autolr.forms import FORMS, MATRIX_FORMS, PAIR_FORMS
 from autolr.forms.neurons import neurons
 from autolr.forms.neurons_low_rank import neurons_low_rank
 from autolr.forms.swap import compressed
+from autolr.methods import get_methods
 from autolr.methods.elimination import eliminate
 from autolr.methods.obs import METHOD
 from autolr.model.feed_forward import find_feed_forwards
 from autolr.model.units import find_units, unit_weight
+from autolr.problem import default_forms
 from autolr.progress import Silent
 from autolr.recovery.refit import correct, refit
+from autolr.spec.study import make_spec
 from autolr.statistics.calibrate import calibrate
 from autolr.types import Candidate, Choice, Conditions
 
@@ -321,3 +324,31 @@ def test_a_method_that_comes_with_a_form_is_no_method_for_matrices(tmp_path):
     done = CliRunner().invoke(app, ["search", *map(str, data), "--budget", "0.5x-flops", "--method", "obs"])
     assert done.exit_code == 2
     assert "obs is for neurons and comes with the form" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("asked", "pairs"),
+    [
+        ({}, True),
+        ({"search": {"methods": ["svd", "fwsvd"]}}, True),
+        ({"search": {"methods": ["svd", "drone"]}}, False),
+        ({"search": {"space": "per-layer"}}, False),
+        ({"run": {"stream": True}}, False),
+    ],
+)
+def test_pairs_are_offered_where_gradients_are_measured_and_a_knapsack_is_solved(asked, pairs):
+    spec = make_spec({"budgets": ["0.5x-flops"], **asked}, "test")
+    names = default_forms(spec, get_methods(spec.search.methods))
+    assert names == (*MATRIX_FORMS, *PAIR_FORMS) if pairs else MATRIX_FORMS
+
+
+def test_a_space_of_ranks_leaves_pairs_alone(tmp_path):
+    options = write_inputs(tmp_path / "inputs")
+    data = [str(word) for pair in options.items() for word in pair]
+    asked = ["--form", "neurons", "--form", "low-rank", "--method", "kfac", "--multiple", "2", "--trials", "4"]
+    rest = ["--space", "per-layer", "--budget", "0.5x-flops", "--study", str(tmp_path / "study"), "--no-refit"]
+    done = CliRunner().invoke(app, ["search", *data, *asked, *rest], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    members = json.loads(CliRunner().invoke(app, ["front", str(tmp_path / "study"), "--json"]).stdout)["members"]
+    assert members
+    assert all("neurons" not in choice for member in members for choice in member["candidate"].values())

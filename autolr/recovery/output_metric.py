@@ -35,11 +35,12 @@ def output_metric(
         group: the unit of several matrices that it belongs to; None: it is by itself.
         layers: the compressed layers, by the modules that they replace.
     """
-    metric = _metric(source, unit)
+    device = unit_weight(model, unit).device
+    metric = _metric(source, unit, device)
     if metric is None or group is None or unit is reader(group):
         return metric
     layer, last = layers[unit.name], reader(group)
-    index, outer = layer.index.long(), _metric(source, last)  # type: ignore[operator]
+    index, outer = layer.index.long(), _metric(source, last, device)  # type: ignore[operator]
     if outer is None:
         return metric[index][:, index]
     before = column_lengths(unit_weight(model, last).double()[:, index], outer)
@@ -48,6 +49,6 @@ def output_metric(
     return change[:, None] * metric[index][:, index] * change
 
 
-def _metric(source: DecompositionSource, unit: Unit) -> Tensor | None:
+def _metric(source: DecompositionSource, unit: Unit, device: torch.device) -> Tensor | None:
     stats = source.stats(unit.name)
-    return None if stats is None or stats.out_gram is None else shrink(stats.out_gram, OUT_SHRINKAGE)
+    return None if stats is None or stats.out_gram is None else shrink(stats.out_gram.to(device), OUT_SHRINKAGE)
