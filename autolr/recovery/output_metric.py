@@ -13,6 +13,7 @@ from autolr.methods.kfac import OUT_SHRINKAGE
 from autolr.methods.remainders import column_lengths
 from autolr.methods.weighted_svd import shrink
 from autolr.model.units import unit_weight
+from autolr.recovery.regression import places
 from autolr.types import Unit
 
 
@@ -37,10 +38,11 @@ def output_metric(
     """
     device = unit_weight(model, unit).device
     metric = _metric(source, unit, device)
-    if metric is None or group is None or unit is reader(group):
+    index = places(layers[unit.name])
+    if metric is None or group is None or index is None or unit == reader(group):
         return metric
-    layer, last = layers[unit.name], reader(group)
-    index, outer = layer.index.long(), _metric(source, last, device)  # type: ignore[operator]
+    last = reader(group)
+    outer = _metric(source, last, device)
     if outer is None:
         return metric[index][:, index]
     before = column_lengths(unit_weight(model, last).double()[:, index], outer)
