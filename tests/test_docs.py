@@ -135,7 +135,7 @@ def anchors(file: Path) -> set[str]:
 
 
 def test_the_result_is_that_of_the_study() -> None:
-    named = {"autolr": "autolr", "uniform K-FAC SVD": "uniform kfac", "SVD-LLM v2": "svd-llm-v2"}
+    named = {"autolr low rank": "autolr", "uniform K-FAC SVD": "uniform kfac", "SVD-LLM v2": "svd-llm-v2"}
     named |= {"uniform SVD": "uniform svd"}
     measured = (ROOT / "studies" / "search" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\w -]+) \| (\d.*±.*) \|$", TEXTS[ROOT / "README.md"], re.MULTILINE)

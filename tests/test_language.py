@@ -231,7 +231,7 @@ def test_a_study_of_a_decoder_from_end_to_end(options: list[str], tmp_path: Path
     least = min(
         t.user_attrs["scores"]["loss"]["value"]
         for t in trials.values()
-        if t.constraints["0.7x-nonembedding-params"] <= 0
+        if t.user_attrs["costs"]["ratio"]["params"] <= 0.7
     )
     assert chosen["scores"]["loss"]["value"] == least
     if trials[result["winner"]].params:

@@ -250,13 +250,14 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
     result = run_search(make_spec(plain, "test"), folder, Silent())
     refitted = {said[1] for phase in phases if (said := re.match(r"refit \d+ layers of trial (\d+) on ", phase))}
     assert refitted == {str(member.trial) for member in result.members if member.variant.recovery is not None}
-    winner, layers = result.winning, len(result.winning.candidate.choices)
+    opened, winner = open_study(folder, Silent()), result.winning
+    layers = sum(len(opened.bank.unit(name).modules) for name, _ in winner.candidate.choices)
     assert result.report.recovery.layers == result.report.to_json()["refitted"] == layers
     assert winner.variant.recovery == "refit"
     assert winner.selection.scores != winner.selection.before_recovery
     card = (folder.path / result.checkpoint / "README.md").read_text()
-    assert f"{layers} of them refitted by least squares" in card
-    opened, candidate = open_study(folder, Silent()), winner.candidate
+    assert f"{layers} layers were refitted by least squares" in card
+    candidate = winner.candidate
     monkeypatch.setattr(refit_module, "refit", lambda *_: pytest.fail("it was kept"))
     changes = finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     from autolr.checkpoint.load import load_checkpoint

@@ -34,7 +34,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         "data": data | {"search_examples": 40, "selection_examples": 40},
         "budgets": ["0.6x-flops"],
         "trials": 24,
-        "search": {"methods": ["kfac", "svd"], "multiple": 2, "sampler": "random", "refit": False},
+        "search": {
+            "methods": ["kfac", "svd"],
+            "forms": ["low-rank", "low-rank-rows"],
+            "multiple": 2,
+            "sampler": "random",
+            "refit": False,
+        },
     }
     folder = StudyFolder(tmp_path_factory.mktemp("studies") / "one")
     run_search(make_spec(plain, "test"), folder, Silent())

@@ -320,7 +320,12 @@ def test_a_bank_holds_the_same_decompositions(tmp_path: Path):
 def test_the_option_calibrates_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     options = write_inputs(tmp_path / "inputs")
     data = {name.removeprefix("--"): value for name, value in options.items() if name != "--model"}
-    plain = {"model": options["--model"], "data": data, "budgets": ["0.5x-flops"], "search": {"methods": ["kfac"]}}
+    plain = {
+        "model": options["--model"],
+        "data": data,
+        "budgets": ["0.5x-flops"],
+        "search": {"methods": ["kfac"], "forms": ["low-rank"]},
+    }
     stats = {}
     for stream in (True, False):
         inputs = open_inputs(make_spec(plain | {"run": {"stream": stream}}, "test"), Silent())

@@ -240,7 +240,8 @@ def test_a_worker_fetches_a_bank_that_it_cannot_reach_once_for_its_node(
     there = payload.open(fetch)
     assert not old.exists()
     count = len(fetched)
-    assert count == len(set(fetched)) == len(driver.inputs.units.units) * (1 + len(driver.inputs.methods))
+    units = driver.inputs.units
+    assert count == len(set(fetched)) == len(units.units) * (1 + len(driver.inputs.methods)) + len(units.groups)
     os.utime(there.bank.directory, (0, 0))
     payload.open(fetch)
     assert len(fetched) == count

@@ -64,15 +64,15 @@ def model_card(
 def _made(member: FrontMember, recovery: RecoveryNote | None) -> str:
     methods = Counter(choice.method for _, choice in member.candidate.choices)
     summary = ", ".join(f"{count} by {method}" for method, count in sorted(methods.items())) or "none"
-    after = "" if recovery is None else f" {recovery.layers} of them {recovery.did} on calibration data."
+    after = "" if recovery is None else f" {recovery.layers} layers were {recovery.did} on calibration data."
     trained = "" if recovery is not None and recovery.trains else " Nothing was trained."
-    return f"Trial {member.trial} ({member.origin}). Layers factorized: {summary}.{after}{trained}"
+    return f"Trial {member.trial} ({member.origin}). Compressed: {summary}.{after}{trained}"
 
 
 def _costs(member: FrontMember) -> Iterator[str]:
     conditions = member.cost.conditions
     yield (
-        f"Costs of the low-rank form (batch {conditions.batch_size} of {conditions.seq_len} tokens, "
+        f"Costs of the compressed form (batch {conditions.batch_size} of {conditions.seq_len} tokens, "
         f"{conditions.dtype}):"
     )
     yield from ("", "| quantity | amount | ratio to dense |", "|---|---|---|")

@@ -48,7 +48,7 @@ def sensitivity_table(found: Account, width: int = WHOLE_WIDTH) -> Table:
             layer.unit,
             layer.method or "dense",
             size,
-            str(layer.break_even),
+            "-" if layer.break_even is None else str(layer.break_even),
             _number(layer.loss),
             *(_number(loss) for _, loss in layer.curve if whole),
             f"{layer.multiplier:.2f}",

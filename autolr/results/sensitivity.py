@@ -14,7 +14,7 @@ class LayerAccount:
         form: what it became; None: it stayed dense.
         method: by which method; None likewise.
         sizes: of the form; None likewise.
-        break_even: the rank at which low rank costs as much as dense.
+        break_even: the rank at which low rank costs as much as dense; None of several matrices together.
         loss: the curve at the choice: what cutting this layer alone is predicted to cost.
         curve: (share of the break-even rank, loss there) pairs.
         multiplier: the trial's own factor on the curve.
@@ -26,7 +26,7 @@ class LayerAccount:
     form: str | None
     method: str | None
     sizes: Mapping[str, int] | None
-    break_even: int
+    break_even: int | None
     loss: float | None
     curve: tuple[tuple[float, float | None], ...]
     multiplier: float

@@ -46,8 +46,9 @@ def changes_of(
     if tensors is None:
         calibration = inputs.parts.calibration
         data = calibration if recovery.examples is None else calibration.take(recovery.examples, inputs.spec.seed)
-        layers = f"{len(candidate.choices)} layers" + ("" if trial is None else f" of trial {trial}")
-        progress.start(f"{recovery.name} {layers} on {len(data)} {inputs.task.noun}")
+        count = sum(len(bank.unit(name).modules) for name, _ in candidate.choices)
+        whose = "" if trial is None else f" of trial {trial}"
+        progress.start(f"{recovery.name} {count} layers{whose} on {len(data)} {inputs.task.noun}")
 
         def tick(share: float) -> None:
             progress.check()

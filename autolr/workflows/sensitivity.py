@@ -53,7 +53,9 @@ def explain(inputs: LoadedProblem, bank: Bank, study: optuna.Study, number: int)
         raise UsageError(f"{bank.directory} lacks the measured scales of the curves; resume the study first")
     chosen = Candidate.from_json(trials[number].user_attrs["candidate"]).as_dict()
     params, units = trials[number].params, {unit.name: unit for unit in inputs.units.all}
-    layers = tuple(_account(menu, units[menu.name], chosen.get(menu.name), params) for menu in menus)
+    together = {module for name in chosen if units[name].matrices for module in units[name].modules}
+    shown = [menu for menu in menus if menu.name in chosen or not (units[menu.name].matrices or menu.name in together)]
+    layers = tuple(_account(menu, units[menu.name], chosen.get(menu.name), params) for menu in shown)
     return Account(number, params, layers, _importances(study))
 
 
@@ -85,7 +87,7 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Point) -> La
         form=choice.form if choice else None,
         method=choice.method if choice else None,
         sizes=dict(choice.sizes) if choice else None,
-        break_even=unit.break_even,
+        break_even=None if unit.matrices else unit.break_even,
         loss=losses.get(choice),
         curve=tuple((share, _nearest(best, share * unit.break_even)) for share in CURVE_SHARES),
         multiplier=scale(choice),

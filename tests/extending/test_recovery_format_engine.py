@@ -56,18 +56,18 @@ def test_a_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = StudyFolder(tmp_path / "study")
     with installed(tmp_path, {RECOVERIES.group: {"bias": "bias_only:RECOVERY"}}):
         result = run_search(spec_of(tmp_path, recovery="bias"), folder, Silent())
-        winner, layers = result.winning, len(result.winning.candidate.choices)
+        winner, opened = result.winning, open_study(folder, Silent())
+        layers = len(winner.candidate.choices)  # of a pair the layer that reads
         assert winner.variant.recovery == "bias"
         assert winner.variant.digest != winner.candidate.digest
         assert (result.report.recovery.layers, result.report.recovery.did) == (layers, "given another bias")
         card = (folder.path / result.checkpoint / "README.md").read_text()
-        assert f"{layers} of them given another bias on calibration data. Nothing was trained." in card
-        opened = open_study(folder, Silent())
+        assert f"{layers} layers were given another bias on calibration data. Nothing was trained." in card
         data = opened.inputs.batches("calibration")
         batches = [{name: tensor for name, tensor in batch.items() if name != "labels"} for batch in data]
         check_recovery(bias_only.RECOVERY, opened.inputs.model, winner.candidate, opened.bank, batches)
         shifted = AutoModelForSequenceClassification.from_pretrained(folder.path / result.checkpoint)
-        name = winner.candidate.choices[0][0]
+        name = opened.bank.unit(winner.candidate.choices[0][0]).modules[-1]
         with compressed(opened.inputs.model, winner.candidate, opened.bank):
             before = opened.inputs.model.get_submodule(name).bias.clone()
         assert not before.equal(shifted.get_submodule(name).bias)
