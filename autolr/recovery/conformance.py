@@ -33,7 +33,8 @@ def check(
     before = _state(model)
     tensors = _computed(recovery, model, candidate, source, batches)
     assert tensors, f"{recovery.name} recovers nothing of {candidate.to_json()}: check it on another candidate"
-    changes, names = Changes(recovery, tensors), {name for name, _ in candidate.choices}
+    changes = Changes(recovery, tensors)
+    names = {module for name, _ in candidate.choices for module in source.unit(name).modules}
     foreign = sorted(set(changes.layers) - names)
     assert not foreign, f"tensors must be named '<layer>/<part>' after layers of the candidate, got {foreign[0]!r}"
     for name, tensor in tensors.items():
