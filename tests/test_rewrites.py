@@ -247,7 +247,11 @@ def fused(module: BertIntermediate) -> BertIntermediate:
         ("silu", ("swish", "")),
     ],
 )
-@pytest.mark.parametrize("dense", [None, LowRankLinear(24, 40, 5)])
+@pytest.mark.parametrize(
+    "dense",
+    [None, LowRankLinear(24, 40, 5), SelectedLinear(24, 40, 24, 64), SelectedLowRankLinear(24, 40, 5, 24, 64)],
+    ids=["dense", "low-rank", "selected", "selected-low-rank"],
+)
 def test_an_activation_is_fused_with_the_product_before_it(activation, name, dense, products) -> None:
     module = feed_forward(activation, dense)
     x = torch.randn(3, 7, 24)

@@ -31,11 +31,10 @@ from autolr.problem import open_inputs
 from autolr.recovery.refit import REFIT, correct, refit
 from autolr.spec.study import StudySpec, make_spec
 
-MENUS = {
-    "low rank": ("low-rank",),
-    "and neurons": ("low-rank", "neurons"),
-    "and low rank of the rest": ("low-rank", "neurons", "neurons-low-rank"),
-}
+LOW_RANK = {"low rank": ("low-rank",)}
+NEURONS = {"and neurons": ("low-rank", "neurons")}
+ALL = {"and low rank of the rest": ("low-rank", "neurons", "neurons-low-rank")}
+MENUS = {"minilm": LOW_RANK | ALL, "stories": LOW_RANK | NEURONS | ALL}
 BUDGETS = {"minilm": (0.35, 0.2, 0.15, 0.1), "stories": (0.8, 0.6)}
 QUANTITY = {"minilm": "flops", "stories": "nonembedding-params"}
 SHOWN = {"minilm": ("divergence", "accuracy", "agreement"), "stories": ("loss", "divergence")}
@@ -43,7 +42,7 @@ SHOWN = {"minilm": ("divergence", "accuracy", "agreement"), "stories": ("loss", 
 
 def asked(model: str, folder: Path, seed: int) -> StudySpec:
     """Return the specification of a model's study."""
-    search = {"methods": ["kfac"], "forms": list(MENUS["and low rank of the rest"])}
+    search = {"methods": ["kfac"], "forms": list(*ALL.values())}
     common: dict[str, Any] = {"seed": seed, "budgets": [f"1x-{QUANTITY[model]}"]}
     if model == "minilm":
         return spec(search=search, **common)
@@ -72,7 +71,7 @@ def rows_of(model: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     quantity, rows = QUANTITY[model], []
     for budget in BUDGETS[model]:
         limit = {quantity: budget * inputs.costs.dense.get(quantity) - inputs.costs.base.get(quantity)}
-        for name, forms in MENUS.items():
+        for name, forms in MENUS[model].items():
             keep = [[not any(c.form not in forms for _, c in option) for option in menu.options] for menu in menus]
             offered = [menu.kept(torch.tensor(k).nonzero()[:, 0].numpy()) for menu, k in zip(menus, keep, strict=True)]
             began = time.perf_counter()
@@ -98,7 +97,7 @@ def table(model: str) -> None:
     """Print the means over the seeds."""
     rows = json.loads(_file(model).read_text())
     for budget in BUDGETS[model]:
-        for name in MENUS:
+        for name in MENUS[model]:
             of = [row for row in rows if (row["budget"], row["menu"]) == (budget, name)]
             means = [
                 f"{statistics.mean(row[when][score]['value'] for row in of):.4f}"

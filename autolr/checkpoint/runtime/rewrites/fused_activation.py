@@ -39,8 +39,9 @@ class FusedActivation(nn.Module):
             hidden_states: (..., in_features).
         """
         dense: Any = self.dense
-        low_rank = getattr(dense, "kind", None) == "low-rank" and dense.rank > 0 and not _hooked(dense)
-        last = dense.left if low_rank else dense
+        kind = None if _hooked(dense) else getattr(dense, "kind", None)
+        low_rank = kind in ("low-rank", "selected-low-rank") and dense.rank > 0
+        last = dense.left if low_rank else dense.linear if kind == "selected" else dense
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in (hidden_states, *dense.parameters()))
         if trained or not _fits(last, hidden_states):
             output: Tensor = self.intermediate_act_fn(dense(hidden_states))
