@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.bert.modeling_bert import BertIntermediate
 
 from autolr.checkpoint.runtime import rewrites
-from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear
+from autolr.checkpoint.runtime.layers import LowRankLinear, LowRankRowsLinear, SelectedLinear, SelectedLowRankLinear
 from autolr.checkpoint.runtime.rewrites import fused_activation
 from autolr.checkpoint.save import save_checkpoint
 from autolr.cost import measure_costs
