@@ -137,7 +137,7 @@ class Problem:
             **{f"probes {part}": [task.digest for task in tasks] for part, tasks in self.probes.items()},
             **{f"method {method.name}": method.version for method in self.bank_methods},
             **{f"form {name}": version for name, version in self.later_forms.items()},
-            "space": space.model_dump(mode="json", exclude_defaults=True),
+            "space": space.model_dump(mode="json", exclude={"forms"}, exclude_defaults=True),
             "seq_len": self.costs.dense.conditions.seq_len,
         }
 
@@ -250,7 +250,10 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
 def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
     """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack."""
     gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
-    solves = isinstance(load_space_config(spec.search.space), ImportanceConfig)
+    space = load_space_config(spec.search.space)
+    if space.forms:
+        return space.forms
+    solves = isinstance(space, ImportanceConfig)
     return (*MATRIX_FORMS, *PAIR_FORMS) if gradients and solves else MATRIX_FORMS
 
 

@@ -12,7 +12,9 @@ from tiny import sized
 from autolr.allocation.knapsack import Menu
 from autolr.allocation.modes import allocate_modes, exclusive, independent_sets
 from autolr.errors import BudgetError
-from autolr.records import Candidate, Unit
+from autolr.optimization.spaces.importance import ImportanceSpace
+from autolr.records import Candidate, Choice, Unit
+from autolr.spec.spaces import Factor, ImportanceConfig
 
 QUANTITIES = ("flops", "params")
 Q, K, V, OUT = (Unit(name, name, 0, 1, 8, 8) for name in "qkvo")
@@ -88,3 +90,20 @@ def test_independent_sets_are_those_that_nothing_can_be_added_to(edges) -> None:
     found = list(independent_sets(range(7), exclusions))
     assert len(found) == len(set(found))
     assert set(found) == largest
+
+
+def test_each_form_of_a_pair_has_a_multiplier_of_its_own() -> None:
+    up, down = (Unit(name, f"mlp.{name}", 0, 1, 8, 8) for name in ("up", "down"))
+    pair = Unit("pair", "feed-forward", 0, 1, 8, 8, matrices=(up, down))
+    cost = {"flops": np.array([0.0, -8.0, -8.0])}
+    choices = [None, Choice.of("neurons", "obs", neurons=4), Choice.of("neurons-low-rank", "obs", neurons=6, make=1)]
+    menus = [
+        *(Menu.of_unit(name, [None], np.zeros(1), {"flops": np.zeros(1)}) for name in ("up", "down")),
+        Menu.of_unit("pair", choices, np.array([0.0, 1.0, 1.2]), cost),
+    ]
+    units = {unit.name: unit for unit in (up, down, pair)}
+    config = ImportanceConfig(kind="importance", module=Factor(low=0.6, high=1.7))
+    space = ImportanceSpace(config, menus, units, ["kfac"], {"flops": -4.0}, {"flops": 100.0}, "flops")
+    assert list(space.distributions()) == ["form/neurons", "form/neurons-low-rank"]
+    for factors, form in (({}, "neurons"), ({"form/neurons": 1.5}, "neurons-low-rank")):
+        assert [choice.form for _, choice in space.decode(factors).choices] == [form]

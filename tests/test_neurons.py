@@ -333,11 +333,15 @@ def test_a_method_that_comes_with_a_form_is_no_method_for_matrices(tmp_path):
         ({"search": {"methods": ["svd", "fwsvd"]}}, True),
         ({"search": {"methods": ["svd", "drone"]}}, False),
         ({"search": {"space": "per-layer"}}, False),
+        ({"search": {"space": "bolaco"}}, False),
         ({"run": {"stream": True}}, False),
     ],
 )
 def test_pairs_are_offered_where_gradients_are_measured_and_a_knapsack_is_solved(asked, pairs):
     spec = make_spec({"budgets": ["0.5x-flops"], **asked}, "test")
+    assert default_forms(make_spec({"budgets": ["0.5x-flops"], "search": {"space": "lems"}}, "test"), ()) == (
+        "low-rank",
+    )
     names = default_forms(spec, get_methods(spec.search.methods))
     assert names == (*MATRIX_FORMS, *PAIR_FORMS) if pairs else MATRIX_FORMS
 

@@ -38,10 +38,12 @@ class Named(Strict):
     Attributes:
         kind: which space it is; a name of :data:`SPACES`.
         methods: those the space is meant for; used where the user names none.
+        forms: likewise.
     """
 
     kind: str
     methods: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
 
 
 class ImportanceConfig(Named):

@@ -64,7 +64,8 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Point) -> La
     flops = {option: float(cost) for option, cost in zip(menu.choices, menu.cost["flops"], strict=True)}
 
     def scale(option: Choice | None) -> float:
-        return multiplier(unit, params) * float(params.get(f"method/{option.method}", 1.0) if option else 1.0)
+        own = None if option is None else f"form/{option.form}" if unit.matrices else f"method/{option.method}"
+        return multiplier(unit, params) * float(params.get(own, 1.0) if own else 1.0)
 
     best = _best_by_rank(menu)
 

@@ -49,11 +49,12 @@ class ImportanceSpace:
         c = self.config
         deep = len({unit.block for unit in self.units.values()}) > 1
         wanted: list[tuple[str, Bounds | None]] = [(f"module/{name}", c.module) for name in self._modules()[1:]]
+        wanted += [(f"form/{name}", c.module) for name in self._forms]
         wanted += [("depth/slope", c.slope), ("depth/bend", c.bend)] if deep else []
         wanted += [(f"method/{method}", c.method) for method in self.methods[1:]]
         wanted += [("level", c.level)]
         return {
-            name: FloatDistribution(bounds.low, bounds.high, log=name.startswith(("module/", "method/")))
+            name: FloatDistribution(bounds.low, bounds.high, log=name.startswith(("module/", "form/", "method/")))
             for name, bounds in wanted
             if bounds is not None
         }
@@ -104,28 +105,41 @@ class ImportanceSpace:
         return found
 
     def _modules(self) -> list[str]:
-        return list(dict.fromkeys(parent_module(unit) for unit in self.units.values()))
-
-    def _weighted(self, menu: Menu, params: Point) -> Menu:
-        factor = multiplier(self.units[menu.name], params)
-        by_method = np.array([1.0, *(params.get(f"method/{method}", 1.0) for method in self.methods)])
-        return replace(menu, loss=menu.loss * factor * by_method[self._places[menu.name]])
+        return list(dict.fromkeys(parent_module(unit) for unit in self.units.values() if not unit.matrices))
 
     @cached_property
-    def _places(self) -> dict[str, np.ndarray]:
-        """Unit -> (options,) the number of each option's method, from 1; 0 for the dense layer.
+    def _forms(self) -> list[str]:
+        """The forms of units of several matrices."""
+        pairs = (menu for menu in self.menus if self.units[menu.name].matrices)
+        return list(dict.fromkeys(choice.form for menu in pairs for choice in menu.choices if choice))
 
-        Methods that come with a form are 0 too: the multiplier of their own module is theirs.
+    def _weighted(self, menu: Menu, params: Point) -> Menu:
+        unit = self.units[menu.name]
+        by_form = np.array([1.0, *(params.get(f"form/{form}", 1.0) for form in self._forms)])
+        by_method = np.array([1.0, *(params.get(f"method/{method}", 1.0) for method in self.methods)])
+        forms, methods = self._places[menu.name]
+        factor = multiplier(unit, params) * (by_form[forms] if unit.matrices else 1.0)
+        return replace(menu, loss=menu.loss * factor * by_method[methods])
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Unit -> (options,) the numbers of each option's form and of its method, from 1; 0: it has no multiplier.
+
+        Of units of several matrices it is the form that has one, of single matrices the method.
         """
-        number = {method: index for index, method in enumerate(self.methods, start=1)}
+        forms = {form: index for index, form in enumerate(self._forms, start=1)}
+        methods = {method: index for index, method in enumerate(self.methods, start=1)}
         return {
-            menu.name: np.array([number.get(choice.method, 0) if choice else 0 for choice in menu.choices])
+            menu.name: (
+                np.array([forms.get(choice.form, 0) if choice else 0 for choice in menu.choices]),
+                np.array([methods.get(choice.method, 0) if choice else 0 for choice in menu.choices]),
+            )
             for menu in self.menus
         }
 
 
 def multiplier(unit: Unit, params: Point) -> float:
-    """Return what parameters of an importance space multiply all of a unit's curves by.
+    """Return what parameters of an importance space multiply all of a unit's curves by, whatever form and method.
 
     Example:
         >>> multiplier(Unit("h.0.attn.q", "attn.q", 0, 1, 8, 8), {"module/attn": 1.5, "depth/bend": 0.0})
@@ -133,8 +147,8 @@ def multiplier(unit: Unit, params: Point) -> float:
     """
     place = 2 * unit.depth - 1
     trend = params.get("depth/slope", 0.0) * place + params.get("depth/bend", 0.0) * (1 - 2 * abs(place))
-    factor: float = params.get(f"module/{parent_module(unit)}", 1.0) * exp(trend)
-    return factor
+    module = 1.0 if unit.matrices else params.get(f"module/{parent_module(unit)}", 1.0)
+    return float(module * exp(trend))
 
 
 def parent_module(unit: Unit) -> str:
