@@ -39,6 +39,10 @@ from autolr.types import Candidate, Method
 
 _TOKENIZED = 256
 """Examples that are tokenized at once to look at them."""
+_NO_PAIRS = (
+    "no feed-forward pair whose neurons could be left out was found (a gate fused with what it gates, experts, or "
+    "layers that are excluded): matrices are compressed one by one"
+)
 _STRAY = "not fed the tokens of one sequence after the other (relative positions, or positions before sequences)"
 
 
@@ -235,6 +239,8 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
     if any(form.methods for form in forms):
         units = replace(units, groups=find_feed_forwards(model, units.units, two))
+        if not units.groups:
+            progress.note(_NO_PAIRS)
     if spec.run.stream:
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)

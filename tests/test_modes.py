@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import sized
 
-from autolr.allocation.knapsack import Menu
+from autolr.allocation import modes
+from autolr.allocation.knapsack import Menu, allocate
 from autolr.allocation.modes import allocate_modes, exclusive, independent_sets
 from autolr.errors import BudgetError
 from autolr.optimization.spaces.importance import ImportanceSpace
@@ -107,3 +108,24 @@ def test_each_form_of_a_pair_has_a_multiplier_of_its_own() -> None:
     assert list(space.distributions()) == ["form/neurons", "form/neurons-low-rank"]
     for factors, form in (({}, "neurons"), ({"form/neurons": 1.5}, "neurons-low-rank")):
         assert [choice.form for _, choice in space.decode(factors).choices] == [form]
+
+
+@pytest.mark.parametrize("budgets", [("flops",), QUANTITIES])
+def test_long_menus_are_thinned_and_the_allocation_hardly_suffers(budgets, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    units = {"a": Unit("a", "a", 0, 1, 8, 8), "b": Unit("b", "b", 0, 1, 8, 8)}
+    units["ab"] = Unit("ab", "ab", 0, 1, 8, 8, matrices=(units["a"], units["b"]))
+    menus = []
+    for name in ("a", "b"):
+        loss = np.concatenate([[0.0], np.sort(rng.uniform(0, 1, 300) ** 3)])
+        cost = -np.linspace(0, 100, 301)
+        choices = [None, *(sized("any", rank) for rank in range(300, 0, -1))]
+        menus.append(Menu.of_unit(name, choices, loss, {"flops": cost, "params": cost + rng.uniform(0, 1, 301)}))
+    menus.append(Menu.of_unit("ab", [None], np.zeros(1), {quantity: np.zeros(1) for quantity in QUANTITIES}))
+    assert len(modes.thinned(menus[0], budgets).options) <= modes.MOST_JOINED[len(budgets)]
+    limits = dict.fromkeys(budgets, -90.0)
+    thin = allocate_modes(menus, units, limits)
+    monkeypatch.setattr(modes, "MOST_JOINED", {1: 1000, 2: 1000})
+    exact = allocate(exclusive(menus, units, ["flops"]), {"flops": -90.0}, gap=0.0)
+    assert exact.loss <= thin.loss * (1 + 1e-9)
+    assert thin.loss <= exact.loss * (1.02 if len(budgets) == 1 else 1.3)

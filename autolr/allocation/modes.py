@@ -4,7 +4,8 @@ Query and key can be compressed each for itself or jointly, a feed-forward pair 
 Such alternatives are the modes of their modules: sets of units of which no two share a module. What a mode offers is
 the sum of its units' menus (an option of each, losses and costs added up); what the modules offer is the union of the
 modes, one item of the same multiple-choice knapsack. Options that another one beats in loss and in every budgeted cost
-are dropped on the way, so that sums stay small; none that a solution could need is lost.
+are dropped on the way, so that sums stay small; none that a solution could need is lost. Only menus of more options
+than ``MOST_JOINED`` are thinned before they are added up: hundreds of ranks, to those that are best for their cost.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,9 @@ import numpy as np
 
 from autolr.allocation.knapsack import DEFAULT_GAP, Allocation, Menu, allocate, unbeaten
 from autolr.records import Unit
+
+MOST_JOINED = {1: 128, 2: 32}
+"""Number of budgets (2: or more) -> options of a menu that are added to those of another."""
 
 
 def allocate_modes(
@@ -101,7 +105,8 @@ def total(menus: Sequence[Menu], quantities: Sequence[str]) -> Menu:
         quantities: what is budgeted.
     """
     first, *others = (menu.pruned(quantities) for menu in menus)
-    for menu in others:
+    for other in others:
+        first, menu = thinned(first, quantities), thinned(other, quantities)
         loss = np.add.outer(first.loss, menu.loss).ravel()
         cost = {q: np.add.outer(amounts, menu.cost[q]).ravel() for q, amounts in first.cost.items()}
         index = unbeaten(loss, [cost[q] for q in quantities])
@@ -109,6 +114,22 @@ def total(menus: Sequence[Menu], quantities: Sequence[str]) -> Menu:
         options = tuple((*first.options[i], *menu.options[j]) for i, j in places)
         first = Menu(f"{first.name} + {menu.name}", options, loss[index], {q: c[index] for q, c in cost.items()})
     return first
+
+
+def thinned(menu: Menu, quantities: Sequence[str]) -> Menu:
+    """Return a menu of at most :data:`MOST_JOINED` options, evenly over what they cost of the first quantity.
+
+    Of those that cost about the same the one of least loss stays, and so do the cheapest and the dearest.
+    """
+    most = MOST_JOINED[min(len(quantities), 2)]
+    if len(menu.options) <= most:
+        return menu
+    cost = menu.cost[quantities[0]]
+    share = (cost - cost.min()) / (float(np.ptp(cost)) or 1.0)
+    bucket = np.minimum((share * (most - 2)).astype(int), most - 3)
+    order = np.lexsort((menu.loss, bucket))
+    best = order[np.unique(bucket[order], return_index=True)[1]]
+    return menu.kept(np.union1d(best, [int(cost.argmin()), int(cost.argmax())]))
 
 
 def union(modes: Sequence[Menu], quantities: Sequence[str]) -> Menu:
