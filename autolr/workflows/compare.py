@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from autolr.errors import BudgetError
+from autolr.forms import get_forms
 from autolr.machine.atomic import write_atomically
 from autolr.methods import matrix_methods
 from autolr.optimization.sampler.registry import SAMPLERS
@@ -37,6 +38,7 @@ class Entry(Strict):
         space: a preset's name or a YAML file.
         sampler: as ``autolr search --sampler``.
         methods: none: those the space names, else the defaults.
+        forms: as ``autolr search --form``; none: all that the methods and the space allow.
         objective: as ``autolr search --objective``; empty: the task's own.
         probe_axis: whether the probes are a third objective.
         refit: whether finalists are refitted.
@@ -48,6 +50,7 @@ class Entry(Strict):
     space: str = "importance"
     sampler: str = "botorch"
     methods: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
     objective: str = ""
     probe_axis: bool = False
     refit: bool = True
@@ -151,6 +154,7 @@ def parse_comparison(plain: Any, origin: str, folder: Path) -> Comparison:
         load_space_config(entry.space)
         SAMPLERS.get(entry.sampler)
         matrix_methods(entry.methods)
+        get_forms(entry.forms)
     changes = {
         "model": beside(comparison.model),
         "data": comparison.data.model_copy(update=data),

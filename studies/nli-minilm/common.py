@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
+from autolr.forms import MATRIX_FORMS
 from autolr.progress import Silent
 from autolr.spec.study import StudySpec, make_spec
 
@@ -21,8 +23,11 @@ class Lines(Silent):
 
 
 def spec(**changes: object) -> StudySpec:
-    """Return the study's specification: 1,024 calibration pairs, 1,000 search and 1,000 selection pairs."""
-    plain = {
+    """Return the study's specification: 1,024 calibration pairs, 1,000 search and 1,000 selection pairs.
+
+    Layers are compressed one by one, as they were when these studies were made, unless ``search`` names other forms.
+    """
+    plain: dict[str, Any] = {
         "model": str(ASSETS / "models" / "minilm-nli"),
         "data": {
             "train": str(ASSETS / "data/nli/snli_train.jsonl.gz"),
@@ -33,4 +38,5 @@ def spec(**changes: object) -> StudySpec:
         "run": {"threads": int(os.environ.get("THREADS", "2")), "offline": True},
         **changes,
     }
+    plain["search"] = {"forms": MATRIX_FORMS, **dict(plain.get("search", {}))}
     return make_spec(plain, "study")

@@ -16,6 +16,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS
 
+from autolr.forms import MATRIX_FORMS
 from autolr.progress import Silent
 from autolr.workflows.compare import Comparison, compare
 
@@ -37,8 +38,9 @@ def stretches(folder: Path) -> dict[str, str]:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     entries = [{"name": f"uniform {m}", "space": "uniform", "methods": [m], "refit": False} for m in METHODS]
-    entries += [{"name": f"searched {m}", "methods": [m], "refit": False} for m in METHODS]
-    entries += [{"name": "searched kfac, refitted", "methods": ["kfac"], "refit": True}]
+    forms = {"forms": MATRIX_FORMS}
+    entries += [{"name": f"searched {m}", "methods": [m], "refit": False, **forms} for m in METHODS]
+    entries += [{"name": "searched kfac, refitted", "methods": ["kfac"], "refit": True, **forms}]
     sizes = {"calibration_examples": 400, "search_examples": 200, "selection_examples": 200}
     plain = {
         "model": str(ASSETS / "models/stories260k-llama"),

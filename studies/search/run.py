@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 sys.path.insert(0, str(Path(__file__).parents[1] / "nli-minilm"))
 from common import ASSETS, Lines
 
+from autolr.forms import MATRIX_FORMS
 from autolr.spec.plain import parse_plain
 from autolr.workflows.compare import Comparison, compare
 
@@ -35,13 +36,20 @@ PARTS = {
     "searched": {
         "budgets": BUDGETS,
         "trials": 40,
-        "entries": [{"name": "autolr"}, {"name": "lems", "space": "lems"}, {"name": "bolaco", "space": "bolaco"}],
+        "entries": [
+            {"name": "autolr", "forms": MATRIX_FORMS},
+            {"name": "lems", "space": "lems"},
+            {"name": "bolaco", "space": "bolaco"},
+        ],
     },
     "samplers": {
         "budgets": ["0.35x-flops", "0.2x-flops", "0.1x-flops"],
         "trials": 40,
-        "entries": [{"name": "autolr"}, {"name": "autolr, no racing", "racing": False}]
-        + [{"name": sampler, "sampler": sampler, "racing": False} for sampler in SAMPLERS],
+        "entries": [
+            {"name": "autolr", "forms": MATRIX_FORMS},
+            {"name": "autolr, no racing", "forms": MATRIX_FORMS, "racing": False},
+        ]
+        + [{"name": sampler, "sampler": sampler, "forms": MATRIX_FORMS, "racing": False} for sampler in SAMPLERS],
     },
 }
 """Nobody is refitted, so that nobody gains by it; every sampler proposes one candidate at a time."""
