@@ -1,5 +1,7 @@
 """Low rank of what neurons leave, against its definition."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,3 +81,16 @@ def test_what_is_stored_is_what_was_found():
             rank = other.max_rank
             torch.testing.assert_close(other.left, one.left[:, :rank].float())
             torch.testing.assert_close(other.right, one.right[:rank].float())
+
+
+def test_a_covariance_that_rounding_made_indefinite_is_no_obstacle():
+    """As of neurons whose mean is large beside their variance, or that never fire."""
+    weights, stats = pair(0)
+    vectors = torch.linalg.qr(torch.randn(N, N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    values = torch.cat([torch.full((6,), -1e-4), torch.linspace(0.1, 1.0, N - 6)]).double()
+    gram = vectors @ values.diag() @ vectors.mT + torch.outer(stats[-1].mean, stats[-1].mean)
+    stats[-1] = replace(stats[-1], in_gram=gram)
+    found = METHOD.decompose(weights, stats)
+    assert bool(torch.isfinite(found.errors).all())
+    assert bool((found.errors.diff() <= 0).all())
+    torch.testing.assert_close(found.weight(N), weights[-1][:, found.kept(N)])

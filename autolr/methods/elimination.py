@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from autolr.errors import FactorizationError
+from autolr.methods.weighted_svd import psd_power
 from autolr.types import Elimination
 
 SHARE_AT_ONCE = 32
@@ -22,6 +23,10 @@ SHARE_AT_ONCE = 32
 neurons of a real encoder: errors as with 256, at a fifth of the time)."""
 _REGULAR = 1e-7
 """What is added to the covariance's diagonal, as a share of its mean."""
+_LEAST_PIVOT = 1e-6
+"""Share of the largest pivot of the covariance's root below which another is taken for a rounding error."""
+_FLOOR = 1e-6
+"""Of the eigenvalues of a covariance that is not positive definite, as a share of the largest."""
 
 
 def eliminate(
@@ -56,16 +61,30 @@ def eliminate(
     for what, tensor in (("weight", weight), ("input covariance", covariance), ("output metric", metric)):
         if not torch.isfinite(tensor).all():
             raise FactorizationError(f"the {what} is not finite; check the model and the calibration data")
-    n = weight.shape[1]
-    covariance = (covariance + covariance.mT) / 2
-    mean = float(covariance.diagonal().mean())
-    covariance = covariance + torch.eye(n, dtype=torch.float64, device=weight.device) * (_REGULAR * mean or 1.0)
+    covariance = _regular(covariance)
     order = _order(weight, covariance, metric, share_at_once)
     root = torch.linalg.cholesky(covariance[order][:, order], upper=True)
     projected = weight[:, order] @ root.mT
     energy = ((metric @ projected) * projected).sum(0).clamp(min=0.0)
     errors = torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])
     return Elimination(order, root, projected, errors)
+
+
+def _regular(covariance: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    """Return a covariance that is symmetric and positive definite.
+
+    A mean that is large beside the variance leaves rounding errors of its own size, larger than what is added.
+    """
+    covariance = (covariance + covariance.mT) / 2
+    n, mean = len(covariance), float(covariance.diagonal().mean())
+    regular = covariance + torch.eye(n, dtype=torch.float64, device=covariance.device) * (
+        _REGULAR * max(mean, 0) or 1.0
+    )
+    lower, failed = torch.linalg.cholesky_ex(regular)
+    pivots = lower.diagonal()
+    if failed or not pivots.min() > _LEAST_PIVOT * pivots.max():
+        return psd_power(covariance, 1.0, floor=_FLOOR)
+    return regular
 
 
 def _order(weight: Tensor, covariance: Tensor, metric: Tensor, share_at_once: int) -> Int[Tensor, " in"]:
