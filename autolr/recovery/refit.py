@@ -32,8 +32,7 @@ from autolr.model.units import unit_weight
 from autolr.recovery.base import Recovery
 from autolr.recovery.observed import dense_pass, live_tokens, observed
 from autolr.recovery.output_metric import output_metric
-from autolr.recovery.regression import Correction, Moments, Refitted, fitted_part, places
-from autolr.recovery.regression import reads as reads_some
+from autolr.recovery.regression import Correction, Moments, Refitted, fitted_part, places, reads_some
 from autolr.statistics.calibrate import positions_read
 from autolr.types import Candidate, Unit
 

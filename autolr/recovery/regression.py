@@ -60,7 +60,7 @@ def places(layer: CompressedLinear) -> Tensor | None:
     return None if index is None else index.long()
 
 
-def reads(layer: CompressedLinear) -> bool:
+def reads_some(layer: CompressedLinear) -> bool:
     """Tell whether it is the inputs of which some are left."""
     return bool(getattr(layer, "reads", False))
 
@@ -154,6 +154,6 @@ def _dense_moments(
         target = target - (layer.dense_weight() - fitted_part(layer))  # rows that are kept
     if index is None:
         return gram, target @ gram
-    if reads(layer):
+    if reads_some(layer):
         return gram[index][:, index], target @ gram[:, index]
     return gram, target[index] @ gram
