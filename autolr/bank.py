@@ -228,7 +228,7 @@ class Bank:
     def _sound(self, method: Method, unit: Unit, stats: Sequence[LayerStats] | None) -> dict[str, Tensor]:
         """Return what is stored of a decomposition, after checking it."""
         weights = self._weights(unit)
-        made = _decomposed(method, weights, stats, _fast_device(weights[-1]))
+        made = _decomposed(method, unit, weights, stats, _fast_device(weights[-1]))
         return packed(made, method, unit, weights, self._dtype)
 
     def _weights(self, unit: Unit) -> list[Tensor]:
@@ -319,7 +319,7 @@ def _fast_device(weight: Tensor) -> torch.device:
 
 
 def _decomposed(
-    method: Method, weights: Sequence[Tensor], stats: Sequence[LayerStats] | None, device: torch.device
+    method: Method, unit: Unit, weights: Sequence[Tensor], stats: Sequence[LayerStats] | None, device: torch.device
 ) -> object:
     """Return what a method makes of weights, on the CPU where the device has too little memory or its solver fails."""
 
@@ -328,7 +328,7 @@ def _decomposed(
         measured = None if stats is None else [layer.to(where) for layer in stats]
         if method.of == "matrix":
             return method.decompose(copies[0], None if measured is None else measured[0])
-        return method.decompose(copies, measured)
+        return method.decompose(copies, measured, *((unit.heads,) if unit.heads else ()))
 
     cpu = torch.device("cpu")
     try:

@@ -16,9 +16,10 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
-from autolr.forms import MATRIX_FORMS, PAIR_FORMS, get_forms
+from autolr.forms import GROUP_FORMS, MATRIX_FORMS, get_forms
 from autolr.forms.base import Form
 from autolr.methods import get_methods, matrix_methods
+from autolr.model.attention import find_attentions
 from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.feed_forward import find_feed_forwards
 from autolr.model.inputs import Batch, check_tokens, longest_input
@@ -43,6 +44,12 @@ _NO_PAIRS = (
     "no feed-forward pair whose neurons could be left out was found (a gate fused with what it gates, experts, or "
     "layers that are excluded): matrices are compressed one by one"
 )
+_NO_HEADS = (
+    "no attention whose heads could be left out was found (fused projections, biases of each head, or layers that are "
+    "excluded): all heads stay"
+)
+_GROUPS = {"neurons": (find_feed_forwards, _NO_PAIRS), "heads": (find_attentions, _NO_HEADS)}
+"""What a method is for -> what finds such units, and what is said where there are none."""
 _STRAY = "not fed the tokens of one sequence after the other (relative positions, or positions before sequences)"
 
 
@@ -237,10 +244,12 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     if strays:
         units = units.without(strays, _STRAY)
         progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
-    if any(form.methods for form in forms):
-        units = replace(units, groups=find_feed_forwards(model, units.units, two))
-        if not units.groups:
-            progress.note(_NO_PAIRS)
+    for kind in dict.fromkeys(method.of for method in get_methods(name for form in forms for name in form.methods)):
+        find, none_found = _GROUPS[kind]
+        groups = find(model, units.units, two)
+        units = replace(units, groups=(*units.groups, *groups))
+        if not groups:
+            progress.note(none_found)
     if spec.run.stream:
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
@@ -260,7 +269,7 @@ def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]
     if space.forms:
         return space.forms
     solves = isinstance(space, ImportanceConfig)
-    return (*MATRIX_FORMS, *PAIR_FORMS) if gradients and solves else MATRIX_FORMS
+    return (*MATRIX_FORMS, *GROUP_FORMS) if gradients and solves else MATRIX_FORMS
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

@@ -9,6 +9,26 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """How attention's matrices fall into heads that can be left out by themselves.
+
+    Attributes:
+        groups: heads of key and value; each is left out with all query heads that read it.
+        queries: query heads that read one: 1, but for grouped-query attention.
+        width: entries of a head.
+    """
+
+    groups: int
+    queries: int
+    width: int
+
+    @property
+    def read(self) -> int:
+        """How many inputs a group has in the matrix that reads the heads."""
+        return self.queries * self.width
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """What is compressed as a whole: one weight matrix, or several that are changed together.
 
@@ -20,7 +40,9 @@ class Unit:
         out_features: rows of ``W``; of several matrices, of the last.
         in_features: columns of ``W``; of several matrices, of the first.
         transposed: the module stores ``W`` as (in, out), as GPT-2's ``Conv1D`` does.
-        matrices: the matrices, each as a unit of its own, where there are several.
+        matrices: the matrices, each as a unit of its own, where there are several: those that make the neurons or the
+            heads of attention, then the one that reads them.
+        heads: of attention; None of everything else.
     """
 
     name: str
@@ -31,6 +53,7 @@ class Unit:
     in_features: int
     transposed: bool = False
     matrices: tuple["Unit", ...] = ()
+    heads: Heads | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:

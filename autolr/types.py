@@ -210,23 +210,25 @@ class Method:
         version: raised whenever its results change, so that stored decompositions are not mistaken for new ones.
         needs: which statistics it reads.
         decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64; of a method for
-            neurons ``(weights, statistics) -> Elimination``, both of every matrix of the pair, the reading one last.
+            neurons ``(weights, statistics) -> Elimination``, both of every matrix of the pair, the reading one last;
+            of one for heads ``(weights, statistics, heads) -> Elimination``, likewise.
         source: author, year and identifier of the publication.
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
-        of: what it is for: a ``matrix`` by itself, or the ``neurons`` of a feed-forward pair.
+        of: what it is for: a ``matrix`` by itself, the ``neurons`` of a feed-forward pair, or attention's ``heads``.
     """
 
     name: str
     version: int
     needs: frozenset[Need]
-    decompose: Callable[[Any, Any], Any]  # as ``of`` says
+    decompose: Callable[..., Any]  # as ``of`` says
     source: str
     keeps_rows: bool = False
-    of: Literal["matrix", "neurons"] = "matrix"
+    of: Literal["matrix", "neurons", "heads"] = "matrix"
 
     def fits(self, unit: Unit) -> bool:
         """Tell whether a unit is of the kind that the method is for."""
-        return bool(unit.matrices) == (self.of == "neurons")
+        kind = "heads" if unit.heads else "neurons" if unit.matrices else "matrix"
+        return kind == self.of
 
 
 @dataclass(frozen=True)

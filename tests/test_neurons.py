@@ -19,7 +19,7 @@ from autolr.cost import measure_latency as measure_latency_module
 from autolr.cost.count import measure_costs
 from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
-from autolr.forms import FORMS, MATRIX_FORMS, PAIR_FORMS
+from autolr.forms import FORMS, GROUP_FORMS, MATRIX_FORMS
 from autolr.forms.neurons import neurons
 from autolr.forms.neurons_low_rank import neurons_low_rank
 from autolr.forms.swap import compressed
@@ -343,7 +343,7 @@ def test_pairs_are_offered_where_gradients_are_measured_and_a_knapsack_is_solved
         "low-rank",
     )
     names = default_forms(spec, get_methods(spec.search.methods))
-    assert names == (*MATRIX_FORMS, *PAIR_FORMS) if pairs else MATRIX_FORMS
+    assert names == (*MATRIX_FORMS, *GROUP_FORMS) if pairs else MATRIX_FORMS
 
 
 def test_a_space_of_ranks_leaves_pairs_alone(tmp_path):

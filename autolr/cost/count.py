@@ -4,7 +4,7 @@ FLOPs are those that ``torch.utils.flop_counter`` counts: matrix products, a mul
 two; attention is counted as the two products it is made of, whichever kernel runs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -48,7 +48,8 @@ def measure_costs(
             f"--seq-len {seq_len} is longer than the model's {longest} positions; choose at most {longest}"
         )
     matrices = list({matrix.name: matrix for unit in units for matrix in unit.matrices or (unit,)}.values())
-    flops, rows = _count_batch(model, matrices, batch_size, seq_len)
+    flops, rows, calls = _count_batch(model, matrices, batch_size, seq_len)
+    pairs = {unit.name: _pairs(unit, rows, calls, batch_size) for unit in units if unit.heads}
     rows |= {unit.name: rows[unit.modules[-1]] for unit in units}
     names = rewrites.applied(model)
     rewrites.undo(model)
@@ -77,21 +78,33 @@ def measure_costs(
     )
     biased = frozenset(m.name for m in matrices if getattr(model.get_submodule(m.name), "bias", None) is not None)
     base = replace(dense, flops=flops)
-    return CostTable(dense, base, {u.name: u for u in units}, rows, biased, parameter.element_size())
+    by_name = {unit.name: unit for unit in units}
+    return CostTable(dense, base, by_name, rows, biased, parameter.element_size(), pairs=pairs)
 
 
-def _count_batch(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int) -> tuple[int, dict[str, int]]:
-    """Return a batch's FLOPs and vectors, from a batch of one sequence and one of two."""
-    flops, rows = _count(model, units, 1, seq_len)
+def _pairs(unit: Unit, rows: Mapping[str, int], calls: Mapping[str, int], batch_size: int) -> int:
+    """Return how many pairs of a query's position and a key's meet; a block that several share is called more often."""
+    query, key, *_ = unit.modules
+    return rows[query] * rows[key] // (batch_size * calls[query])
+
+
+def _count_batch(
+    model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int
+) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Return a batch's FLOPs, vectors and calls, from a batch of one sequence and one of two."""
+    flops, rows, calls = _count(model, units, 1, seq_len)
     if batch_size > 1:  # not everything grows with the batch: DeBERTa projects its relative positions once a pass
-        flops_of_two, rows_of_two = _count(model, units, 2, seq_len)
+        flops_of_two, rows_of_two, _ = _count(model, units, 2, seq_len)
         flops += (batch_size - 1) * (flops_of_two - flops)
         rows = {name: n + (batch_size - 1) * (rows_of_two[name] - n) for name, n in rows.items()}
-    return flops, rows
+    return flops, rows, calls
 
 
-def _count(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int) -> tuple[int, dict[str, int]]:
-    """Run a batch and return its FLOPs and how many vectors each unit's weight multiplied."""
+def _count(
+    model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: int
+) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Run a batch; return its FLOPs, how many vectors each unit's weight multiplied, and in how many calls."""
+    calls = dict.fromkeys((unit.name for unit in units), 0)
     rows = dict.fromkeys((unit.name for unit in units), 0)
     token = 0 if getattr(model.config, "pad_token_id", None) == 1 else 1
     ids = torch.full((batch_size, seq_len), token, dtype=torch.long, device=next(model.parameters()).device)
@@ -107,10 +120,11 @@ def _count(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: in
 
             def count(_module: nn.Module, args: tuple[Tensor, ...], _output: Any, unit: Unit = unit) -> None:
                 rows[unit.name] += args[0].numel() // unit.in_features
+                calls[unit.name] += 1
 
             stack.callback(model.get_submodule(unit.name).register_forward_hook(count).remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         counter = stack.enter_context(FlopCounterMode(display=False))
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return counter.get_total_flops(), rows
+    return counter.get_total_flops(), rows, calls

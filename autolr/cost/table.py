@@ -1,10 +1,11 @@
 """The price of any candidate: what the model costs without compression, less what each choice saves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autolr.cost.latency_model import LatencyTable
 from autolr.forms import FORMS
+from autolr.forms.base import Form
 from autolr.types import Candidate, Choice, Cost, Unit
 
 
@@ -20,6 +21,7 @@ class CostTable:
         biased: names of the units whose dense layer has a bias.
         bytes_per_param: of the weights.
         latency: predicts times, where a budget asks for them.
+        pairs: unit of attention -> pairs of positions at which a query meets a key in one forward pass.
     """
 
     dense: Cost
@@ -29,6 +31,7 @@ class CostTable:
     biased: frozenset[str]
     bytes_per_param: int
     latency: LatencyTable | None = None
+    pairs: Mapping[str, int] = field(default_factory=dict)
 
     def with_latency(self, table: LatencyTable) -> "CostTable":
         """Return the prices with times."""
@@ -49,7 +52,7 @@ class CostTable:
         dense_bias = sum(m.out_features for m in unit.matrices or (unit,) if m.name in self.biased)
         params = fewer + dense_bias - form.bias_entries(unit, choice, self.biased)
         saved: dict[str, int | float] = {
-            "flops": 2 * self.rows[name] * fewer,
+            "flops": self._flops(unit, choice, form),
             "params": params,
             "nonembedding-params": params,
             "memory": params * self.bytes_per_param - form.index_bytes(unit, choice),
@@ -57,6 +60,16 @@ class CostTable:
         if self.latency is not None:
             saved["latency"] = self.latency.saving(unit, choice)
         return saved
+
+    def _flops(self, unit: Unit, choice: Choice, form: Form) -> int:
+        """Return the FLOPs that a choice saves, in products with weights and of attention's heads with each other."""
+        before = sum(self.rows[matrix.name] * matrix.weights for matrix in unit.matrices or (unit,))
+        after = sum(self.rows[module] * weights for module, weights in form.products(unit, choice).items())
+        saved = 2 * (before - after)
+        if unit.heads is None:
+            return saved
+        fewer = unit.heads.groups * unit.heads.read - form.attention(unit, choice)
+        return saved + 4 * fewer * self.pairs[unit.name]  # scores, and what they weigh: two products
 
     def cost(self, candidate: Candidate) -> Cost:
         """Return the candidate's cost."""

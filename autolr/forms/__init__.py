@@ -7,20 +7,20 @@ How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs
 
 from collections.abc import Iterable
 
-from autolr.forms import low_rank, low_rank_rows, neurons, neurons_low_rank
+from autolr.forms import heads, low_rank, low_rank_rows, neurons, neurons_low_rank
 from autolr.forms.base import Form
 from autolr.registry import Registry
 
 FORMS: Registry[Form] = Registry(
-    "form", Form, lambda: (low_rank.FORM, low_rank_rows.FORM, neurons.FORM, neurons_low_rank.FORM)
+    "form", Form, lambda: (form.FORM for form in (low_rank, low_rank_rows, neurons, neurons_low_rank, heads))
 )
 """Every form: the built-in ones and those of installed packages."""
 
 
 MATRIX_FORMS = ("low-rank", "low-rank-rows")
 """What a single matrix may become, where a study names no forms."""
-PAIR_FORMS = ("neurons", "neurons-low-rank")
-"""What a feed-forward pair may become beside that."""
+GROUP_FORMS = ("neurons", "neurons-low-rank", "heads")
+"""What feed-forward pairs and attentions may become beside that."""
 
 
 def get_forms(names: Iterable[str]) -> tuple[Form, ...]:

@@ -102,6 +102,14 @@ class Form(ABC):
     def weights(self, unit: Unit, choice: Choice) -> int:
         """Return how many weights a choice stores and multiplies each vector by, without the bias."""
 
+    def products(self, unit: Unit, choice: Choice) -> Mapping[str, int]:
+        """Return the weights that a choice multiplies each vector by, by the module whose vectors they are."""
+        return {unit.modules[-1]: self.weights(unit, choice)}
+
+    def attention(self, unit: Unit, choice: Choice) -> int:
+        """Return, of a unit of attention, how many entries its query heads have together that are multiplied."""
+        return unit.heads.groups * unit.heads.read if unit.heads else 0
+
     def bias_entries(self, unit: Unit, choice: Choice, biased: Set[str]) -> int:
         """Return how many entries the biases of a choice have.
 

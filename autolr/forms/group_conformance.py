@@ -12,7 +12,8 @@ from autolr.checkpoint.runtime.layers import CompressedLinear
 from autolr.forms.base import Form, Given, Matrix
 from autolr.methods import METHODS
 from autolr.methods.conformance import example_stats
-from autolr.records import Choice, Unit
+from autolr.records import Choice, Heads, Unit
+from autolr.types import Method
 
 _TOKENS = 400
 _NEURONS, _IN, _OUT = 24, 10, 12
@@ -28,8 +29,19 @@ def example_unit(makers: int) -> Unit:
     return Unit("group", "group", 0, 1, _OUT, _IN, matrices=(*made, reader))
 
 
+def example_attention(queries: int) -> Unit:
+    """Return a unit of query, key, value and output, with so many query heads for each head of key and value."""
+    heads = Heads(_NEURONS // 4 // queries, queries, 4)
+    sizes = {"query": _NEURONS, "key": heads.groups * heads.width, "value": heads.groups * heads.width}
+    made = tuple(Unit(name, name, 0, 1, size, _IN) for name, size in sizes.items())
+    output = Unit("output", "output", 0, 1, _OUT, _NEURONS)
+    return Unit("group", "group", 0, 1, _OUT, _IN, matrices=(*made, output), heads=heads)
+
+
 def check_group(form: Form, seed: int) -> None:
-    """Run a form of several matrices through its laws, on one and on two matrices that make neurons.
+    """Run a form of several matrices through its laws, on units of the kind that its methods are for.
+
+    Those are one and two matrices that make neurons, or attention with one and with two query heads for each key.
 
     The laws: options build a layer for each module of the unit; together they store as many weights, bias entries
     and bytes of places as the form says, and multiply by as many weights; errors are not negative and never grow with
@@ -40,20 +52,25 @@ def check_group(form: Form, seed: int) -> None:
         AssertionError: a law is broken; the message names the law, the case and the figure.
     """
     random = torch.Generator().manual_seed(seed)
-    for makers in (1, 2):
-        unit = example_unit(makers)
-        weights = [torch.randn(m.out_features, m.in_features, generator=random) for m in unit.matrices]
-        stats = [example_stats(weight, _TOKENS, seed) for weight in weights]
-        matrices = [
-            Matrix(matrix, weight, torch.randn(len(weight), generator=random), measured.mean)
-            for matrix, weight, measured in zip(unit.matrices, weights, stats, strict=True)
-        ]
-        *before, last = matrices
-        for name in form.methods:
-            method = METHODS.get(name)
-            assert form.applies(unit, method), f"{form.name} does not apply to a feed-forward pair by {name}"
-            made = method.decompose([weight.double() for weight in weights], stats)
-            _check_options(form, Given(unit, name, made, last.weight, last.mean, last.bias, tuple(before)))
+    for name in form.methods:
+        method = METHODS.get(name)
+        for size in (1, 2):
+            unit = example_attention(size) if method.of == "heads" else example_unit(size)
+            assert form.applies(unit, method), f"{form.name} does not apply to {method.of} by {name}"
+            _check_options(form, _given(unit, method, random, seed))
+
+
+def _given(unit: Unit, method: Method, random: torch.Generator, seed: int) -> Given:
+    """Return a unit with random weights, decomposed."""
+    weights = [torch.randn(m.out_features, m.in_features, generator=random) for m in unit.matrices]
+    stats = [example_stats(weight, _TOKENS, seed) for weight in weights]
+    *before, last = [
+        Matrix(matrix, weight, torch.randn(len(weight), generator=random), measured.mean)
+        for matrix, weight, measured in zip(unit.matrices, weights, stats, strict=True)
+    ]
+    heads = (unit.heads,) if unit.heads else ()
+    made = method.decompose([weight.double() for weight in weights], stats, *heads)
+    return Given(unit, method.name, made, last.weight, last.mean, last.bias, tuple(before))
 
 
 def _check_options(form: Form, given: Given) -> None:

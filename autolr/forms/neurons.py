@@ -10,18 +10,17 @@ from collections.abc import Sequence, Set
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from autolr.checkpoint.runtime.layers import CompressedLinear, SelectedLinear
 from autolr.forms.base import Form, Given
+from autolr.forms.selection import INDEX_BYTES, empty_selected_layers, selected_layers
 from autolr.records import Choice, Unit
 
 NAME = "neurons"
 STEPS_OF_MULTIPLE = 2
 """Numbers of neurons are multiples of so many times the multiple of ranks."""
 N_TIMED = 8
-_INDEX_BYTES = 4
 
 
 def neurons(method: str, count: int) -> Choice:
@@ -55,42 +54,20 @@ class Neurons(Form):
 
     def index_bytes(self, unit: Unit, choice: Choice) -> int:
         """Return the bytes of the neurons' places, which each matrix has."""
-        return _INDEX_BYTES * choice["neurons"] * len(unit.matrices)
+        return INDEX_BYTES * choice["neurons"] * len(unit.matrices)
 
-    def build(self, given: Given, choice: Choice, like: Tensor) -> SelectedLinear:
+    def build(self, given: Given, choice: Choice, like: Tensor) -> CompressedLinear:
         """Return the layer that reads the neurons."""
-        layer = self.layers(given, choice, like)[given.unit.modules[-1]]
-        assert isinstance(layer, SelectedLinear)
-        return layer
+        return self.layers(given, choice, like)[given.unit.modules[-1]]
 
     def layers(self, given: Given, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
         """Return the layers that make and read the neurons; their outputs are exact on the mean of all neurons."""
-        count = choice["neurons"]
-        index = given.decomposition.kept(count).to(given.weight.device)
-        fitted = given.decomposition.weight(count).to(given.weight.device)
-        bias = fitted.new_zeros(len(fitted)) if given.bias is None else given.bias.double()
-        if given.mean is not None:
-            mean = given.mean.to(fitted)
-            bias = bias + given.weight.double() @ mean - fitted @ mean[index]
-        made = {
-            matrix.unit.name: (matrix.weight[index], None if matrix.bias is None else matrix.bias[index])
-            for matrix in given.before
-        }
-        built = {}
-        for matrix in given.unit.matrices:
-            weight, own_bias = made.get(matrix.name, (fitted, bias))
-            built[matrix.name] = _layer(matrix, count, matrix is given.unit.matrices[-1], own_bias is not None, like)
-            with torch.no_grad():
-                built[matrix.name].linear.weight.copy_(weight)
-                built[matrix.name].index.copy_(index)
-                if own_bias is not None:
-                    built[matrix.name].linear.bias.copy_(own_bias)
-        return dict(built)
+        index = given.decomposition.kept(choice["neurons"])
+        return selected_layers(given, dict.fromkeys(given.unit.modules, index), like)
 
     def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
         """Return the layers of a number of neurons with any weights."""
-        last = unit.matrices[-1]
-        return {m.name: _layer(m, choice["neurons"], m is last, True, like) for m in unit.matrices}
+        return empty_selected_layers(unit, dict.fromkeys(unit.modules, choice["neurons"]), like)
 
     def timed(self, unit: Unit) -> Sequence[Choice]:
         """Return numbers of neurons from few to nearly all."""
@@ -107,12 +84,6 @@ def _counts(unit: Unit, step: int) -> range:
 def _side(matrix: Unit, reads: bool) -> int:
     """Return how many weights of a matrix one neuron has."""
     return matrix.out_features if reads else matrix.in_features
-
-
-def _layer(matrix: Unit, count: int, reads: bool, bias: bool, like: Tensor) -> SelectedLinear:
-    wide_in, wide_out = matrix.in_features, matrix.out_features
-    sizes = (count, wide_out) if reads else (wide_in, count)
-    return SelectedLinear(*sizes, wide_in, wide_out, bias, device=like.device, dtype=like.dtype)
 
 
 FORM = Neurons()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autolr.errors import FactorizationError
 from autolr.methods.result_check import check_elimination
+from autolr.records import Heads
 from autolr.types import Decomposition, Elimination, LayerStats, Method, break_even_rank
 
 
@@ -68,6 +69,9 @@ def check(method: Method, *, seed: int = 0) -> None:
             maker = torch.randn(in_features, _MAKER_INPUTS, generator=random, dtype=torch.float64)
             made = _declared(method, example_stats(maker, n_tokens, seed), 0)
             _check_elimination(method, [maker, weight], stats and [made, stats], label)
+            continue
+        if method.of == "heads":
+            _check_elimination(method, [weight], stats and [stats], label, Heads(in_features, 1, 1))
             continue
         result = method.decompose(weight, stats)
         again = method.decompose(weight, stats)
@@ -145,10 +149,10 @@ def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
     assert left.shape[1] == right.shape[0] == rank, f"{label}: truncate({rank}) gave {left.shape[1]}"
 
 
-def _check_elimination(method: Method, weights: list[Tensor], stats: Any, label: str) -> None:
+def _check_elimination(method: Method, weights: list[Tensor], stats: Any, label: str, *heads: Heads) -> None:
     """Check an order of neurons: all of them reproduce the weight, and fewer never lose less; so of low rank."""
     before = [weight.clone() for weight in weights]
-    result, again = method.decompose(weights, stats), method.decompose(weights, stats)
+    result, again = method.decompose(weights, stats, *heads), method.decompose(weights, stats, *heads)
     assert all(map(torch.equal, weights, before)), f"{label} changed a weight"
     try:
         check_elimination(result, [(weight.shape[0], weight.shape[1]) for weight in weights])

@@ -34,6 +34,7 @@ def eliminate(
     covariance: Float[Tensor, "in in"],
     metric: Float[Tensor, "out out"],
     share_at_once: int = SHARE_AT_ONCE,
+    width: int = 1,
 ) -> Elimination:
     """Find the order in which inputs are removed, the least needed first.
 
@@ -42,6 +43,7 @@ def eliminate(
         covariance: of the inputs, (in, in); may be singular.
         metric: ``H = Lᵀ L`` of the output, (out, out), positive semi-definite.
         share_at_once: of the inputs left, one in so many is removed before scores are computed anew; at least one.
+        width: inputs that go together, as those of a head do; of several, one group is removed at a time.
 
     Returns:
         The elimination, float64.
@@ -62,7 +64,10 @@ def eliminate(
         if not torch.isfinite(tensor).all():
             raise FactorizationError(f"the {what} is not finite; check the model and the calibration data")
     covariance = _regular(covariance)
-    order = _order(weight, covariance, metric, share_at_once)
+    if width == 1:
+        order = _order(weight, covariance, metric, share_at_once)
+    else:
+        order = _order_of_groups(weight, covariance, metric, width)
     root = torch.linalg.cholesky(covariance[order][:, order], upper=True)
     projected = weight[:, order] @ root.mT
     energy = ((metric @ projected) * projected).sum(0).clamp(min=0.0)
@@ -104,3 +109,24 @@ def _order(weight: Tensor, covariance: Tensor, metric: Tensor, share_at_once: in
         inverse = inverse[stay][:, stay] - inverse[stay][:, gone] @ across
         left = left[stay]
     return torch.cat([*removed, left]).flip(0)
+
+
+def _order_of_groups(weight: Tensor, covariance: Tensor, metric: Tensor, width: int) -> Int[Tensor, " in"]:
+    """Return the inputs group by group, the last to be removed first; of a group in their own order."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    left = torch.arange(weight.shape[1], device=weight.device).view(-1, width)
+    removed: list[Tensor] = []
+    while len(left) > 1:
+        columns = weight.view(len(weight), -1, width).movedim(1, 0)
+        blocks = inverse.view(len(left), width, len(left), width).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+        needed = torch.linalg.solve(blocks, columns.mT @ (metric @ columns))
+        gone = int(needed.diagonal(dim1=1, dim2=2).sum(1).argmin())
+        mine = torch.arange(width, device=left.device) + gone * width
+        stay = torch.ones(left.numel(), dtype=torch.bool, device=left.device)
+        stay[mine] = False
+        across = torch.linalg.solve(inverse[mine][:, mine], inverse[mine][:, stay])
+        weight = weight[:, stay] - weight[:, mine] @ across
+        inverse = inverse[stay][:, stay] - inverse[stay][:, mine] @ across
+        removed.append(left[gone])
+        left = torch.cat([left[:gone], left[gone + 1 :]])
+    return torch.cat([*left, *removed[::-1]])

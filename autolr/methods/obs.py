@@ -24,17 +24,26 @@ def decompose(weights: Sequence[Tensor], stats: Sequence[LayerStats | None] | No
         weights: of the matrices that make the neurons, (neurons, in), and of the one that reads them, (out, neurons).
         stats: of these matrices, with gradients.
     """
-    grams: list[Tensor] = []
-    metrics: list[Tensor] = []
-    for measured in stats or [None] * len(weights):
-        layer = required(measured, "obs", "out_gram")
-        assert layer.out_gram is not None
-        grams.append(well_conditioned(layer.in_covariance, layer.n_tokens))
-        seen = layer.out_gram if layer.out_gram.any() else torch.eye(len(layer.out_gram), dtype=torch.float64)
-        metrics.append(shrink(seen.to(layer.out_gram), OUT_SHRINKAGE))  # without any signal all outputs weigh the same
+    grams, metrics = zip(*measured_metrics("obs", stats or [None] * len(weights)), strict=True)
     *makers, reader = weights
     found = eliminate(reader, grams[-1], metrics[-1])
     return replace(found, remainders=remainders(found, makers, reader, grams[:-1], metrics[:-1], metrics[-1]))
+
+
+def measured_metrics(method: str, stats: Sequence[LayerStats | None]) -> list[tuple[Tensor, Tensor]]:
+    """Return the covariance of the inputs and the metric of the outputs of each matrix, both well conditioned.
+
+    Raises:
+        FactorizationError: a matrix was not calibrated, or without gradients.
+    """
+    pairs = []
+    for measured in stats:
+        layer = required(measured, method, "out_gram")
+        assert layer.out_gram is not None
+        seen = layer.out_gram if layer.out_gram.any() else torch.eye(len(layer.out_gram), dtype=torch.float64)
+        metric = shrink(seen.to(layer.out_gram), OUT_SHRINKAGE)  # without any signal all outputs weigh the same
+        pairs.append((well_conditioned(layer.in_covariance, layer.n_tokens), metric))
+    return pairs
 
 
 METHOD = Method(

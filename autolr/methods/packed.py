@@ -29,7 +29,7 @@ def packed(
     """
     *_, weight = weights
     shape = (weight.shape[0], weight.shape[1])
-    if method.of == "neurons":
+    if method.of != "matrix":
         order = check_elimination(made, [(w.shape[0], w.shape[1]) for w in weights])
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
         rest = _remainders_packed(order.remainders, dtype)
@@ -78,7 +78,7 @@ def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
     """Rebuild a method's result from :func:`packed`'s tensors."""
-    if method.of != "neurons":
+    if method.of == "matrix":
         return Decomposition(**tensors)
     own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     rest = {name: tensor for name, tensor in tensors.items() if "/" in name}

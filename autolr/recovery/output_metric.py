@@ -43,7 +43,7 @@ def output_metric(
         return metric
     last = reader(group)
     outer = _metric(source, last, device)
-    if outer is None:
+    if outer is None or group.heads is not None:
         return metric[index][:, index]
     before = column_lengths(unit_weight(model, last).double()[:, index], outer)
     after = column_lengths(layers[last.name].dense_weight()[:, index], outer)

@@ -26,7 +26,7 @@ from autolr.cost.measure_latency import shared_copy
 from autolr.errors import AutolrError, UsageError
 from autolr.forms.swap import DecompositionSource, compressed
 from autolr.model.blocks import BlockCall
-from autolr.model.feed_forward import block_name
+from autolr.model.groups import block_name
 from autolr.model.record_calls import Batch, Reads, token_mask
 from autolr.model.units import unit_weight
 from autolr.recovery.base import Recovery
