@@ -27,7 +27,7 @@ from autolr.machine.tensor_digest import tensor_digest
 from autolr.machine.tensor_file import check_readable, save_tensors
 from autolr.methods import get_methods
 from autolr.methods.packed import Result, packed, unpacked
-from autolr.model.units import unit_weight
+from autolr.model.units import unit_bias, unit_weight
 from autolr.types import LayerStats, Method, Unit
 
 FORMAT = 1
@@ -228,7 +228,8 @@ class Bank:
     def _sound(self, method: Method, unit: Unit, stats: Sequence[LayerStats] | None) -> dict[str, Tensor]:
         """Return what is stored of a decomposition, after checking it."""
         weights = self._weights(unit)
-        made = _decomposed(method, unit, weights, stats, _fast_device(weights[-1]))
+        biases = [unit_bias(self.model, matrix) for matrix in matrices_of(unit)]
+        made = _decomposed(method, unit, weights, biases, stats, _fast_device(weights[-1]))
         return packed(made, method, unit, weights, self._dtype)
 
     def _weights(self, unit: Unit) -> list[Tensor]:
@@ -319,7 +320,12 @@ def _fast_device(weight: Tensor) -> torch.device:
 
 
 def _decomposed(
-    method: Method, unit: Unit, weights: Sequence[Tensor], stats: Sequence[LayerStats] | None, device: torch.device
+    method: Method,
+    unit: Unit,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    stats: Sequence[LayerStats] | None,
+    device: torch.device,
 ) -> object:
     """Return what a method makes of weights, on the CPU where the device has too little memory or its solver fails."""
 
@@ -328,7 +334,12 @@ def _decomposed(
         measured = None if stats is None else [layer.to(where) for layer in stats]
         if method.of == "matrix":
             return method.decompose(copies[0], None if measured is None else measured[0])
-        return method.decompose(copies, measured, *((unit.heads,) if unit.heads else ()))
+        if method.of == "neurons":
+            return method.decompose(copies, measured)
+        if method.of != "query-key":
+            return method.decompose(copies, measured, unit.heads)
+        own = [None if bias is None else bias.to(where, torch.float64, copy=True) for bias in biases]
+        return method.decompose(copies, measured, unit.heads, own)
 
     cpu = torch.device("cpu")
     try:

@@ -22,6 +22,7 @@ from autolr.methods import get_methods, matrix_methods
 from autolr.model.attention import find_attentions
 from autolr.model.digests import model_digests, tokenizer_digest
 from autolr.model.feed_forward import find_feed_forwards
+from autolr.model.head_entries import find_query_keys, find_value_outputs
 from autolr.model.inputs import Batch, check_tokens, longest_input
 from autolr.model.load import open_model
 from autolr.model.memory import check_memory
@@ -48,7 +49,17 @@ _NO_HEADS = (
     "no attention whose heads could be left out was found (fused projections, biases of each head, or layers that are "
     "excluded): all heads stay"
 )
-_GROUPS = {"neurons": (find_feed_forwards, _NO_PAIRS), "heads": (find_attentions, _NO_HEADS)}
+_NO_VALUES = "no attention whose value and output are matrices of their own was found: they are not compressed jointly"
+_NO_QUERIES = (
+    "no attention whose queries and keys could be compressed jointly was found (fused projections, or something stands "
+    "between them and the scores, as rotary positions do)"
+)
+_GROUPS = {
+    "neurons": (find_feed_forwards, _NO_PAIRS),
+    "heads": (find_attentions, _NO_HEADS),
+    "value-output": (find_value_outputs, _NO_VALUES),
+    "query-key": (find_query_keys, _NO_QUERIES),
+}
 """What a method is for -> what finds such units, and what is said where there are none."""
 _STRAY = "not fed the tokens of one sequence after the other (relative positions, or positions before sequences)"
 

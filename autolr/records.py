@@ -27,6 +27,11 @@ class Heads:
         """How many inputs a group has in the matrix that reads the heads."""
         return self.queries * self.width
 
+    @property
+    def all_read(self) -> int:
+        """How many inputs the matrix that reads the heads has."""
+        return self.groups * self.read
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -42,6 +47,8 @@ class Unit:
         transposed: the module stores ``W`` as (in, out), as GPT-2's ``Conv1D`` does.
         matrices: the matrices, each as a unit of its own, where there are several: those that make the neurons or the
             heads of attention, then the one that reads them.
+        of: what it is: a ``matrix`` by itself, the ``neurons`` of a feed-forward pair, the ``heads`` of an attention,
+            its ``value-output`` or its ``query-key`` pair.
         heads: of attention; None of everything else.
     """
 
@@ -53,6 +60,7 @@ class Unit:
     in_features: int
     transposed: bool = False
     matrices: tuple["Unit", ...] = ()
+    of: str = "matrix"
     heads: Heads | None = None
 
     @property

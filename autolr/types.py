@@ -37,8 +37,10 @@ __all__ = [
     "Need",
     "Remainder",
     "Score",
+    "ScoreDims",
     "Unit",
     "break_even_rank",
+    "turned_rows",
 ]
 
 Need = Literal["moments", "gradients"]
@@ -167,6 +169,8 @@ class Elimination:
         projected: (out, n), ``W rootᵀ`` in that order.
         errors: (n + 1,) float64, ``‖L (W x − W′ x_J)‖²`` per token where the first k inputs stay, from k = 0.
         remainders: low rank of what some numbers leave, rising; none where the method has none.
+        turn: (groups, width, width), what the entries of each head of value are multiplied by before: inputs are then
+            those of the turned heads, first by group, then by entry, then by query head; None: nothing.
     """
 
     order: Int[Tensor, " n"]
@@ -174,6 +178,7 @@ class Elimination:
     projected: Float[Tensor, "out n"]
     errors: Float[Tensor, " n_plus_1"]
     remainders: tuple[Remainder, ...] = ()
+    turn: Float[Tensor, "groups width width"] | None = None
 
     def kept(self, count: int) -> Int[Tensor, " count"]:
         """Return the inputs that stay where so many do, rising."""
@@ -201,6 +206,47 @@ class Elimination:
         return {remainder.count: remainder for remainder in self.remainders}[count]
 
 
+def turned_rows(
+    tensor: Float[Tensor, "rows ..."], turn: Float[Tensor, "groups width width"]
+) -> Float[Tensor, "rows ..."]:
+    """Return rows, or a bias, of which the entries of each head are multiplied by its group's matrix.
+
+    Args:
+        tensor: (heads x width, ...); of query heads several in turn belong to a group.
+        turn: of each group.
+
+    Example:
+        >>> swap = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+        >>> turned_rows(torch.tensor([1.0, 2.0, 3.0, 4.0]), swap).tolist()
+        [2.0, 1.0, 4.0, 3.0]
+    """
+    groups, width, _ = turn.shape
+    heads = tensor.reshape(groups, -1, width, tensor[0].numel())
+    turned: Tensor = turn[:, None] @ heads.to(turn)
+    return turned.reshape(tensor.shape)
+
+
+@dataclass(frozen=True)
+class ScoreDims:
+    """A nested order of the entries of queries and keys in which heads compute their scores.
+
+    Attributes:
+        order: (n,) entries of the turned keys, group by group, the most needed first.
+        errors: (n + 1,) float64, where the first k entries stay, from k = 0.
+        query_turn: (groups, width, width), what the entries of each query head are multiplied by first.
+        key_turn: the same of each key head; the scores of all entries are as before.
+    """
+
+    order: Int[Tensor, " n"]
+    errors: Float[Tensor, " n_plus_1"]
+    query_turn: Float[Tensor, "groups width width"]
+    key_turn: Float[Tensor, "groups width width"]
+
+    def kept(self, count: int) -> Int[Tensor, " count"]:
+        """Return the entries that stay where so many do, rising."""
+        return self.order[:count].sort().values
+
+
 @dataclass(frozen=True)
 class Method:
     """A closed-form factorization method: a record of its name, its needs and one pure function.
@@ -211,10 +257,11 @@ class Method:
         needs: which statistics it reads.
         decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64; of a method for
             neurons ``(weights, statistics) -> Elimination``, both of every matrix of the pair, the reading one last;
-            of one for heads ``(weights, statistics, heads) -> Elimination``, likewise.
+            of one for attention ``(weights, statistics, heads)``, likewise; of one for queries and keys
+            ``(weights, statistics, heads, biases) -> ScoreDims``.
         source: author, year and identifier of the publication.
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
-        of: what it is for: a ``matrix`` by itself, the ``neurons`` of a feed-forward pair, or attention's ``heads``.
+        of: what it is for: see :attr:`autolr.records.Unit.of`.
     """
 
     name: str
@@ -223,12 +270,11 @@ class Method:
     decompose: Callable[..., Any]  # as ``of`` says
     source: str
     keeps_rows: bool = False
-    of: Literal["matrix", "neurons", "heads"] = "matrix"
+    of: Literal["matrix", "neurons", "heads", "value-output", "query-key"] = "matrix"
 
     def fits(self, unit: Unit) -> bool:
         """Tell whether a unit is of the kind that the method is for."""
-        kind = "heads" if unit.heads else "neurons" if unit.matrices else "matrix"
-        return kind == self.of
+        return unit.of == self.of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from autolr.forms.swap import compressed
 from autolr.methods.elimination import eliminate
 from autolr.methods.obs_heads import METHOD
 from autolr.model.attention import find_attentions
-from autolr.model.units import find_units, unit_weight
+from autolr.model.units import find_units, unit_bias, unit_weight
 from autolr.records import Heads
 from autolr.recovery.refit import correct, refit
 from autolr.statistics.calibrate import calibrate
@@ -44,12 +44,13 @@ WITHOUT = (
 
 
 class Source:
-    """Decompositions of a model's attentions, from calibration on a few tokens."""
+    """Decompositions of a model's attentions, or of pairs of their matrices, from calibration on a few tokens."""
 
-    def __init__(self, model: nn.Module, length: int = 12) -> None:
+    def __init__(self, model: nn.Module, length: int = 12, find=find_attentions, method=METHOD) -> None:
         self.batch = batch_of(model, length)
         self.matrices = find_units(model).units
-        self.groups = {unit.name: unit for unit in find_attentions(model, self.matrices, self.batch)}
+        self.method = method
+        self.groups = {unit.name: unit for unit in find(model, self.matrices, self.batch)}
         grouped = {module for unit in self.groups.values() for module in unit.modules}
         measured = calibrate(model, [unit for unit in self.matrices if unit.name in grouped], [self.batch])
         self.measured = {unit.name: stats for unit, stats in measured}
@@ -67,7 +68,9 @@ class Source:
     def decomposition(self, name, method):
         unit = self.groups[name]
         weights = [unit_weight(self.model, matrix).double() for matrix in unit.matrices]
-        return METHOD.decompose(weights, [self.measured[matrix.name] for matrix in unit.matrices], unit.heads)
+        biases = [unit_bias(self.model, matrix) for matrix in unit.matrices]
+        more = [biases] if unit.of == "query-key" else []
+        return self.method.decompose(weights, [self.measured[m.name] for m in unit.matrices], unit.heads, *more)
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -11,7 +11,7 @@ from tiny import sized
 
 from autolr.allocation import modes
 from autolr.allocation.knapsack import Menu, allocate
-from autolr.allocation.modes import allocate_modes, exclusive, independent_sets
+from autolr.allocation.modes import allocate_modes, apart, exclusive
 from autolr.errors import BudgetError
 from autolr.optimization.spaces.importance import ImportanceSpace
 from autolr.records import Candidate, Choice, Unit
@@ -76,21 +76,30 @@ def test_menus_of_units_that_share_nothing_stay_as_they_are() -> None:
 
 
 def test_an_item_holds_every_way_to_cover_its_modules_once() -> None:
-    menus = menus_of({name: [(1.0, -1.0 - place, 0.0)] for place, name in enumerate(UNITS)})
-    joined = exclusive(menus, UNITS, ["flops"])
-    assert [menu.name for menu in joined] == ["q + k + v + o | q + k + ov | qk + v + o | qk + ov | heads", "up"]
-    assert all(menu.options[-1] == () or menu.options[0] == () for menu in joined)
+    menus = menus_of({name: [(1.0, -1.0 - place, float(-place))] for place, name in enumerate(UNITS)})
+    attention, other = exclusive(menus, UNITS, ["flops", "params"])
+    offered = [{name for name, _ in option} for option in attention.options]
+    modes = [("q", "k", "v", "o"), ("q", "k", "ov"), ("qk", "v", "o"), ("qk", "ov"), ("heads",)]
+    allowed = [set(s) for mode in modes for n in range(5) for s in itertools.combinations(mode, n)]
+    assert all(option in allowed for option in offered)
+    assert {"heads"} in offered
+    assert set() in offered
+    assert {"q", "k", "v", "o"} in offered or {"qk", "ov"} in offered
+    assert other.name == "up"
 
 
 @given(edges=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] != pair[1])))
-def test_independent_sets_are_those_that_nothing_can_be_added_to(edges) -> None:
+def test_parts_are_what_exclusions_connect(edges) -> None:
     exclusions = [{b for a, b in [*edges, *((b, a) for a, b in edges)] if a == place} for place in range(7)]
-    subsets = [set(s) for size in range(8) for s in itertools.combinations(range(7), size)]
-    apart = [s for s in subsets if not any(exclusions[place] & s for place in s)]
-    largest = {tuple(sorted(s)) for s in apart if not any(s < other for other in apart)}
-    found = list(independent_sets(range(7), exclusions))
-    assert len(found) == len(set(found))
-    assert set(found) == largest
+    parts = apart(range(7), exclusions)
+    assert sorted(place for part in parts for place in part) == list(range(7))
+    part_of = {place: number for number, part in enumerate(parts) for place in part}
+    assert all(part_of[a] == part_of[b] for a, b in edges)
+    for part in parts:  # nothing smaller is closed
+        reached = {part[0]}
+        for _ in part:
+            reached |= {other for place in reached for other in exclusions[place]}
+        assert reached == set(part)
 
 
 def test_each_form_of_a_pair_has_a_multiplier_of_its_own() -> None:

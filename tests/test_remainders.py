@@ -72,7 +72,7 @@ def test_what_is_stored_is_what_was_found():
     weights, stats = pair(0, makers=2)
     found = METHOD.decompose(weights, stats)
     matrices = tuple(Unit(str(k), "x", 0, 1, *weight.shape) for k, weight in enumerate(weights))
-    unit = Unit("pair", "x", 0, 1, OUT, IN, matrices=matrices)
+    unit = Unit("pair", "x", 0, 1, OUT, IN, matrices=matrices, of="neurons")
     again = unpacked(packed(found, METHOD, unit, weights, torch.float32), METHOD)
     assert [remainder.count for remainder in again.remainders] == remainder_counts(N)
     for before, after in zip(found.remainders, again.remainders, strict=True):

@@ -3,19 +3,20 @@
 Query and key can be compressed each for itself or jointly, a feed-forward pair matrix by matrix or by dropping neurons.
 Such alternatives are the modes of their modules: sets of units of which no two share a module. What a mode offers is
 the sum of its units' menus (an option of each, losses and costs added up); what the modules offer is the union of the
-modes, one item of the same multiple-choice knapsack. Options that another one beats in loss and in every budgeted cost
+modes, one item of the same multiple-choice knapsack. Modes are not listed one by one: what excludes nothing is added
+up, what excludes one another is united, part by part. Options that another one beats in loss and in every budgeted cost
 are dropped on the way, so that sums stay small; none that a solution could need is lost. Only menus of more options
 than ``MOST_JOINED`` are thinned before they are added up: hundreds of ranks, to those that are best for their cost.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from autolr.allocation.knapsack import DEFAULT_GAP, Allocation, Menu, allocate, unbeaten
 from autolr.records import Unit
 
-MOST_JOINED = {1: 128, 2: 32}
+MOST_JOINED = {1: 80, 2: 32}
 """Number of budgets (2: or more) -> options of a menu that are added to those of another."""
 
 
@@ -58,43 +59,56 @@ def exclusive(menus: Sequence[Menu], units: Mapping[str, Unit], quantities: Sequ
     places = range(len(menus))
     modules = [set(units[menu.name].modules) for menu in menus]
     exclusions = [{other for other in places if other != place and modules[place] & modules[other]} for place in places]
-    joined, done = [], set[int]()
-    for place in places:
-        if place in done:
-            continue
-        group = _reached(place, exclusions)
-        done |= group
-        if len(group) == 1:
-            joined.append(menus[place])
-        else:
-            modes = [[menus[p] for p in mode] for mode in independent_sets(sorted(group), exclusions)]
-            joined.append(union([total(mode, quantities) for mode in modes], quantities))
-    return joined
+    return [joined(menus, group, exclusions, quantities) for group in apart(places, exclusions)]
 
 
-def independent_sets(places: Sequence[int], exclusions: Sequence[set[int]]) -> Iterator[tuple[int, ...]]:
-    """Yield every largest set of places of which none excludes another: those to which none can be added.
+def joined(
+    menus: Sequence[Menu], group: Sequence[int], exclusions: Sequence[set[int]], quantities: Sequence[str]
+) -> Menu:
+    """Return all that units offer which exclude one another, each at most once.
+
+    The unit that excludes most others is in turn left out, and taken with what does not exclude it; each of these is
+    smaller, and falls into parts that are joined by themselves.
+
+    Args:
+        menus: one for each unit.
+        group: places of those that are joined, rising, each reached from every other by exclusions.
+        exclusions: of each place, the places that it excludes; symmetric.
+        quantities: what is budgeted.
+    """
+    if len(group) == 1:
+        return menus[group[0]]
+    first = max(group, key=lambda place: len(exclusions[place] & set(group)))
+    with_it = [place for place in group if place not in exclusions[first] and place != first]
+    without = [place for place in group if place != first]
+
+    def offered(rest: Sequence[int]) -> list[Menu]:
+        return [joined(menus, part, exclusions, quantities) for part in apart(rest, exclusions)]
+
+    modes = [total(offered(without), quantities), total([menus[first], *offered(with_it)], quantities)]
+    return union(modes, quantities)
+
+
+def apart(places: Sequence[int], exclusions: Sequence[set[int]]) -> list[list[int]]:
+    """Return the parts of some places between which nothing is excluded, in the order of the first place of each.
 
     Args:
         places: rising.
         exclusions: of each place, the places that it excludes; symmetric.
 
     Example:
-        >>> list(independent_sets([0, 1, 2], [{2}, {2}, {0, 1}]))
-        [(0, 1), (2,)]
+        >>> apart([0, 1, 2, 3], [{2}, set(), {0}, {4}])
+        [[0, 2], [1], [3]]
     """
-
-    def grow(chosen: tuple[int, ...], left: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        if not left:
-            if all(exclusions[place] & set(chosen) for place in places if place not in chosen):
-                yield chosen
-            return
-        place, rest = left[0], left[1:]
-        yield from grow((*chosen, place), [other for other in rest if other not in exclusions[place]])
-        if exclusions[place] & set(rest):  # otherwise nothing speaks against it
-            yield from grow(chosen, rest)
-
-    yield from grow((), places)
+    parts, left = [], list(places)
+    while left:
+        reached, new = {left[0]}, {left[0]}
+        while new:
+            new = {other for place in new for other in exclusions[place] if other in left} - reached
+            reached |= new
+        parts.append(sorted(reached))
+        left = [place for place in left if place not in reached]
+    return parts
 
 
 def total(menus: Sequence[Menu], quantities: Sequence[str]) -> Menu:
@@ -140,12 +154,3 @@ def union(modes: Sequence[Menu], quantities: Sequence[str]) -> Menu:
         np.concatenate([mode.loss for mode in modes]),
         {quantity: np.concatenate([mode.cost[quantity] for mode in modes]) for quantity in modes[0].cost},
     ).pruned(quantities)
-
-
-def _reached(place: int, exclusions: Sequence[set[int]]) -> set[int]:
-    """Return the places that exclusions lead to from one, itself among them."""
-    reached, new = {place}, {place}
-    while new:
-        new = {other for p in new for other in exclusions[p]} - reached
-        reached |= new
-    return reached

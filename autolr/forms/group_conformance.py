@@ -26,16 +26,23 @@ def example_unit(makers: int) -> Unit:
     """Return a unit of one or two matrices that make neurons and one that reads them."""
     made = tuple(Unit(f"up{index}", "up", 0, 1, _NEURONS, _IN) for index in range(makers))
     reader = Unit("down", "down", 0, 1, _OUT, _NEURONS)
-    return Unit("group", "group", 0, 1, _OUT, _IN, matrices=(*made, reader))
+    return Unit("group", "group", 0, 1, _OUT, _IN, matrices=(*made, reader), of="neurons")
 
 
-def example_attention(queries: int) -> Unit:
-    """Return a unit of query, key, value and output, with so many query heads for each head of key and value."""
+def example_attention(of: str, queries: int) -> Unit:
+    """Return a unit of an attention's matrices, with so many query heads for each head of key and value.
+
+    Args:
+        of: ``heads``, ``value-output`` or ``query-key``.
+        queries: 1, or more for grouped-query attention.
+    """
     heads = Heads(_NEURONS // 4 // queries, queries, 4)
-    sizes = {"query": _NEURONS, "key": heads.groups * heads.width, "value": heads.groups * heads.width}
-    made = tuple(Unit(name, name, 0, 1, size, _IN) for name, size in sizes.items())
-    output = Unit("output", "output", 0, 1, _OUT, _NEURONS)
-    return Unit("group", "group", 0, 1, _OUT, _IN, matrices=(*made, output), heads=heads)
+    narrow = heads.groups * heads.width
+    sizes = {"query": _NEURONS, "key": narrow, "value": narrow}
+    matrices = {name: Unit(name, name, 0, 1, size, _IN) for name, size in sizes.items()}
+    matrices["output"] = Unit("output", "output", 0, 1, _OUT, _NEURONS)
+    parts = tuple(matrices[name] for name in (of.split("-") if "-" in of else matrices))
+    return Unit("group", "group", 0, 1, parts[-1].out_features, _IN, matrices=parts, of=of, heads=heads)
 
 
 def check_group(form: Form, seed: int) -> None:
@@ -55,7 +62,7 @@ def check_group(form: Form, seed: int) -> None:
     for name in form.methods:
         method = METHODS.get(name)
         for size in (1, 2):
-            unit = example_attention(size) if method.of == "heads" else example_unit(size)
+            unit = example_unit(size) if method.of == "neurons" else example_attention(method.of, size)
             assert form.applies(unit, method), f"{form.name} does not apply to {method.of} by {name}"
             _check_options(form, _given(unit, method, random, seed))
 
@@ -68,8 +75,10 @@ def _given(unit: Unit, method: Method, random: torch.Generator, seed: int) -> Gi
         Matrix(matrix, weight, torch.randn(len(weight), generator=random), measured.mean)
         for matrix, weight, measured in zip(unit.matrices, weights, stats, strict=True)
     ]
-    heads = (unit.heads,) if unit.heads else ()
-    made = method.decompose([weight.double() for weight in weights], stats, *heads)
+    more: list[Any] = [unit.heads] if unit.heads else []
+    if unit.of == "query-key":
+        more.append([matrix.bias for matrix in (*before, last)])
+    made = method.decompose([weight.double() for weight in weights], stats, *more)
     return Given(unit, method.name, made, last.weight, last.mean, last.bias, tuple(before))
 
 

@@ -14,7 +14,7 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 from collections.abc import Iterable
 
 from autolr.errors import UsageError
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, svd
+from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, obs_ov, svd, svd_qk
 from autolr.registry import Registry
 from autolr.types import Method
 
@@ -23,7 +23,9 @@ BANK_FOLDERS = ("statistics", "scales", "alone", "dense")
 METHODS: Registry[Method] = Registry(
     "method",
     Method,
-    lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads)),
+    lambda: (
+        module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk)
+    ),
     reserved=BANK_FOLDERS,
 )
 """Every method: the built-in ones and those of installed packages."""

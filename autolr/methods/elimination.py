@@ -43,7 +43,7 @@ def eliminate(
         covariance: of the inputs, (in, in); may be singular.
         metric: ``H = Lᵀ L`` of the output, (out, out), positive semi-definite.
         share_at_once: of the inputs left, one in so many is removed before scores are computed anew; at least one.
-        width: inputs that go together, as those of a head do; of several, one group is removed at a time.
+        width: inputs that go together, as those of a head do.
 
     Returns:
         The elimination, float64.
@@ -67,7 +67,7 @@ def eliminate(
     if width == 1:
         order = _order(weight, covariance, metric, share_at_once)
     else:
-        order = _order_of_groups(weight, covariance, metric, width)
+        order = _order_of_groups(weight, covariance, metric, share_at_once, width)
     root = torch.linalg.cholesky(covariance[order][:, order], upper=True)
     projected = weight[:, order] @ root.mT
     energy = ((metric @ projected) * projected).sum(0).clamp(min=0.0)
@@ -111,7 +111,9 @@ def _order(weight: Tensor, covariance: Tensor, metric: Tensor, share_at_once: in
     return torch.cat([*removed, left]).flip(0)
 
 
-def _order_of_groups(weight: Tensor, covariance: Tensor, metric: Tensor, width: int) -> Int[Tensor, " in"]:
+def _order_of_groups(
+    weight: Tensor, covariance: Tensor, metric: Tensor, share_at_once: int, width: int
+) -> Int[Tensor, " in"]:
     """Return the inputs group by group, the last to be removed first; of a group in their own order."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     left = torch.arange(weight.shape[1], device=weight.device).view(-1, width)
@@ -119,14 +121,15 @@ def _order_of_groups(weight: Tensor, covariance: Tensor, metric: Tensor, width: 
     while len(left) > 1:
         columns = weight.view(len(weight), -1, width).movedim(1, 0)
         blocks = inverse.view(len(left), width, len(left), width).diagonal(dim1=0, dim2=2).movedim(-1, 0)
-        needed = torch.linalg.solve(blocks, columns.mT @ (metric @ columns))
-        gone = int(needed.diagonal(dim1=1, dim2=2).sum(1).argmin())
-        mine = torch.arange(width, device=left.device) + gone * width
-        stay = torch.ones(left.numel(), dtype=torch.bool, device=left.device)
-        stay[mine] = False
-        across = torch.linalg.solve(inverse[mine][:, mine], inverse[mine][:, stay])
-        weight = weight[:, stay] - weight[:, mine] @ across
-        inverse = inverse[stay][:, stay] - inverse[stay][:, mine] @ across
-        removed.append(left[gone])
-        left = torch.cat([left[:gone], left[gone + 1 :]])
+        scores = torch.linalg.solve(blocks, columns.mT @ (metric @ columns)).diagonal(dim1=1, dim2=2).sum(1)
+        gone = scores.topk(max(1, len(left) // share_at_once), largest=False, sorted=True).indices
+        stay = torch.ones(len(left), dtype=torch.bool, device=left.device)
+        stay[gone] = False
+        mine = (gone[:, None] * width + torch.arange(width, device=left.device)).flatten()
+        rest = stay.repeat_interleave(width)
+        across = torch.linalg.solve(inverse[mine][:, mine], inverse[mine][:, rest])
+        weight = weight[:, rest] - weight[:, mine] @ across
+        inverse = inverse[rest][:, rest] - inverse[rest][:, mine] @ across
+        removed.extend(left[gone])
+        left = left[stay]
     return torch.cat([*left, *removed[::-1]])

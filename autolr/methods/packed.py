@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.methods.result_check import check_elimination, check_record, check_values
-from autolr.types import Decomposition, Elimination, Method, Remainder, Unit, break_even_rank
+from autolr.methods.result_check import check_elimination, check_record, check_score_dims, check_values
+from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, Unit, break_even_rank
 
-Result = Decomposition | Elimination
+Result = Decomposition | Elimination | ScoreDims
 
 
 def packed(
@@ -29,9 +29,15 @@ def packed(
     """
     *_, weight = weights
     shape = (weight.shape[0], weight.shape[1])
+    if method.of == "query-key":
+        dims = check_score_dims(made, unit)
+        turns = {"query_turn": dims.query_turn.to(dtype), "key_turn": dims.key_turn.to(dtype)}
+        return _finite({"order": dims.order.to(torch.int32), "errors": dims.errors, **turns})
     if method.of != "matrix":
         order = check_elimination(made, [(w.shape[0], w.shape[1]) for w in weights])
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
+        if order.turn is not None:
+            factors["turn"] = order.turn.to(dtype)
         rest = _remainders_packed(order.remainders, dtype)
         return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors, **rest})
     result = check_record(made, method, shape, unit.break_even)
@@ -80,6 +86,8 @@ def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
     """Rebuild a method's result from :func:`packed`'s tensors."""
     if method.of == "matrix":
         return Decomposition(**tensors)
+    if method.of == "query-key":
+        return ScoreDims(**tensors)
     own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     rest = {name: tensor for name, tensor in tensors.items() if "/" in name}
     return Elimination(**own, remainders=_remainders_unpacked(rest))

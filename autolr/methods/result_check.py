@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.types import Decomposition, Elimination, Method, Remainder
+from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, Unit
 
 _ROUNDING = 1e-9
 """Share of the largest singular value by which another may rise or be negative."""
@@ -105,6 +105,32 @@ def check_elimination(result: object, shapes: Sequence[tuple[int, int]]) -> Elim
         raise FactorizationError("errors must not grow with the neurons that stay")
     for remainder in result.remainders:
         _check_remainder(remainder, [*((remainder.count, wide) for _, wide in makers), (out_features, remainder.count)])
+    return result
+
+
+def check_score_dims(result: object, unit: Unit) -> ScoreDims:
+    """Return what a method for queries and keys made, if it is an order of all entries with what belongs to it.
+
+    Args:
+        result: what the method returned.
+        unit: of query and key.
+
+    Raises:
+        FactorizationError: it is something else, or its errors grow; the message says what was seen.
+    """
+    if not isinstance(result, ScoreDims):
+        raise FactorizationError(f"a method must return an autolr.types.ScoreDims, got {type(result).__name__}")
+    assert unit.heads is not None
+    groups, width = unit.heads.groups, unit.heads.width
+    turn = (groups, width, width)
+    for name, size in {"errors": (groups * width + 1,), "query_turn": turn, "key_turn": turn}.items():
+        tensor: object = getattr(result, name)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
+            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
+    if result.order.sort().values.tolist() != list(range(groups * width)):
+        raise FactorizationError(f"order must name each of {groups * width} entries once")
+    if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
+        raise FactorizationError("errors must not grow with the entries that stay")
     return result
 
 

@@ -36,7 +36,7 @@ def find_attentions(model: nn.Module, units: Sequence[Unit], batch: Batch) -> tu
     Returns:
         Units whose ``matrices`` are query, key and value, in the order in which they are called, then the output.
     """
-    return find_groups(model, units, batch, ATTENTION, _tried)
+    return find_groups(model, units, batch, ATTENTION, "heads", _tried)
 
 
 def _tried(model: nn.Module, inside: Mapping[str, Unit], batch: Batch) -> Iterator[Members]:

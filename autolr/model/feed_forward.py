@@ -33,7 +33,7 @@ def find_feed_forwards(model: nn.Module, units: Sequence[Unit], batch: Batch) ->
     Returns:
         Units whose ``matrices`` are those that make the neurons, then the one that reads them.
     """
-    return find_groups(model, units, batch, FEED_FORWARD, _tried)
+    return find_groups(model, units, batch, FEED_FORWARD, "neurons", _tried)
 
 
 def _tried(model: nn.Module, inside: Mapping[str, Unit], batch: Batch) -> Iterator[Members]:

@@ -17,7 +17,9 @@ Tried = Callable[[nn.Module, Mapping[str, Unit], Batch], Iterable[Members]]
 """Finds such matrices among those of one block, which are given by their names in it and in the order of the pass."""
 
 
-def find_groups(model: nn.Module, units: Sequence[Unit], batch: Batch, role: str, tried: Tried) -> tuple[Unit, ...]:
+def find_groups(
+    model: nn.Module, units: Sequence[Unit], batch: Batch, role: str, of: str, tried: Tried
+) -> tuple[Unit, ...]:
     """Return a unit of several matrices for each place in each block where some go together, in forward order.
 
     Args:
@@ -25,6 +27,7 @@ def find_groups(model: nn.Module, units: Sequence[Unit], batch: Batch, role: str
         units: its matrices.
         batch: tokenized inputs of a few short sequences.
         role: what such a unit is called, behind the name of its block; numbered where a block has several.
+        of: what such a unit is.
         tried: looks for them in the first block of each stack.
     """
     found: list[Unit] = []
@@ -42,7 +45,7 @@ def find_groups(model: nn.Module, units: Sequence[Unit], batch: Batch, role: str
             for number, (names, heads) in enumerate(stacks[stack]):
                 if all(name in inside for name in names):
                     matrices = [inside[name] for name in names]
-                    found.append(_joined(block, f"{role}.{number}" if several else role, matrices, heads))
+                    found.append(_joined(block, f"{role}.{number}" if several else role, matrices, of, heads))
     return tuple(found)
 
 
@@ -57,7 +60,7 @@ def block_name(unit: Unit) -> str:
     return ".".join(parts[: len(parts) - len(unit.role.split("."))]) or unit.name
 
 
-def _joined(block: str, role: str, matrices: Sequence[Unit], heads: Heads | None) -> Unit:
+def _joined(block: str, role: str, matrices: Sequence[Unit], of: str, heads: Heads | None) -> Unit:
     first, last = matrices[0], matrices[-1]
     return Unit(
         f"{block}.{role}",
@@ -67,5 +70,6 @@ def _joined(block: str, role: str, matrices: Sequence[Unit], heads: Heads | None
         last.out_features,
         first.in_features,
         matrices=tuple(matrices),
+        of=of,
         heads=heads,
     )

@@ -335,8 +335,91 @@ class SelectedLowRankLinear(LowRankLinear):
         return self.bias if self.reads else full.index_copy(0, self.index.long(), self.bias)
 
 
+class SpreadLinear(CompressedLinear):
+    """A dense layer of which only some inputs are read or some outputs computed; it is fed and gives all of them.
+
+    Outputs that are not computed are zero.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        count: how many inputs are read, or outputs computed.
+        reads: whether it is the inputs of which some are left.
+        bias: whether there is one.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Attributes:
+        index: places of what is left, rising, int32.
+
+    Shape:
+        input (..., in_features), output (..., out_features).
+
+    Example:
+        >>> SpreadLinear(4, 6, 2, False)(torch.zeros(3, 4)).shape
+        torch.Size([3, 6])
+    """
+
+    kind: ClassVar[str] = "spread"
+    index: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        count: int,
+        reads: bool,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, device, dtype)
+        self.count, self.reads = count, reads
+        sizes = (count, out_features) if reads else (in_features, count)
+        self.linear = _linear(*sizes, bias, device, dtype)
+        self.register_buffer("index", torch.zeros(count, dtype=torch.int32, device=device))
+
+    @property
+    def bias(self) -> Any:
+        """The bias, as long as the inner layer has outputs, or None; it lives in ``linear``."""
+        return self.linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, (..., out_features)."""
+        if self.reads:
+            read: Tensor = self.linear(x.index_select(-1, self.index))
+            return read
+        made: Tensor = self.linear(x)
+        return made.new_zeros(*made.shape[:-1], self.out_features).index_copy(-1, self.index.long(), made)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "count": self.count,
+            "reads": self.reads,
+            "bias": self.linear.bias is not None,
+        }
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix with zeros where something is left out, (out_features, in_features) float64."""
+        weight = self.linear.weight.double()
+        full = weight.new_zeros(self.out_features, self.in_features)
+        return full.index_copy(int(self.reads), self.index.long(), weight)
+
+    def dense_bias(self) -> Tensor:
+        """Return the bias of the dense layer's size, zero where there is none or an output is left out."""
+        full = self.linear.weight.new_zeros(self.out_features)
+        bias: Tensor | None = self.linear.bias
+        if bias is None or self.reads:
+            return full if bias is None else bias
+        return full.index_copy(0, self.index.long(), bias)
+
+
 KINDS: dict[str, type[CompressedLinear]] = {
-    layer.kind: layer for layer in (LowRankLinear, LowRankRowsLinear, SelectedLinear, SelectedLowRankLinear)
+    layer.kind: layer
+    for layer in (LowRankLinear, LowRankRowsLinear, SelectedLinear, SelectedLowRankLinear, SpreadLinear)
 }
 
 
