@@ -1,6 +1,6 @@
 """What an error in the outputs of a compressed layer means to the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -8,18 +8,17 @@ from torch import Tensor, nn
 
 from autolr.bank import reader
 from autolr.checkpoint.runtime.layers import CompressedLinear
-from autolr.forms.swap import DecompositionSource
 from autolr.methods.kfac import OUT_SHRINKAGE
 from autolr.methods.remainders import column_lengths
 from autolr.methods.weighted_svd import shrink
 from autolr.model.units import unit_weight
 from autolr.recovery.regression import places
-from autolr.types import Unit
+from autolr.types import LayerStats, Unit
 
 
 def output_metric(
     model: nn.Module,
-    source: DecompositionSource,
+    stats: Callable[[str], LayerStats | None],
     unit: Unit,
     group: Unit | None,
     layers: Mapping[str, CompressedLinear],
@@ -31,18 +30,18 @@ def output_metric(
 
     Args:
         model: the dense model.
-        source: of statistics.
+        stats: of a matrix, by its name.
         unit: the matrix.
         group: the unit of several matrices that it belongs to; None: it is by itself.
         layers: the compressed layers, by the modules that they replace.
     """
     device = unit_weight(model, unit).device
-    metric = _metric(source, unit, device)
+    metric = _metric(stats, unit, device)
     index = places(layers[unit.name])
     if metric is None or group is None or index is None or unit == reader(group):
         return metric
     last = reader(group)
-    outer = _metric(source, last, device)
+    outer = _metric(stats, last, device)
     if outer is None:
         return metric[index][:, index]
     before = column_lengths(unit_weight(model, last).double()[:, index], outer)
@@ -51,6 +50,8 @@ def output_metric(
     return change[:, None] * metric[index][:, index] * change
 
 
-def _metric(source: DecompositionSource, unit: Unit, device: torch.device) -> Tensor | None:
-    stats = source.stats(unit.name)
-    return None if stats is None or stats.out_gram is None else shrink(stats.out_gram.to(device), OUT_SHRINKAGE)
+def _metric(stats: Callable[[str], LayerStats | None], unit: Unit, device: torch.device) -> Tensor | None:
+    measured = stats(unit.name)
+    if measured is None or measured.out_gram is None:
+        return None
+    return shrink(measured.out_gram.to(device), OUT_SHRINKAGE)

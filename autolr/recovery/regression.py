@@ -14,13 +14,12 @@ Source: Izenman 1975 (J. Multivariate Analysis 5) for reduced-rank regression.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autolr.checkpoint.runtime.layers import CompressedLinear, LowRankLinear, SelectedLinear
+from autolr.checkpoint.runtime.layers import CompressedLinear, LowRankLinear, SelectedLinear, SelectedLowRankLinear
 from autolr.forms.gauge import balance
 from autolr.methods.shrinkage import well_conditioned
 from autolr.methods.weighted_svd import weighted_svd
@@ -37,6 +36,7 @@ _REGULAR = 1e-6
 
 Refitted = LowRankLinear | SelectedLinear
 """Layers of which a part, on what it is fed, is a linear map to fit."""
+_FITTED_WHOLE = (LowRankLinear, SelectedLinear, SelectedLowRankLinear)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,20 @@ class Correction:
     left: Float[Tensor, "out k"]
     right: Float[Tensor, "k in"] | None
     bias: Float[Tensor, " out"] | None
+
+
+def correct(layer: Refitted, correction: Correction) -> None:
+    """Give a compressed layer its refitted factor and bias, in place."""
+    with torch.no_grad():
+        if isinstance(layer, LowRankLinear):
+            if layer.rank:
+                assert correction.right is not None
+                layer.left.weight.copy_(correction.left)
+                layer.right.weight.copy_(correction.right)
+        else:
+            layer.linear.weight.copy_(correction.left)
+        if correction.bias is not None:
+            layer.bias.copy_(correction.bias)
 
 
 def places(layer: CompressedLinear) -> Tensor | None:
@@ -72,20 +86,30 @@ def fitted_part(layer: Refitted) -> Float[Tensor, "out in"]:
     return layer.linear.weight.double()
 
 
-class Moments:
-    """Σ (x, 1)(x, 1)ᵀ and Σ y (x, 1)ᵀ over tokens, float64."""
+def computed_beside(layer: Refitted) -> Float[Tensor, "out in"] | None:
+    """Return the matrix of the part that is not fitted, rows that are kept dense, float64; None where there is none."""
+    if type(layer) in _FITTED_WHOLE or places(layer) is not None:
+        return None
+    return layer.dense_weight() - fitted_part(layer)
 
-    def __init__(self) -> None:
-        self.n_tokens = 0
-        self._gram: Any = 0
-        self._cross: Any = 0
 
-    def add(self, x: Float[Tensor, "tokens in"], y: Float[Tensor, "tokens out"]) -> None:
-        """Add up some tokens."""
-        x = torch.nn.functional.pad(x, (0, 1), value=1.0)
-        self.n_tokens += len(x)
-        self._gram = self._gram + (x.mT @ x).double()
-        self._cross = self._cross + (y.mT @ x).double()
+@dataclass(frozen=True)
+class LayerMoments:
+    """What one layer is fed and is to answer, over all tokens.
+
+    Attributes:
+        n_tokens: how many there are.
+        gram: ``E[x xᵀ]``, (in, in) float64.
+        cross: ``E[y xᵀ]``, (out, in) float64.
+        mean: ``E[x]``, (in,) float64.
+        offset: ``E[y]``, (out,) float64.
+    """
+
+    n_tokens: int
+    gram: Float[Tensor, "in in"]
+    cross: Float[Tensor, "out in"]
+    mean: Float[Tensor, " in"]
+    offset: Float[Tensor, " out"]
 
     def solve(
         self,
@@ -106,9 +130,7 @@ class Moments:
         if stats is None and enough < 1:
             return None
         share = 0.0 if stats is None else min(MOST_PRIOR, PRIOR * max(1.0, 1 / enough))
-        gram, cross = self._gram / self.n_tokens, self._cross / self.n_tokens
-        mean, offset = gram[-1, :-1], cross[:, -1]
-        gram, cross = gram[:-1, :-1], cross[:, :-1]
+        gram, cross, mean, offset = self.gram, self.cross, self.mean, self.offset
         if layer.bias is not None:
             gram, cross = gram - torch.outer(mean, mean), cross - torch.outer(offset, mean)
         if stats is not None:
@@ -149,9 +171,9 @@ def _dense_moments(
     """Return the moments that x and y have in the dense model, about the mean where the layer has a bias."""
     gram = stats.in_gram if layer.bias is None else stats.in_covariance
     gram = well_conditioned(gram.to(weight.device), stats.n_tokens)
-    index, target = places(layer), weight.double()
-    if isinstance(layer, LowRankLinear) and index is None:
-        target = target - (layer.dense_weight() - fitted_part(layer))  # rows that are kept
+    index, target, beside = places(layer), weight.double(), computed_beside(layer)
+    if beside is not None:
+        target = target - beside
     if index is None:
         return gram, target @ gram
     if reads_some(layer):
