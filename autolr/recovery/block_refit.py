@@ -25,7 +25,9 @@ _STATISTICS = 2
 
 
 class AnswerMemory:
-    """Lets the layers of a block run once on each batch, however often the block is run.
+    """Lets the parts of a block run once on each batch, however often the block is run.
+
+    What a part answers may change only while it is not reached: passes end before the first layer that is not refitted.
 
     Attributes:
         batch: number of the batch that the block is run on.
@@ -33,20 +35,29 @@ class AnswerMemory:
 
     def __init__(self) -> None:
         self.batch = 0
-        self._answers: dict[tuple[str, int], tuple[Tensor, int]] = {}
+        self._answers: dict[int, dict[str, tuple[Any, list[int]]]] = {}
 
     def serve(self, name: str, module: Any) -> None:
-        """Have a layer answer from memory what it has answered once; an answer that was written into is made again."""
-        forward: Callable[[Tensor], Tensor] = module.forward
+        """Have a part answer from memory what it has answered once; an answer that was written into is made again."""
+        forward: Callable[..., Any] = module.forward
 
-        def answer(x: Tensor) -> Tensor:
-            known, version = self._answers.get((name, self.batch), (None, 0))
-            if known is None or known._version != version:
-                known = forward(x)
-                self._answers[name, self.batch] = known, known._version
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            answers = self._answers.setdefault(self.batch, {})
+            known, versions = answers.get(name, (None, []))
+            if known is None or _versions(known) != versions:
+                known = forward(*args, **kwargs)
+                for inner in [other for other in answers if other.startswith(f"{name}.")]:
+                    del answers[inner]  # it will not be asked any more
+                answers[name] = known, _versions(known)
             return known
 
         module.forward = answer
+
+
+def _versions(answer: Any) -> list[int]:
+    """Return how often the tensors of an answer were written into."""
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    return [part._version for part in parts if isinstance(part, Tensor)]
 
 
 @dataclass
@@ -78,11 +89,8 @@ class SmallBlock:
                 inner = module.removeprefix(self.prefix)
                 self.layers[module] = layer.train(self.block.get_submodule(inner).training)
                 self.block.set_submodule(inner, self.layers[module])
-        once = self.dense.called_once
-        tokens = sum(mask.numel() for mask in self.dense.masks)
-        size = sum(unit.out_features for unit in once.values()) * tokens * next(self.block.parameters()).element_size()
-        if size <= MOST_KEPT:
-            for inner in once:
+        if self.dense.answer_bytes() <= MOST_KEPT:
+            for inner in self.dense.parts:
                 self.memory.serve(inner, self.block.get_submodule(inner))
 
     def refit(self, states: HiddenStates, tick: Callable[[float], None]) -> dict[str, Correction]:

@@ -1,8 +1,9 @@
 """Second moments of a group of layers: of what they are fed now, and with what they are to answer.
 
 Products are taken per batch in float32 and added up in float64. Layers that are fed the same tensor share them: where a
-group's answers are wider than what it is fed, moments with the dense model's inputs are taken, ``Σ x* xᵀ``, and those
-with an answer ``y = W x* + b`` follow: ``W Σ x* xᵀ + b Σ xᵀ``.
+group's answers are wider than what it is fed, moments with the dense model's inputs x* are taken, and those
+with an answer ``y = W x* + b`` follow: ``Cov(y, x) = W Cov(x*, x)``. All are taken about the first batch's means, so
+that a covariance far smaller than the mean keeps its digits.
 """
 
 from typing import Any
@@ -14,26 +15,27 @@ from torch import Tensor
 from autolr.recovery.observed import INPUT, Targets
 from autolr.recovery.regression import LayerMoments, Refitted, computed_beside, places, reads_some
 
+_FED = "."
+"""Name, among the targets, of what a group is fed in the compressed model; no layer's."""
 _STRIP = 128
 """Columns of a Gram matrix that are computed at once; of each strip only what is not known by symmetry."""
 
 
 class Moments:
-    """Σ x, Σ x xᵀ, and of each target t: Σ t, Σ t xᵀ, over tokens; float64.
+    """Second moments, over tokens, of what a group is fed, x, and of x with each target.
 
     Example:
         >>> moments = Moments()
         >>> moments.add(torch.tensor([[1.0, 0.0], [3.0, 2.0]]), {"up": torch.tensor([[1.0], [2.0]])})
-        >>> moments.n_tokens, moments.gram.tolist(), moments.cross["up"].tolist()
-        (2, [[10.0, 6.0], [6.0, 4.0]], [[7.0, 4.0]])
+        >>> moments.covariance.tolist(), moments.cross("up").tolist(), moments.mean("up").tolist()
+        ([[1.0, 1.0], [1.0, 1.0]], [[0.5, 0.5]], [1.5])
     """
 
     def __init__(self) -> None:
         self.n_tokens = 0
-        self.gram: Any = 0
-        self.total: Any = 0
-        self.cross: dict[str, Any] = {}
-        self.totals: dict[str, Any] = {}
+        self._pivots: dict[str, Tensor] = {}
+        self._sums: dict[str, Any] = {}
+        self._products: dict[str, Any] = {}
 
     def add(self, x: Float[Tensor, "tokens in"], targets: Targets) -> None:
         """Add up some tokens, float32.
@@ -43,13 +45,33 @@ class Moments:
             targets: what is seen of them in the dense model, (tokens, features) each.
         """
         self.n_tokens += len(x)
-        gram = gram_of(x)
-        self.gram = self.gram + gram.double()
-        self.total = self.total + x.sum(0).double()
+        centred = self._centred(_FED, x)
+        self._products[_FED] = self._products.get(_FED, 0) + gram_of(centred).double()
         for name, target in targets.items():
-            cross = gram if target is x else target.mT @ x
-            self.cross[name] = self.cross.get(name, 0) + cross.double()
-            self.totals[name] = self.totals.get(name, 0) + target.sum(0).double()
+            product = self._centred(name, target).mT @ centred
+            self._products[name] = self._products.get(name, 0) + product.double()
+
+    def _centred(self, name: str, x: Float[Tensor, "tokens n"]) -> Float[Tensor, "tokens n"]:
+        """Return some tokens less what their mean is in the first batch, and add up what is left."""
+        x = x - self._pivots.setdefault(name, x.mean(0))
+        self._sums[name] = self._sums.get(name, 0) + x.sum(0).double()
+        return x
+
+    @property
+    def covariance(self) -> Float[Tensor, "in in"]:
+        """``Cov(x)``."""
+        return self.cross(_FED)
+
+    def cross(self, name: str) -> Float[Tensor, "features in"]:
+        """Return ``Cov(t, x)`` of a target."""
+        n = self.n_tokens
+        cross: Tensor = self._products[name] / n - torch.outer(self._sums[name] / n, self._sums[_FED] / n)
+        return cross
+
+    def mean(self, name: str) -> Float[Tensor, " features"]:
+        """Return ``E[t]`` of a target."""
+        mean: Tensor = self._pivots[name].double() + self._sums[name] / self.n_tokens
+        return mean
 
     def of(
         self, name: str, layer: Refitted, weight: Float[Tensor, "full_out full_in"], bias: Float[Tensor, " out"] | None
@@ -62,23 +84,20 @@ class Moments:
             weight: of the dense one.
             bias: likewise.
         """
-        seen = INPUT if INPUT in self.cross else name
-        cross, totals = self.cross[seen], self.totals[seen]
         index = None if reads_some(layer) else places(layer)
-        if seen == INPUT:
-            if index is not None:
-                weight, bias = weight[index], None if bias is None else bias[index]
-            cross, totals = weight.double() @ cross, weight.double() @ totals
+        if INPUT in self._sums:
+            weight = (weight if index is None else weight[index]).double()
+            cross, offset = weight @ self.cross(INPUT), weight @ self.mean(INPUT)
             if bias is not None:
-                cross = cross + torch.outer(bias.double(), self.total)
-                totals = totals + self.n_tokens * bias.double()
-        elif index is not None:
-            cross, totals = cross[index], totals[index]
-        beside = computed_beside(layer)
+                offset = offset + (bias if index is None else bias[index]).double()
+        else:
+            cross, offset = self.cross(name), self.mean(name)
+            if index is not None:
+                cross, offset = cross[index], offset[index]
+        covariance, mean, beside = self.covariance, self.mean(_FED), computed_beside(layer)
         if beside is not None:
-            cross, totals = cross - beside @ self.gram, totals - beside @ self.total
-        n = self.n_tokens
-        return LayerMoments(n, self.gram / n, cross / n, self.total / n, totals / n)
+            cross, offset = cross - beside @ covariance, offset - beside @ mean
+        return LayerMoments(self.n_tokens, covariance, cross, mean, offset)
 
 
 def gram_of(x: Float[Tensor, "tokens n"]) -> Float[Tensor, "n n"]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -49,8 +50,8 @@ class Group:
 
 def groups_of(
     block: nn.Module, inside: Mapping[str, Unit], reads: Mapping[str, Reads], call: BlockCall, hidden: Tensor
-) -> tuple[list[Group], dict[str, Unit]]:
-    """Return the layers of a block in groups, in the order of the pass, and those that it runs once.
+) -> tuple[list[Group], list[str]]:
+    """Return the layers of a block in groups, in the order of the pass, and the parts that hold some and run once.
 
     Args:
         block: dense.
@@ -59,26 +60,28 @@ def groups_of(
         call: of one batch.
         hidden: its hidden states.
     """
-    order: list[tuple[str, Tensor]] = []
+    order: list[tuple[str, Any]] = []
+    parts = [name for name, _ in block.named_modules() if any(f"{inner}.".startswith(f"{name}.") for inner in inside)]
     with ExitStack() as hooks:
-        for inner in inside:
+        for part in parts:
 
-            def note(_module: nn.Module, args: tuple[Tensor, ...], inner: str = inner) -> None:
-                order.append((inner, args[0]))
+            def note(_module: nn.Module, args: tuple[Any, ...], part: str = part) -> None:
+                order.append((part, args[0] if part in inside else None))
 
-            hooks.callback(block.get_submodule(inner).register_forward_pre_hook(note).remove)
+            hooks.callback(block.get_submodule(part).register_forward_pre_hook(note).remove)
         call.run(block, hidden)
     groups: list[dict[Reads, dict[str, Unit]]] = []
     before: Tensor | None = None
     for inner, x in order:
-        if x is not before:
-            groups.append({})
-        unit = inside[inner]
-        groups[-1].setdefault(reads[unit.name], {})[inner] = unit
-        before = x
-    runs = Counter(inner for inner, _ in order)
-    once = {inner: unit for inner, unit in inside.items() if runs[inner] == 1}
-    return [Group(units, positions) for same in groups for positions, units in same.items()], once
+        if inner in inside:
+            if x is not before:
+                groups.append({})
+            groups[-1].setdefault(reads[inside[inner].name], {})[inner] = inside[inner]
+            before = x
+    runs = Counter(part for part, _ in order)
+    return [Group(units, positions) for same in groups for positions, units in same.items()], [
+        part for part in parts if runs[part] == 1
+    ]
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class DenseBlock:
         calls: of the block, on each batch.
         masks: of the real tokens, (batch, positions) each.
         states: what it is fed; once its outputs are there, what the next is fed.
-        called_once: the layers that one pass runs once, by their names in the block.
+        parts: names in the block of what holds some of these layers, and is run once in a pass.
         kept: for each batch and group what is seen; empty where that is too much.
     """
 
@@ -100,7 +103,7 @@ class DenseBlock:
     calls: Sequence[BlockCall]
     masks: Sequence[Tensor]
     states: HiddenStates
-    called_once: Mapping[str, Unit]
+    parts: Sequence[str]
     kept: list[Sequence[Targets]]
 
     def keeps(self) -> bool:
@@ -110,6 +113,12 @@ class DenseBlock:
             tokens = sum(int(live_positions(mask, group.reads).sum()) for mask in self.masks)
             size += 4 * tokens * sum(group.wanted.values())
         return size <= MOST_KEPT
+
+    def answer_bytes(self) -> int:
+        """Return what the answers of all its layers on all batches take."""
+        positions = sum(mask.numel() for mask in self.masks)
+        features = sum(unit.out_features for group in self.groups for unit in group.units.values())
+        return positions * features * self.states[0].element_size()
 
     def run(self, look: bool) -> None:
         """Put the block's outputs in the place of what it is fed, and keep what is seen meanwhile if so asked."""

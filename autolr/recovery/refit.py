@@ -6,8 +6,9 @@ the dense layer on its own inputs, at the rank or on the neurons that it has: :m
 method found the factors matters no more after that, but for the sizes that were chosen by it.
 
 Layers are taken in the order of the pass, so each makes up for what those before it lost; those fed the same tensor
-(query, key, value) together. Kept rows, dense layers and those of other forms stay as they are. The cost is two to five
-passes of the dense model over the data, and a decomposition of each layer.
+(query, key, value) together. Kept rows, dense layers and those of other forms stay as they are. The cost is one pass of
+the dense model over the data, which several candidates share, and for each candidate a pass of its own, the moments of
+what its layers are fed, and a decomposition of each.
 
 Source: the least-squares update of SVD-LLM (Wang et al. 2024, arXiv 2403.07378), taken towards the dense model's
 outputs rather than the dense layer's on the same inputs (measured: the same or a little better).
@@ -174,8 +175,8 @@ def _dense_block(
     """Return a block of the dense model, fed what the stack's states are."""
     block, name = model.get_submodule(stack.names[index]), stack.names[index]
     inside = {unit.name.removeprefix(f"{name}."): unit for unit in units if block_name(unit) == name}
-    groups, once = groups_of(block, inside, reads, stack.calls[index][0], stack.states[0])
-    return DenseBlock(block, groups, stack.calls[index], masks, stack.states, once, [])
+    groups, parts = groups_of(block, inside, reads, stack.calls[index][0], stack.states[0])
+    return DenseBlock(block, groups, stack.calls[index], masks, stack.states, parts, [])
 
 
 def _refit_block(
@@ -212,6 +213,24 @@ def _refit_block(
         dense.run(look=False)
 
 
+def _compute_together(
+    model: nn.Module,
+    candidates: Sequence[Candidate],
+    source: DecompositionSource,
+    batches: Sequence[Batch],
+    tick: Callable[[float], None],
+) -> list[dict[str, Tensor]]:
+    return [
+        {
+            f"{name}/{part}": tensor
+            for name, correction in corrections.items()
+            for part, tensor in vars(correction).items()
+            if tensor is not None
+        }
+        for corrections in refit_together(model, candidates, source, batches, tick)
+    ]
+
+
 def _compute(
     model: nn.Module,
     candidate: Candidate,
@@ -219,13 +238,8 @@ def _compute(
     batches: Sequence[Batch],
     tick: Callable[[float], None],
 ) -> dict[str, Tensor]:
-    corrections = refit(model, candidate, source, batches, tick)
-    return {
-        f"{name}/{part}": tensor
-        for name, correction in corrections.items()
-        for part, tensor in vars(correction).items()
-        if tensor is not None
-    }
+    [tensors] = _compute_together(model, [candidate], source, batches, tick)
+    return tensors
 
 
 def _apply(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -242,5 +256,6 @@ REFIT = Recovery(
     did="refitted by least squares",
     compute=_compute,
     apply=_apply,
+    compute_together=_compute_together,
     examples=1024,  # 512 were measured to leave a tenth more divergence at 0.2x, a twentieth at 0.1x
 )

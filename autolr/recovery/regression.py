@@ -99,14 +99,14 @@ class LayerMoments:
 
     Attributes:
         n_tokens: how many there are.
-        gram: ``E[x xᵀ]``, (in, in) float64.
-        cross: ``E[y xᵀ]``, (out, in) float64.
+        covariance: ``Cov(x)``, (in, in) float64.
+        cross: ``Cov(y, x)``, (out, in) float64.
         mean: ``E[x]``, (in,) float64.
         offset: ``E[y]``, (out,) float64.
     """
 
     n_tokens: int
-    gram: Float[Tensor, "in in"]
+    covariance: Float[Tensor, "in in"]
     cross: Float[Tensor, "out in"]
     mean: Float[Tensor, " in"]
     offset: Float[Tensor, " out"]
@@ -130,9 +130,9 @@ class LayerMoments:
         if stats is None and enough < 1:
             return None
         share = 0.0 if stats is None else min(MOST_PRIOR, PRIOR * max(1.0, 1 / enough))
-        gram, cross, mean, offset = self.gram, self.cross, self.mean, self.offset
-        if layer.bias is not None:
-            gram, cross = gram - torch.outer(mean, mean), cross - torch.outer(offset, mean)
+        gram, cross, mean, offset = self.covariance, self.cross, self.mean, self.offset
+        if layer.bias is None:
+            gram, cross = gram + torch.outer(mean, mean), cross + torch.outer(offset, mean)
         if stats is not None:
             dense_gram, dense_cross = _dense_moments(layer, weight, stats)
             gram = (1 - share) * gram + share * dense_gram
