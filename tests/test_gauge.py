@@ -16,8 +16,8 @@ from autolr.forms.gauge import balance, balance_
 from autolr.forms.low_rank import Factors, fill_, make_factors, make_layer
 from autolr.forms.swap import compressed
 from autolr.methods.weighted_svd import weighted_svd
+from autolr.recovery.moments import Moments
 from autolr.recovery.refit import correct
-from autolr.recovery.regression import Moments
 
 SCALES = (1e-24, 1e-12, 1e-4, 1.0, 1e8)
 """Of the mean squared gradients: from a model that is sure of everything to one in its first steps."""
@@ -116,8 +116,9 @@ def test_a_refitted_layer_is_balanced_anew():
     layer = make_layer(factors, torch.zeros(OUT), torch.empty(0))
     moments = Moments()
     with torch.no_grad():
-        moments.add(x, 3 * x @ weight.mT)
-        correct(layer, moments.solve(layer, weight, None, 1e-12 * torch.eye(OUT, dtype=torch.float64)))
+        moments.add(x, {"layer": 3 * x @ weight.mT})
+        of_layer = moments.of("layer", layer, weight, None)
+        correct(layer, of_layer.solve(layer, weight, None, 1e-12 * torch.eye(OUT, dtype=torch.float64)))
     assert ((lengths(layer) > 0.49) & (lengths(layer) < 2.01)).all()
 
 

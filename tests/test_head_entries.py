@@ -24,6 +24,7 @@ from autolr.methods.weighted_svd import shrink
 from autolr.model.head_entries import find_query_keys, find_value_outputs
 from autolr.model.units import find_units
 from autolr.records import Heads
+from autolr.recovery.refit import correct, refit
 from autolr.types import Candidate, turned_rows
 
 FIND = {"ov": (find_value_outputs, METHODS.get("obs-ov")), "qk": (find_query_keys, METHODS.get("svd-qk"))}
@@ -203,3 +204,40 @@ def test_a_study_of_pairs_goes_from_search_to_a_checkpoint_that_gives_the_same_a
             atol=1e-4,
             rtol=1e-3,
         )
+
+
+@pytest.mark.parametrize(("pair", "name"), [("ov", "bert"), ("ov", "llama"), ("qk", "bert")])
+def test_refitting_brings_the_answers_nearer_in_the_turn_that_was_chosen(pair, name):
+    model = made(name)
+    find, method = FIND[pair]
+    of = Source(model, 24, find, method)
+    batches = [{**of.batch, "input_ids": of.batch["input_ids"].roll(k, 1)} for k in range(1, 8)]
+    chosen = {
+        unit.name: CHOICE[pair](method.name, unit.heads.groups * unit.heads.width // 4) for unit in of.groups.values()
+    }
+    candidate = Candidate.of(chosen)
+    corrections = refit(model, candidate, of, batches)
+    assert len(corrections) >= len(of.groups)
+    with torch.no_grad():
+        dense = torch.stack([model(**batch).logits for batch in batches])
+        with compressed(model, candidate, of):
+            before = float((torch.stack([model(**batch).logits for batch in batches]) - dense).norm())
+            for layer, correction in corrections.items():
+                correct(model.get_submodule(layer), correction)
+            after = float((torch.stack([model(**batch).logits for batch in batches]) - dense).norm())
+    assert after < 0.9 * before
+
+
+def test_with_all_entries_a_refit_changes_nothing():
+    model = made("bert")
+    of = Source(model, 24, find_value_outputs, METHODS.get("obs-ov"))
+    batches = [{**of.batch, "input_ids": of.batch["input_ids"].roll(k, 1)} for k in range(1, 8)]
+    candidate = Candidate.of(
+        {unit.name: ov_pair("obs-ov", unit.heads.groups * unit.heads.width) for unit in of.groups.values()}
+    )
+    corrections = refit(model, candidate, of, batches)
+    with torch.no_grad(), compressed(model, candidate, of):
+        for layer, correction in corrections.items():
+            module = model.get_submodule(layer)
+            gap = float((correction.left - module.linear.weight).norm() / module.linear.weight.norm())
+            assert gap < 2e-2

@@ -23,6 +23,7 @@ from autolr.methods.weighted_svd import psd_power, shrink
 from autolr.model.units import unit_weight
 from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Silent
+from autolr.recovery import block_refit
 from autolr.recovery import observed as observed_module
 from autolr.recovery import refit as refit_module
 from autolr.recovery.conformance import check
@@ -177,6 +178,7 @@ def test_what_is_too_much_to_keep_is_computed_anew(monkeypatch) -> None:
     candidate = random_candidate(source, seed=2)
     plain = refit(model, candidate, source, DATA)
     monkeypatch.setattr(observed_module, "MOST_KEPT", 0)
+    monkeypatch.setattr(block_refit, "MOST_KEPT", 0)
     again = refit(model, candidate, source, DATA)
     assert plain.keys() == again.keys()
     for name, correction in plain.items():
@@ -248,8 +250,12 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
     phases: list[str] = []
     monkeypatch.setattr(Silent, "start", lambda _, phase: phases.append(phase))
     result = run_search(make_spec(plain, "test"), folder, Silent())
-    refitted = {said[1] for phase in phases if (said := re.match(r"refit \d+ layers of trial (\d+) on ", phase))}
-    assert refitted == {str(member.trial) for member in result.members if member.variant.recovery is not None}
+    [refitted] = [
+        said[1] for phase in phases if (said := re.match(r"refit \d+ layers of trials? ([\d, ]+) on ", phase))
+    ]
+    assert set(refitted.split(", ")) == {
+        str(member.trial) for member in result.members if member.variant.recovery is not None
+    }
     opened, winner = open_study(folder, Silent()), result.winning
     layers = sum(len(opened.bank.unit(name).modules) for name, _ in winner.candidate.choices)
     assert result.report.recovery.layers == result.report.to_json()["refitted"] == layers
@@ -258,18 +264,19 @@ def test_the_winner_is_refitted_once_and_its_checkpoint_holds_it(study, monkeypa
     card = (folder.path / result.checkpoint / "README.md").read_text()
     assert f"{layers} layers were refitted by least squares" in card
     candidate = winner.candidate
-    monkeypatch.setattr(refit_module, "refit", lambda *_: pytest.fail("it was kept"))
+    monkeypatch.setattr(refit_module, "refit_together", lambda *_: pytest.fail("it was kept"))
     changes = finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     from autolr.checkpoint.load import load_checkpoint
 
     loaded = load_checkpoint(folder.path / result.checkpoint)
     for name in changes.layers:
-        left, right, bias = (changes.tensors[f"{name}/{part}"] for part in ("left", "right", "bias"))
         layer = loaded.get_submodule(name)
-        assert isinstance(layer, LowRankLinear)
-        assert torch.equal(layer.outer_weight, left)
-        assert torch.equal(layer.inner_weight, right)
-        assert torch.equal(layer.bias, bias)
+        low_rank = isinstance(layer, LowRankLinear)
+        assert torch.equal(layer.outer_weight if low_rank else layer.linear.weight, changes.tensors[f"{name}/left"])
+        assert torch.equal(layer.bias, changes.tensors[f"{name}/bias"])
+        assert (f"{name}/right" in changes.tensors) == low_rank
+        if low_rank:
+            assert torch.equal(layer.inner_weight, changes.tensors[f"{name}/right"])
 
 
 def test_damaged_corrections_are_computed_again(study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,8 +286,8 @@ def test_damaged_corrections_are_computed_again(study, monkeypatch: pytest.Monke
     file = folder.bank / "refit" / f"{candidate.digest}.safetensors"
     before, calls = {name: tensor.clone() for name, tensor in load_file(file).items()}, []
     file.write_bytes(file.read_bytes()[:-7] + b"damaged")
-    real = refit_module.refit
-    monkeypatch.setattr(refit_module, "refit", lambda *args: calls.append(1) or real(*args))
+    real = refit_module.refit_together
+    monkeypatch.setattr(refit_module, "refit_together", lambda *args: calls.append(1) or real(*args))
     opened = open_study(folder, Silent())
     finalists.changes_of(opened.inputs, opened.bank, candidate, Silent())
     assert calls == [1]

@@ -135,6 +135,10 @@ class Form(ABC):
         """Return the layer of a choice for each module that it replaces, by the module's name."""
         return {given.unit.name: self.build(given, choice, like)}
 
+    def turns(self, given: Given) -> Mapping[str, Float[Tensor, "groups width width"]]:
+        """Return what the entries of heads are multiplied by before some of them are left out, by module."""
+        return {}
+
     def arguments(self, unit: Unit, choice: Choice) -> dict[str, int]:
         """Return the arguments that build the choice's layer, as its own ``sizes`` do."""
         return {"in_features": unit.in_features, "out_features": unit.out_features, **dict(choice.sizes)}

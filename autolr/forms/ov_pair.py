@@ -94,6 +94,10 @@ class OvPair(Form):
             last.name: spread(last, places, True, fitted, bias, like),
         }
 
+    def turns(self, given: Given) -> Mapping[str, Tensor]:
+        """Return the turn of values, which is that of what the output reads too."""
+        return dict.fromkeys(given.unit.modules, given.decomposition.turn)
+
     def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
         """Return both layers with any weights."""
         counts, last = _counts(unit, choice), unit.matrices[-1]

@@ -80,6 +80,11 @@ class QkPair(Form):
             last.name: _turned(last, kept, made.key_turn, given.weight, given.bias, like),
         }
 
+    def turns(self, given: Given) -> Mapping[str, Tensor]:
+        """Return the turns of queries and of keys."""
+        made = given.decomposition
+        return dict(zip(given.unit.modules, (made.query_turn, made.key_turn), strict=True))
+
     def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
         """Return both layers with any weights."""
         counts = _counts(unit, choice)

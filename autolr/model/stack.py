@@ -81,6 +81,25 @@ class Stack:
         with torch.no_grad():
             return self._call(batch, index)[1]
 
+    def calls(self, batch: Batch, count: int) -> list[tuple[int, Tensor, BlockCall]]:
+        """Return the numbers of the first blocks, what the first one is fed, and how the model calls each; none is run.
+
+        Args:
+            batch: tokenized inputs.
+            count: of blocks, ≥ 1.
+        """
+        found: list[tuple[int, Tensor, BlockCall]] = []
+
+        def note(index: int, x: Tensor, call: BlockCall) -> Tensor:
+            found.append((index, x, call))
+            if index + 1 == count:
+                raise Stop
+            return x
+
+        with torch.no_grad(), self._passing(note), stopping():
+            self.model(**{name: value for name, value in batch.items() if name != "labels"})
+        return found
+
     @contextmanager
     def with_hidden(self, hidden: Tensor) -> Iterator[nn.Module]:
         """Run a block of code in which the model has ``hidden`` as what its blocks make of any input."""

@@ -14,6 +14,9 @@ from autolr.results import RecoveryNote
 Tick = Callable[[float], None]
 """Told the share of the work done, in [0, 1]; may raise to stop."""
 Compute = Callable[[nn.Module, Candidate, DecompositionSource, Sequence[Batch], Tick], Mapping[str, Tensor]]
+ComputeTogether = Callable[
+    [nn.Module, Sequence[Candidate], DecompositionSource, Sequence[Batch], Tick], Sequence[Mapping[str, Tensor]]
+]
 Apply = Callable[[nn.Module, Mapping[str, Tensor]], None]
 
 
@@ -33,6 +36,8 @@ class Recovery:
             ``compute`` returned, and nothing else of the model.
         examples: calibration examples that it takes; None: all.
         trains: it trains the model, in the sense of gradient descent on its loss.
+        compute_together: as ``compute``, of several candidates at once, where that is cheaper; the tensors of each are
+            those that ``compute`` returns. None: one is computed after the other.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Recovery:
     apply: Apply
     examples: int | None = None
     trains: bool = False
+    compute_together: ComputeTogether | None = None
 
 
 @dataclass(frozen=True)

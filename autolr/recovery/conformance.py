@@ -18,7 +18,7 @@ def check(
 
     The laws: tensors are named after layers of the candidate and are finite; the same input gives the same tensors;
     the dense model is as it was, after computing and after applying; what is applied changes the compressed model's
-    answers; without compressed layers there is nothing to recover.
+    answers; without compressed layers there is nothing to recover; candidates computed together are as by themselves.
 
     Args:
         recovery: the record to test.
@@ -48,6 +48,13 @@ def check(
     assert any(not torch.equal(a, b) for a, b in zip(truncated, after, strict=True)), "what is applied changes nothing"
     assert _equal(before, _state(model)), "the dense model must be as it was, after computing and after applying"
     assert not _computed(recovery, model, Candidate(), source, batches), "the dense model has nothing to recover"
+    if recovery.compute_together is not None:
+        several = [candidate, Candidate(), candidate]
+        both = recovery.compute_together(model, several, source, batches, lambda _: None)
+        same = [dict(found) for found in both]
+        assert len(same) == len(several), "compute_together gives the tensors of each candidate"
+        alike = all(_equal(found, wanted) for found, wanted in zip(same, (tensors, {}, tensors), strict=True))
+        assert alike, "candidates computed together have the tensors that each has by itself"
 
 
 def _computed(

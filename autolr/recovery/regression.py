@@ -14,16 +14,16 @@ Source: Izenman 1975 (J. Multivariate Analysis 5) for reduced-rank regression.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from autolr.checkpoint.runtime.layers import CompressedLinear, LowRankLinear, SelectedLinear
+from autolr.checkpoint.runtime.layers import LowRankLinear, SelectedLinear, SelectedLowRankLinear, SpreadLinear
 from autolr.forms.gauge import balance
 from autolr.methods.shrinkage import well_conditioned
 from autolr.methods.weighted_svd import weighted_svd
+from autolr.recovery.kept import Kept
 from autolr.types import LayerStats
 
 PRIOR = 0.4
@@ -35,8 +35,9 @@ tokens is left as it was."""
 _REGULAR = 1e-6
 """Share of the mean second moment by which the solution is drawn to the layer's own, where inputs never occur."""
 
-Refitted = LowRankLinear | SelectedLinear
+Refitted = LowRankLinear | SelectedLinear | SpreadLinear
 """Layers of which a part, on what it is fed, is a linear map to fit."""
+_FITTED_WHOLE = (LowRankLinear, SelectedLinear, SelectedLowRankLinear, SpreadLinear)
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,18 @@ class Correction:
     bias: Float[Tensor, " out"] | None
 
 
-def places(layer: CompressedLinear) -> Tensor | None:
-    """Return which inputs or outputs of the dense layer are left; None where all are."""
-    index: Tensor | None = getattr(layer, "index", None)
-    return None if index is None else index.long()
-
-
-def reads_some(layer: CompressedLinear) -> bool:
-    """Tell whether it is the inputs of which some are left."""
-    return bool(getattr(layer, "reads", False))
+def correct(layer: Refitted, correction: Correction) -> None:
+    """Give a compressed layer its refitted factor and bias, in place."""
+    with torch.no_grad():
+        if isinstance(layer, LowRankLinear):
+            if layer.rank:
+                assert correction.right is not None
+                layer.left.weight.copy_(correction.left)
+                layer.right.weight.copy_(correction.right)
+        else:
+            layer.linear.weight.copy_(correction.left)
+        if correction.bias is not None:
+            layer.bias.copy_(correction.bias)
 
 
 def fitted_part(layer: Refitted) -> Float[Tensor, "out in"]:
@@ -72,20 +76,30 @@ def fitted_part(layer: Refitted) -> Float[Tensor, "out in"]:
     return layer.linear.weight.double()
 
 
-class Moments:
-    """Σ (x, 1)(x, 1)ᵀ and Σ y (x, 1)ᵀ over tokens, float64."""
+def computed_beside(layer: Refitted) -> Float[Tensor, "out in"] | None:
+    """Return the matrix of the part that is not fitted, rows that are kept dense, float64; None where there is none."""
+    if type(layer) in _FITTED_WHOLE:
+        return None
+    return layer.dense_weight() - fitted_part(layer)
 
-    def __init__(self) -> None:
-        self.n_tokens = 0
-        self._gram: Any = 0
-        self._cross: Any = 0
 
-    def add(self, x: Float[Tensor, "tokens in"], y: Float[Tensor, "tokens out"]) -> None:
-        """Add up some tokens."""
-        x = torch.nn.functional.pad(x, (0, 1), value=1.0)
-        self.n_tokens += len(x)
-        self._gram = self._gram + (x.mT @ x).double()
-        self._cross = self._cross + (y.mT @ x).double()
+@dataclass(frozen=True)
+class LayerMoments:
+    """What one layer is fed and is to answer, over all tokens.
+
+    Attributes:
+        n_tokens: how many there are.
+        covariance: ``Cov(x)``, (in, in) float64.
+        cross: ``Cov(y, x)``, (out, in) float64.
+        mean: ``E[x]``, (in,) float64.
+        offset: ``E[y]``, (out,) float64.
+    """
+
+    n_tokens: int
+    covariance: Float[Tensor, "in in"]
+    cross: Float[Tensor, "out in"]
+    mean: Float[Tensor, " in"]
+    offset: Float[Tensor, " out"]
 
     def solve(
         self,
@@ -93,6 +107,7 @@ class Moments:
         weight: Float[Tensor, "full_out full_in"],
         stats: LayerStats | None,
         metric: Float[Tensor, "out out"] | None,
+        kept: Kept,
     ) -> Correction | None:
         """Return the solution; None where there are too few tokens for one.
 
@@ -101,24 +116,23 @@ class Moments:
             weight: of the dense one.
             stats: of the dense one; None: there are none.
             metric: of the layer's outputs; None is the identity.
+            kept: what the layer has of the dense one's inputs and outputs.
         """
-        enough = self.n_tokens / (TOKENS_PER_INPUT * layer.in_features)
+        enough = self.n_tokens / (TOKENS_PER_INPUT * len(self.mean))
         if stats is None and enough < 1:
             return None
         share = 0.0 if stats is None else min(MOST_PRIOR, PRIOR * max(1.0, 1 / enough))
-        gram, cross = self._gram / self.n_tokens, self._cross / self.n_tokens
-        mean, offset = gram[-1, :-1], cross[:, -1]
-        gram, cross = gram[:-1, :-1], cross[:, :-1]
-        if layer.bias is not None:
-            gram, cross = gram - torch.outer(mean, mean), cross - torch.outer(offset, mean)
+        gram, cross, mean, offset = self.covariance, self.cross, self.mean, self.offset
+        if layer.bias is None:
+            gram, cross = gram + torch.outer(mean, mean), cross + torch.outer(offset, mean)
         if stats is not None:
-            dense_gram, dense_cross = _dense_moments(layer, weight, stats)
+            dense_gram, dense_cross = _dense_moments(layer, weight, stats, kept)
             gram = (1 - share) * gram + share * dense_gram
             cross = (1 - share) * cross + share * dense_cross
         left, right = _of_rank(layer, _regressed(gram, cross, fitted_part(layer)), gram, metric)
         matrix = left if right is None else left @ right
         bias = None if layer.bias is None else (offset - matrix @ mean).to(layer.bias)
-        like = layer.linear.weight if isinstance(layer, SelectedLinear) else layer.outer_weight
+        like = layer.outer_weight if isinstance(layer, LowRankLinear) else layer.linear.weight
         return Correction(left.to(like), None if right is None else right.to(like), bias)
 
 
@@ -144,16 +158,13 @@ def _of_rank(
 
 
 def _dense_moments(
-    layer: Refitted, weight: Float[Tensor, "full_out full_in"], stats: LayerStats
+    layer: Refitted, weight: Float[Tensor, "full_out full_in"], stats: LayerStats, kept: Kept
 ) -> tuple[Float[Tensor, "in in"], Float[Tensor, "out in"]]:
     """Return the moments that x and y have in the dense model, about the mean where the layer has a bias."""
     gram = stats.in_gram if layer.bias is None else stats.in_covariance
     gram = well_conditioned(gram.to(weight.device), stats.n_tokens)
-    index, target = places(layer), weight.double()
-    if isinstance(layer, LowRankLinear) and index is None:
-        target = target - (layer.dense_weight() - fitted_part(layer))  # rows that are kept
-    if index is None:
-        return gram, target @ gram
-    if reads_some(layer):
-        return gram[index][:, index], target @ gram[:, index]
-    return gram, target[index] @ gram
+    target, beside = weight.double(), computed_beside(layer)
+    if beside is not None:
+        target = target - beside
+    mixed = kept.inputs(gram)  # with all inputs, of those that are left
+    return kept.inputs(mixed.mT), kept.outputs(target) @ mixed

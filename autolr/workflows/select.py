@@ -21,7 +21,7 @@ from autolr.spec.budgets import Floor
 from autolr.spec.objectives import rank_of
 from autolr.spec.study import StudySpec
 from autolr.tasks import Scorer
-from autolr.workflows.finalists import changes_of
+from autolr.workflows.finalists import changes_of, recover_together
 
 Rank = tuple[bool, float, float, int]
 """Misses a floor; the objective, less is better; the cost; the number."""
@@ -97,6 +97,7 @@ def rank_members(
         members.append(judge.scored(member_of(trial)))
         progress.update((done + 1) / len(trials))
     members = in_order(members, judge.rank, inputs.spec)
+    recover_together(inputs, bank, members[:FINALISTS], progress)
     finalists = [_better_variant(judge, member) for member in members[:FINALISTS]]
     return in_order([*finalists, *members[FINALISTS:]], judge.rank, inputs.spec)
 
