@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ from autolr.optimization.curve_scales import make_menus
 from autolr.optimization.preparation import build_bank
 from autolr.optimization.scorers import scorer_of
 from autolr.problem import open_inputs
-from autolr.recovery.refit import REFIT, correct, refit
+from autolr.records import Candidate
+from autolr.recovery.refit import REFIT, refit_together
+from autolr.recovery.regression import correct
 from autolr.spec.study import StudySpec, make_spec
 
 LOW_RANK = {"low rank": ("low-rank",)}
 NEURONS = {"and neurons": ("low-rank", "neurons")}
-ALL = {"and low rank of the rest": ("low-rank", "neurons", "neurons-low-rank")}
-MENUS = {"minilm": LOW_RANK | ALL, "stories": LOW_RANK | NEURONS | ALL}
+REST = {"and low rank of the rest": ("low-rank", "neurons", "neurons-low-rank")}
+FORMS = ("low-rank", "neurons", "neurons-low-rank", "ov-pair", "qk-pair", "heads")
+ALL = {"all": FORMS}
+WITHOUT = {f"all but {form}": tuple(other for other in FORMS if other != form) for form in FORMS}
+MENUS = {"minilm": LOW_RANK | REST | ALL | WITHOUT, "stories": LOW_RANK | NEURONS | REST | ALL}
 BUDGETS = {"minilm": (0.35, 0.2, 0.15, 0.1), "stories": (0.8, 0.6)}
 QUANTITY = {"minilm": "flops", "stories": "nonembedding-params"}
 SHOWN = {"minilm": ("divergence", "accuracy", "agreement"), "stories": ("loss", "divergence")}
@@ -42,7 +48,7 @@ SHOWN = {"minilm": ("divergence", "accuracy", "agreement"), "stories": ("loss", 
 
 def asked(model: str, folder: Path, seed: int) -> StudySpec:
     """Return the specification of a model's study."""
-    search = {"methods": ["kfac"], "forms": list(*ALL.values())}
+    search = {"methods": ["kfac"], "forms": list(FORMS)}
     common: dict[str, Any] = {"seed": seed, "budgets": [f"1x-{QUANTITY[model]}"]}
     if model == "minilm":
         return spec(search=search, **common)
@@ -71,25 +77,38 @@ def rows_of(model: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     quantity, rows = QUANTITY[model], []
     for budget in BUDGETS[model]:
         limit = {quantity: budget * inputs.costs.dense.get(quantity) - inputs.costs.base.get(quantity)}
+        found: dict[str, Candidate] = {}
         for name, forms in MENUS[model].items():
             keep = [[not any(c.form not in forms for _, c in option) for option in menu.options] for menu in menus]
             offered = [menu.kept(torch.tensor(k).nonzero()[:, 0].numpy()) for menu, k in zip(menus, keep, strict=True)]
             began = time.perf_counter()
-            candidate = allocate_modes(offered, units, limit).candidate
-            row: dict[str, Any] = {"seed": seed, "budget": budget, "menu": name}
-            row["milliseconds"] = 1e3 * (time.perf_counter() - began)
-            began = time.process_time()
-            corrections = refit(inputs.model, candidate, bank, batches)
-            row["refit processor seconds"] = time.process_time() - began
+            found[name] = allocate_modes(offered, units, limit).candidate
+            milliseconds = 1e3 * (time.perf_counter() - began)
+            rows.append({"seed": seed, "budget": budget, "menu": name, "milliseconds": milliseconds})
+        candidates = list(dict.fromkeys(found.values()))
+        began = time.process_time()
+        corrections = refit_together(inputs.model, candidates, bank, batches)
+        seconds = (time.process_time() - began) / len(candidates)
+        measured = {}
+        for candidate, found_corrections in zip(candidates, corrections, strict=True):
             with compressed(inputs.model, candidate, bank) as small:
-                row["plain"] = {score: value.to_json() for score, value in scorer.score(small).items()}
-                for layer, correction in corrections.items():
+                plain = {score: value.to_json() for score, value in scorer.score(small).items()}
+                for layer, correction in found_corrections.items():
                     correct(small.get_submodule(layer), correction)
-                row["refitted"] = {score: value.to_json() for score, value in scorer.score(small).items()}
-            row["pairs"] = {unit: dict(c.sizes) for unit, c in candidate.choices if units[unit].matrices}
-            rows.append(row)
+                refitted = {score: value.to_json() for score, value in scorer.score(small).items()}
+            forms_of = dict(Counter(choice.form for _, choice in candidate.choices))
+            several = {unit: dict(c.sizes) for unit, c in candidate.choices if units[unit].matrices}
+            measured[candidate] = {
+                "refit processor seconds": seconds,
+                "plain": plain,
+                "refitted": refitted,
+                "forms": forms_of,
+                "pairs": several,
+            }
+        for row in rows[-len(found) :]:
+            row |= measured[found[row["menu"]]]
             shown = {w: round(row[w][SHOWN[model][0]]["value"], 4) for w in ("plain", "refitted")}
-            print(seed, budget, name, shown, flush=True)
+            print(seed, budget, row["menu"], shown, row["forms"], flush=True)
     return rows
 
 
