@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.errors import FactorizationError
+from autolr.methods.attention_conformance import check_query_key, check_value_output
 from autolr.methods.result_check import check_elimination
 from autolr.records import Heads
 from autolr.types import Decomposition, Elimination, LayerStats, Method, break_even_rank
@@ -73,8 +74,13 @@ def check(method: Method, *, seed: int = 0) -> None:
         if method.of == "heads":
             _check_elimination(method, [weight], stats and [stats], label, Heads(in_features, 1, 1))
             continue
-        if method.of in ("value-output", "query-key"):
-            continue  # what they make is checked with their forms, by autolr.forms.group_conformance
+        if method.of == "value-output":
+            value = torch.randn(in_features, _MAKER_INPUTS, generator=random, dtype=torch.float64)
+            check_value_output(method, [value, weight], [stats, stats] if stats else None, label)
+            continue
+        if method.of == "query-key":
+            check_query_key(method, [weight, weight.flip(0)], [stats, stats] if stats else None, label)
+            continue
         result = method.decompose(weight, stats)
         again = method.decompose(weight, stats)
         assert torch.equal(weight, before[0]), f"{label} changed its argument, the weight"

@@ -106,7 +106,7 @@ def rows_of(model: str, seed: int, folder: Path) -> list[dict[str, Any]]:
                 "pairs": several,
             }
         for row in rows[-len(found) :]:
-            row |= measured[found[row["menu"]]]
+            row.update(measured[found[row["menu"]]])
             shown = {w: round(row[w][SHOWN[model][0]]["value"], 4) for w in ("plain", "refitted")}
             print(seed, budget, row["menu"], shown, row["forms"], flush=True)
     return rows
