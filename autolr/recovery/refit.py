@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from autolr.checkpoint.runtime.layers import LowRankLinear, SelectedLinear, SelectedLowRankLinear
-from autolr.cost.measure_latency import shared_copy
+from autolr.cost.forward import shared_copy
 from autolr.errors import AutolrError, UsageError
 from autolr.forms.swap import DecompositionSource, compressed
 from autolr.model.blocks import BlockCall
