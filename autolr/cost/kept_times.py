@@ -21,6 +21,7 @@ from autolr.forms.base import Form
 from autolr.machine.atomic import read_json, write_atomically
 from autolr.machine.private_folder import cache_folder
 from autolr.progress import Progress
+from autolr.results.bench import Timing
 from autolr.types import Conditions, Unit
 
 TIMES_VERSION = 2
@@ -74,7 +75,7 @@ def machine_times(
     """Return the times that another study has measured on this machine, where they still hold; rewrite the model.
 
     They hold where two whole models take what is predicted, within the worst error that was seen when they were
-    measured. Otherwise a note says so, and the model is as it was.
+    measured and what the clock scatters by now. Otherwise a note says so, and the model is as it was.
 
     Args:
         model: the dense model, without rewrites; it is given those that the times were measured with.
@@ -96,7 +97,7 @@ def machine_times(
     candidates = random_candidates(units, 4, seed=1, forms=forms)[1::2]
     dense, *timed = time_candidates(model, candidates, units, conditions, _PRECISION, _SECONDS, progress)
     progress.update(1.0)
-    off = max(abs(table.share(c) / timing.ratio - 1) for c, timing in zip(candidates, timed, strict=True))
+    off = max(_difference(table.share(c), timing) for c, timing in zip(candidates, timed, strict=True))
     allowed = max(LEAST_ERROR, float(table.errors.max()))
     since = stored.get("measured", "an unknown date")
     if off > allowed:
@@ -111,6 +112,12 @@ def machine_times(
         f"--remeasure times them all the same"
     )
     return replace(table, dense_ms=1e3 * dense.median)
+
+
+def _difference(predicted: float, timing: Timing) -> float:
+    """Return by what share a prediction is off the nearest time that the clock's scatter allows."""
+    nearest = min(max(predicted, timing.ratio_low), timing.ratio_high)
+    return abs(predicted / nearest - 1)
 
 
 def _machine_file(key: str) -> Path:

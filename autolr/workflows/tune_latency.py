@@ -9,7 +9,7 @@ the predictions are multiplied by how far off they were.
 from dataclasses import replace
 from pathlib import Path
 
-from autolr.allocation.knapsack import allocate
+from autolr.allocation.modes import allocate_modes
 from autolr.bank import Bank
 from autolr.cost.kept_times import read_times, store_times
 from autolr.cost.measure_latency import time_candidates
@@ -41,7 +41,7 @@ def tune(inputs: LoadedProblem, bank: Bank, file: Path, progress: Progress) -> L
         return inputs
     menus = make_menus(inputs, bank, progress)
     for _ in range(_ROUNDS):
-        candidate = allocate(menus, inputs.relative_limits).candidate
+        candidate = allocate_modes(menus, inputs.costs.units, inputs.relative_limits).candidate
         factor = _measured_share(inputs, candidate, progress) / table.share(candidate)
         table = table.scaled(factor)
         inputs = replace(inputs, costs=inputs.costs.with_latency(table))

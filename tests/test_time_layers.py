@@ -1,0 +1,122 @@
+"""What is timed of a unit is what the model runs: its matrices together, and what its form runs between them."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from tiny import sized
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import BertConfig, BertForSequenceClassification
+
+from autolr.checkpoint.runtime.layers import LowRankLinear
+from autolr.cost import time_layers as timing
+from autolr.cost.time_layers import shapes_of, time_layers
+from autolr.forms import FORMS
+from autolr.forms.base import Form
+from autolr.model.units import find_units
+from autolr.results.bench import Timing
+from autolr.types import Choice, Conditions, Unit
+
+CONDITIONS = Conditions(2, 6, "float32")
+HEADS, SIZE = 4, 8
+
+
+def blocks(layers: int = 2) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": HEADS * SIZE, "intermediate_size": 64, "num_hidden_layers": layers}
+    return BertForSequenceClassification(BertConfig(**sizes, num_attention_heads=HEADS, vocab_size=50)).eval()
+
+
+def attention(units: Mapping[str, Unit], block: int) -> Unit:
+    inside = f"bert.encoder.layer.{block}.attention"
+    names = ("self.query", "self.key", "self.value", "output.dense")
+    matrices = tuple(units[f"{inside}.{name}"] for name in names)
+    return Unit(inside, "attention", block, 2, HEADS * SIZE, HEADS * SIZE, matrices=matrices)
+
+
+class Heads(Form):
+    """Some of the heads of an attention, which are run with what lies between its matrices."""
+
+    name, layer, sizes, scale, methods = "heads", LowRankLinear, {"heads": "heads"}, "heads", ("obs",)
+
+    def options(self, given, multiple):
+        raise NotImplementedError
+
+    build = options
+
+    def weights(self, unit: Unit, choice: Choice) -> int:
+        return choice["heads"] * unit.weights // HEADS
+
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        return 1.0, float(choice["heads"])
+
+    def timed(self, unit: Unit) -> Sequence[Choice]:
+        return [Choice.of(self.name, "", heads=count) for count in (1, 3)]
+
+    def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, nn.Module]:
+        wide = choice["heads"] * SIZE
+        *makers, reader = unit.matrices
+        made = {m.name: nn.Linear(m.in_features, wide) for m in makers}
+        return made | {reader.name: nn.Linear(wide, reader.out_features)}
+
+    def run(self, unit: Unit, layers: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Tensor:
+        *makers, reader = unit.matrices
+        q, k, v = (layers[m.name](inputs[m.name]).unflatten(-1, (-1, SIZE)).transpose(1, 2) for m in makers)
+        seen.append((q.shape, k.shape))
+        return layers[reader.name](scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+seen: list[tuple[torch.Size, torch.Size]] = []
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is run, instead of a clock; each takes a time of its own."""
+    labels: list[str] = []
+
+    def compare(runs, **_) -> dict[str, Timing]:
+        for run in runs.values():
+            run()
+        labels.extend(runs)
+        return {name: Timing(1, 1, 1, place, place, place, 12, True) for place, name in enumerate(runs)}
+
+    monkeypatch.setattr(timing, "compare", compare)
+    monkeypatch.setattr(FORMS, "get", lambda name, get=FORMS.get: Heads() if name == "heads" else get(name))
+    seen.clear()
+    return labels
+
+
+def test_all_shapes_are_timed_in_one_round_with_the_dense_pass_once(counted: list[str]) -> None:
+    model = blocks()
+    units = find_units(model).units
+    rows = dict.fromkeys((unit.name for unit in units), 12)
+    shapes = shapes_of(model, units, [FORMS.get("low-rank")], rows)
+    passes: list[int] = []
+    layers = time_layers(model, shapes, CONDITIONS, lambda: passes.append(1), {})
+    assert len(passes) == 1
+    assert set(layers) == {"32x32 on 12", "64x32 on 12", "32x64 on 12"}
+    assert len(counted) == 1 + sum(1 + len(FORMS.get("low-rank").timed(shape.units[0])) for shape in shapes.values())
+
+
+def test_a_time_is_that_of_one_of_the_copies_that_are_run(counted: list[str]) -> None:
+    model = blocks()
+    units = [unit for unit in find_units(model).units if unit.role == "intermediate.dense"]
+    shapes = shapes_of(model, units, [FORMS.get("low-rank")], dict.fromkeys((unit.name for unit in units), 12))
+    [times] = time_layers(model, shapes, CONDITIONS, lambda: None, {}).values()
+    assert times.dense == pytest.approx(counted.index("64x32 on 12 None") / 2)  # there are two blocks
+    assert times.at(units[0], sized("", 0)) == pytest.approx((counted.index("64x32 on 12 None") + 1) / 2, rel=0.2)
+
+
+def test_a_unit_of_several_matrices_is_run_by_its_form_dense_too(counted: list[str]) -> None:
+    model = blocks()
+    by_name = find_units(model).by_name()
+    unit = attention(by_name, 0)
+    rows = dict.fromkeys(by_name, 12) | {unit.matrices[0].name: 2}  # a rewritten block: one query for each sequence
+    shapes = shapes_of(model, [unit], [Heads()], rows)
+    layers = time_layers(model, shapes, CONDITIONS, lambda: None, {})
+    assert {q[1] for q, _ in seen} == {HEADS, 1, 3}
+    assert {(q[0], q[2], k[2]) for q, k in seen} == {(2, 1, 6)}
+    [(key, times)] = layers.items()
+    assert key.startswith("attention: ")
+    assert set(times.forms) == {"heads"}
