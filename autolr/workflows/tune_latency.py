@@ -18,9 +18,10 @@ from autolr.optimization.curve_scales import make_menus
 from autolr.problem import LoadedProblem
 from autolr.progress import Progress
 from autolr.records import Candidate
+from autolr.results.bench import Timing
 
 CLOSE = 0.01
-"""The predictions are taken as they are when the solution is this near to its prediction."""
+"""Nothing more is timed when the solution is this near to its prediction, or as near as the clock's scatter tells."""
 _ROUNDS = 3
 _PRECISION = 0.01
 _SECONDS = 5.0
@@ -42,21 +43,22 @@ def tune(inputs: LoadedProblem, bank: Bank, file: Path, progress: Progress) -> L
     menus = make_menus(inputs, bank, progress)
     for _ in range(_ROUNDS):
         candidate = allocate_modes(menus, inputs.costs.units, inputs.relative_limits).candidate
-        factor = _measured_share(inputs, candidate, progress) / table.share(candidate)
+        timed = _time_solution(inputs, candidate, progress)
+        factor, scatter = timed.ratio / table.share(candidate), (timed.ratio_high - timed.ratio_low) / 2 / timed.ratio
         table = table.scaled(factor)
         inputs = replace(inputs, costs=inputs.costs.with_latency(table))
         check_reachable(inputs.spec.parsed_budgets, inputs.costs)
         menus = make_menus(inputs, bank, progress)
-        if abs(factor - 1) < CLOSE:
+        if abs(factor - 1) < max(CLOSE, scatter):
             break
     store_times(file, stored["key"], stored["rewrites"], table, tuned=True)
     return inputs
 
 
-def _measured_share(inputs: LoadedProblem, candidate: Candidate, progress: Progress) -> float:
+def _time_solution(inputs: LoadedProblem, candidate: Candidate, progress: Progress) -> Timing:
     """Return a candidate's time / the dense model's; each call gives its layers other places in memory."""
     progress.start("time the knapsack's solution against the dense model")
     conditions = inputs.costs.dense.conditions
     _, timed = time_candidates(inputs.model, [candidate], inputs.units.all, conditions, _PRECISION, _SECONDS, progress)
     progress.update(1.0)
-    return timed.ratio
+    return timed
