@@ -66,15 +66,15 @@ def test_a_choice_that_is_slower_than_dense_saves_less_than_nothing() -> None:
     assert table.saving(UNITS["one"], sized("svd", 16)) == pytest.approx(-0.1)
 
 
-def test_a_unit_of_several_matrices_saves_what_it_takes_dense_in_one_with_what_lies_between_them() -> None:
-    """Attention or an activation between its matrices is no part of their own times, and shrinks with the unit."""
+def test_a_unit_of_several_matrices_saves_what_they_take_and_what_lies_between_them() -> None:
+    """Attention or an activation between its matrices is no part of their own times, and goes with them."""
     pair = Unit("pair", "pair", 0, 1, 40, 40, matrices=tuple(UNITS.values()))
-    layers = {"a": ATTENTION, "b": LayerTimes(0.3, {"neurons": (0.05, 0.001)})}
+    layers = {"a": ATTENTION, "b": LayerTimes(0.07, {"neurons": (0.05, 0.001)})}
     shapes = {"one": "a", "two": "a", "pair": "b"}
     table = LatencyTable(10.0, layers, UNITS | {"pair": pair}, shapes, 0.5, 1.0, ())
     candidate = Candidate.of({"pair": neurons("obs", 1)})
     assert table.share(Candidate()) == pytest.approx(0.5 + 0.1 + 0.1)
-    assert table.share(candidate) == pytest.approx(0.7 - 0.3 + 0.05 + 0.001 * 80)
+    assert table.share(candidate) == pytest.approx(0.7 - (0.1 + 0.1 + 0.07) + 0.05 + 0.001 * 80)
 
 
 def test_the_weights_of_a_forms_terms_are_fitted_to_the_choices_that_were_timed() -> None:

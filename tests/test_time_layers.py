@@ -7,8 +7,11 @@ import torch
 from tiny import sized
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.activations import ACT2FN
 
+from autolr.checkpoint.runtime import rewrites
 from autolr.checkpoint.runtime.layers import LowRankLinear
 from autolr.cost import time_layers as timing
 from autolr.cost.time_layers import shapes_of, time_layers
@@ -33,6 +36,12 @@ def attention(units: Mapping[str, Unit], block: int) -> Unit:
     names = ("self.query", "self.key", "self.value", "output.dense")
     matrices = tuple(units[f"{inside}.{name}"] for name in names)
     return Unit(inside, "attention", block, 2, HEADS * SIZE, HEADS * SIZE, matrices=matrices)
+
+
+def feed_forward(units: Mapping[str, Unit]) -> Unit:
+    inside = "bert.encoder.layer.0"
+    matrices = (units[f"{inside}.intermediate.dense"], units[f"{inside}.output.dense"])
+    return Unit(f"{inside}.feed-forward", "feed-forward", 0, 2, HEADS * SIZE, HEADS * SIZE, matrices=matrices)
 
 
 class Heads(Form):
@@ -60,7 +69,7 @@ class Heads(Form):
         made = {m.name: nn.Linear(m.in_features, wide) for m in makers}
         return made | {reader.name: nn.Linear(wide, reader.out_features)}
 
-    def run(self, unit: Unit, layers: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Tensor:
+    def run(self, unit: Unit, layers: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], activation) -> Tensor:
         *makers, reader = unit.matrices
         q, k, v = (layers[m.name](inputs[m.name]).unflatten(-1, (-1, SIZE)).transpose(1, 2) for m in makers)
         seen.append((q.shape, k.shape))
@@ -108,13 +117,43 @@ def test_a_time_is_that_of_one_of_the_copies_that_are_run(counted: list[str]) ->
     assert times.at(units[0], sized("", 0)) == pytest.approx((counted.index("64x32 on 12 None") + 1) / 2, rel=0.2)
 
 
-def test_a_unit_of_several_matrices_is_run_by_its_form_dense_too(counted: list[str]) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_feed_forward_pair_is_run_with_its_activation_once(
+    counted: list[str], fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = blocks()
+    pair = feed_forward(find_units(model).by_name())
+    if fused:
+        rewrites.apply(model, "fused-activation")
+    shapes = shapes_of(model, [pair], [FORMS.get("neurons")], dict.fromkeys(pair.modules, 12))
+    activated: list[Tensor] = []
+    monkeypatch.setattr(timing, "activation_of", lambda _: lambda x: activated.append(x) or x)
+    time_layers(model, shapes, CONDITIONS, lambda: None, {})
+    widths = [64, *(choice["neurons"] for choice in FORMS.get("neurons").timed(pair))]
+    assert [x.shape[-1] for x in activated] == ([] if fused else widths)
+
+
+def test_activations_are_named_by_configurations() -> None:
+    assert isinstance(timing.activation_of(blocks()), type(ACT2FN["gelu"]))
+    silent = blocks()
+    silent.config.hidden_act = "own"
+    assert isinstance(timing.activation_of(silent), nn.Identity)
+
+
+def test_a_unit_of_several_matrices_is_run_by_its_form_and_dense_what_lies_between_them_alone(
+    counted: list[str],
+) -> None:
     model = blocks()
     by_name = find_units(model).by_name()
     unit = attention(by_name, 0)
     rows = dict.fromkeys(by_name, 12) | {unit.matrices[0].name: 2}  # a rewritten block: one query for each sequence
     shapes = shapes_of(model, [unit], [Heads()], rows)
-    layers = time_layers(model, shapes, CONDITIONS, lambda: None, {})
+    with FlopCounterMode(display=False) as counter:
+        layers = time_layers(model, shapes, CONDITIONS, lambda: None, {})
+    wide = [1 * SIZE, 3 * SIZE]  # of what is timed; each is multiplied by 2 queries, 12 keys and values, 2 outputs
+    products = sum(2 * HEADS * SIZE * width * (2 + 12 + 12 + 2) for width in wide)
+    flops = counter.get_flop_counts()["Global"]
+    assert sum(n for op, n in flops.items() if "addmm" in str(op) or ".mm" in str(op)) == products
     assert {q[1] for q, _ in seen} == {HEADS, 1, 3}
     assert {(q[0], q[2], k[2]) for q, k in seen} == {(2, 1, 6)}
     [(key, times)] = layers.items()

@@ -26,7 +26,7 @@ class LayerTimes:
     """Times of one shape of unit alone, as shares of the dense model's pass.
 
     Attributes:
-        dense: of the dense unit.
+        dense: of the dense unit; of one of several matrices, of what lies between these alone.
         forms: form -> weight of each of its terms.
     """
 
@@ -104,8 +104,12 @@ class LatencyTable:
         return dense - sum(self._saved(self.units[name], choice) for name, choice in candidate.choices)
 
     def _saved(self, unit: Unit, choice: Choice) -> float:
-        times = self.layers[self.shapes[unit.name]]
-        return times.dense - times.at(unit, choice)
+        """Return what a choice takes less than the dense unit: its matrices, and what lies between them.
+
+        What lies between them is timed by itself: as a difference of large times it would be lost in their scatter.
+        """
+        dense = sum(self.layers[self.shapes[name]].dense for name in dict.fromkeys((unit.name, *unit.modules)))
+        return dense - self.layers[self.shapes[unit.name]].at(unit, choice)
 
     def scaled(self, factor: float) -> "LatencyTable":
         """Return the table with every prediction multiplied by a factor."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from autolr.checkpoint.runtime.rewrites.fused_activation import FusedActivation
 from autolr.cost.clock import Run, compare
@@ -26,6 +27,8 @@ _BLOCK_SECONDS = 0.008
 _COPIES = 6  # of a layer, one after the other: enough that its weights come from where they come from in the model
 _FEWER_COPIES = 2  # where arithmetic on many vectors hides where the weights come from
 _MANY_VECTORS = 64
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "dense_act_fn")
+"""What configurations call the activation."""
 
 
 @dataclass(frozen=True)
@@ -118,25 +121,52 @@ def forms_of(unit: Unit, forms: Iterable[Form]) -> tuple[Form, ...]:
 
 
 def _chain(model: nn.Module, shape: Shape, choice: Choice | None, batch: int) -> Run:
-    """Return what runs several copies of a choice's layers, one after the other; None is dense."""
+    """Return what runs several copies of a choice's layers, one after the other.
+
+    None is dense; of several matrices it is what lies between them, with layers that compute nothing.
+    """
     unit, like = shape.units[0], next(model.parameters())
     form = shape.forms[0] if choice is None else FORMS.get(choice.form)
-    copies = []
-    for _ in range(_copies(shape)):
-        layers = random_layers(unit, choice, like).items()
-        copies.append({name: _in_place(model, name, layer, shape) for name, layer in layers})
-    inputs = {}
+    inputs, made = {}, {}
     for matrix in unit.matrices or (unit,):
         rows = shape.rows[matrix.name]
         size = (batch, rows // batch) if rows % batch == 0 else (1, rows)
         inputs[matrix.name] = torch.randn(*size, matrix.in_features, device=like.device, dtype=like.dtype)
+        made[matrix.name] = _Made(torch.randn(*size, matrix.out_features, device=like.device, dtype=like.dtype))
+    copies: list[Mapping[str, nn.Module]] = []
+    for _ in range(_copies(shape)):
+        layers = random_layers(unit, choice, like).items()
+        placed = {name: _in_place(model, name, layer, shape) for name, layer in layers}
+        copies.append(made if choice is None and unit.matrices else placed)
+
+    activation = nn.Identity() if shape.activated else activation_of(model)
 
     def run() -> None:
         with torch.inference_mode():
             for layers in copies:
-                form.run(unit, layers, inputs)
+                form.run(unit, layers, inputs, activation)
 
     return run
+
+
+class _Made(nn.Module):
+    """Gives what was made before."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.output
+
+
+def activation_of(model: nn.Module) -> nn.Module:
+    """Return the activation between a model's feed-forward layers, as its configuration names it; else the identity."""
+    config: Any = model.config
+    names = [getattr(config.get_text_config(), field, None) for field in _ACTIVATIONS]
+    known = [name for name in names if isinstance(name, str) and name in ACT2FN]
+    activation: nn.Module = ACT2FN[known[0]] if known else nn.Identity()
+    return activation
 
 
 def _copies(shape: Shape) -> int:

@@ -1,7 +1,7 @@
 """What a unit becomes: the record that a form is, and what it is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
@@ -166,20 +166,28 @@ class Form(ABC):
         """
         return 1.0, float(self.weights(unit, choice))
 
-    def run(self, unit: Unit, layers: Mapping[str, nn.Module], inputs: Mapping[str, Tensor]) -> Tensor:
+    def run(
+        self,
+        unit: Unit,
+        layers: Mapping[str, nn.Module],
+        inputs: Mapping[str, Tensor],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """Run the layers of a unit as the model does, which is what is timed.
 
-        Here each matrix but the last is given its own input, and the last is given the product of what they make: a
-        single matrix, or a feed-forward pair with or without a gate.
+        Here each matrix but the last is given its own input, and the last is given the product of what they make, with
+        the activation of the first: a single matrix, or a feed-forward pair with or without a gate.
 
         Args:
             unit: of one matrix or several.
-            layers: for each of its modules, dense ones or those of a choice; an activation that is computed together
-                with a layer is in it.
+            layers: for each of its modules: those of a choice, or such as give an output and compute nothing, by which
+                what lies between them is timed.
             inputs: of each matrix, (batch, positions, in); in a rewritten block some have fewer positions than others.
+            activation: the model's between feed-forward layers; the identity where the first layer computes it too.
         """
         *makers, last = unit.matrices or (unit,)
         made = [layers[matrix.name](inputs[matrix.name]) for matrix in makers]
+        made[:1] = map(activation, made[:1])
         output: Tensor = layers[last.name](reduce(mul, made) if made else inputs[last.name])
         return output
 

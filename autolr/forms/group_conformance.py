@@ -90,7 +90,7 @@ def check_terms(form: Form, unit: Unit, timed: Sequence[Choice], label: str) -> 
 def _check_run(form: Form, unit: Unit, layers: Mapping[str, nn.Module], label: str) -> None:
     """Check that the layers can be run together, on the inputs of the dense ones."""
     inputs = {matrix.name: torch.zeros(2, 3, matrix.in_features) for matrix in unit.matrices}
-    shape = tuple(form.run(unit, layers, inputs).shape)
+    shape = tuple(form.run(unit, layers, inputs, torch.relu).shape)
     assert shape == (2, 3, unit.out_features), f"{label} gives {shape} where the unit gives (2, 3, {unit.out_features})"
 
 

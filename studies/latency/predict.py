@@ -25,7 +25,7 @@ from autolr.records import Candidate, Choice, Unit, break_even_rank
 
 OUT = Path(__file__).parent / "predict.json"
 N, GROUP = 30, 10
-SECONDS = 60.0
+SECONDS = 40.0
 MULTIPLE = 8
 
 
