@@ -140,7 +140,7 @@ def test_activations_are_named_by_configurations() -> None:
     assert isinstance(timing.activation_of(silent), nn.Identity)
 
 
-def test_a_unit_of_several_matrices_is_run_by_its_form_and_dense_what_lies_between_them_alone(
+def test_several_matrices_are_run_by_their_form_and_what_lies_between_them_alone(
     counted: list[str],
 ) -> None:
     model = blocks()
