@@ -3,10 +3,10 @@
 Two measurements are put together. Alone: each shape of layer that the model has, dense and at a few sizes of each form,
 on as many vectors as it multiplies in one pass. A form says what its time is a weighted sum of
 (:meth:`autolr.forms.base.Form.terms`), and the weights are fitted. What lies between the matrices of a unit of several,
-an activation or attention, is timed by itself, for it goes or shrinks with them. Together: whole models with random sizes, timed in
-turn with the dense one. With ``L`` the sum of the layers' times alone, a pass takes ``fixed + slope · L``: what is not
-a layer (attention, normalisation, embeddings, head) is in ``fixed``, and ``slope`` is what a layer takes among others
-rather than alone.
+an activation or attention, is timed by itself, for it goes or shrinks with them. Together: whole models with random
+sizes, timed in turn with the dense one. With ``L`` the sum of the layers' times alone, a pass takes
+``fixed + slope · L``: what is not a layer (normalisation, embeddings, head) is in ``fixed``, and ``slope`` is what a
+layer takes among others rather than alone.
 
 Everything is a share of the dense model's time, measured in the same round, so that a clock that drifts between the
 measurements cancels.
