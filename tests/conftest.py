@@ -76,6 +76,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["AUTOLR_CACHE"] = str(tmp_path_factory.mktemp("cache") / "autolr")
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of real models and data used by measurements; tests that need it skip where it is absent."""

@@ -70,6 +70,23 @@ def test_the_order_rotates_and_the_number_of_threads_is_put_back() -> None:
     assert "ca" in "".join(firsts)
 
 
+def test_what_takes_as_long_as_a_block_runs_once_in_each_besides_the_run_before() -> None:
+    calls = {"short": 0, "long": 0}
+
+    def run(name: str, seconds: float):
+        def body() -> None:
+            calls[name] += 1
+            time.sleep(seconds)
+
+        return body
+
+    runs = {"short": run("short", 0.002), "long": run("long", 0.006)}
+    found = compare(runs, threads=1, precision=1.0, max_seconds=0.1, block_seconds=0.006)
+    assert found["long"].rounds == MIN_ROUNDS
+    assert calls["long"] == 4 + 2 * MIN_ROUNDS
+    assert calls["short"] > calls["long"]
+
+
 def test_a_check_may_stop_it() -> None:
     def stop() -> None:
         raise KeyboardInterrupt

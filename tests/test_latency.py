@@ -17,11 +17,13 @@ from typer.testing import CliRunner, Result
 
 from autolr.cli import app
 from autolr.cost import choose_rewrites as rewriting
-from autolr.cost import clock, measure_costs
+from autolr.cost import clock, measure_costs, time_layers
 from autolr.cost import measure_latency as timing
+from autolr.cost.forward import forward_inputs, shared_copy
 from autolr.cost.latency_model import LatencyTable, LayerTimes, fit, leave_one_out
 from autolr.errors import BudgetError, UsageError
-from autolr.forms import FORMS, low_rank
+from autolr.forms import FORMS
+from autolr.forms.neurons import neurons
 from autolr.model.units import find_units
 from autolr.optimization.preparation import build_bank
 from autolr.optimization.study.folder import StudyFolder
@@ -36,8 +38,8 @@ from autolr.workflows import rehearse
 from autolr.workflows import tune_latency as tuning
 from autolr.workflows.search import run_search
 
-RANKS = {(("rank", 0),): 0.01, (("rank", 8),): 0.03, (("rank", 16),): 0.07}
-ATTENTION = LayerTimes(0.1, {"low-rank": RANKS, "low-rank-rows": {(("rank", 8), ("rows", 4)): 0.05}})
+RANKS = (0.01, 0.02, 0.0025)  # at rank 0, of two factors, of each rank
+ATTENTION = LayerTimes(0.1, {"low-rank": RANKS, "low-rank-rows": (*RANKS, 0.005)})
 UNITS = {name: Unit(name, name, 0, 1, 40, 40) for name in ("one", "two")}
 TABLE = LatencyTable(
     dense_ms=20.0,
@@ -53,7 +55,7 @@ TABLE = LatencyTable(
 def test_a_share_is_what_is_fixed_and_each_layers_own_time() -> None:
     assert TABLE.share(Candidate()) == pytest.approx(0.25 + 1.5 * 0.2)
     some = Candidate.of({"one": sized("svd", 12), "two": sized("svd", 8, 2)})
-    assert TABLE.share(some) == pytest.approx(0.25 + 1.5 * (0.05 + 0.03 + 0.01))
+    assert TABLE.share(some) == pytest.approx(0.25 + 1.5 * (0.05 + 0.04 + 0.01))
     saved = sum(TABLE.saving(UNITS[name], choice) for name, choice in some.choices)
     assert TABLE.uncompressed_ms() - saved == pytest.approx(TABLE.share(some) * 20.0)
 
@@ -61,7 +63,26 @@ def test_a_share_is_what_is_fixed_and_each_layers_own_time() -> None:
 def test_a_choice_that_is_slower_than_dense_saves_less_than_nothing() -> None:
     slow = LayerTimes(0.05, {"low-rank": RANKS})
     table = LatencyTable(10.0, {"a": slow}, UNITS, {"one": "a"}, 0.5, 1.0, ((1.0, 1.0),))
-    assert table.saving(UNITS["one"], sized("svd", 16)) == pytest.approx(-0.2)
+    assert table.saving(UNITS["one"], sized("svd", 16)) == pytest.approx(-0.1)
+
+
+def test_a_unit_of_several_matrices_saves_what_they_take_and_what_lies_between_them() -> None:
+    """Attention or an activation between its matrices is no part of their own times, and goes with them."""
+    pair = Unit("pair", "pair", 0, 1, 40, 40, matrices=tuple(UNITS.values()))
+    layers = {"a": ATTENTION, "b": LayerTimes(0.07, {"neurons": (0.05, 0.001)})}
+    shapes = {"one": "a", "two": "a", "pair": "b"}
+    table = LatencyTable(10.0, layers, UNITS | {"pair": pair}, shapes, 0.5, 1.0, ())
+    candidate = Candidate.of({"pair": neurons("obs", 1)})
+    assert table.share(Candidate()) == pytest.approx(0.5 + 0.1 + 0.1)
+    assert table.share(candidate) == pytest.approx(0.7 - (0.1 + 0.1 + 0.07) + 0.05 + 0.001 * 80)
+
+
+def test_the_weights_of_a_forms_terms_are_fitted_to_the_choices_that_were_timed() -> None:
+    unit = UNITS["one"]
+    timed = {sized("", rank): 0.02 + 0.003 * rank for rank in (4, 8, 16)} | {sized("", 0): 0.001}
+    found = LayerTimes.fitted(unit, 0.1, timed)
+    assert found.forms["low-rank"] == pytest.approx((0.001, 0.02, 0.003))
+    assert found.at(unit, sized("svd", 12)) == pytest.approx(0.056)
 
 
 def test_a_table_comes_back_from_json_and_scales() -> None:
@@ -71,19 +92,23 @@ def test_a_table_comes_back_from_json_and_scales() -> None:
     assert TABLE.errors == pytest.approx([0.25, 0.1])
 
 
+def with_constant(alone) -> np.ndarray:
+    return np.column_stack([np.ones(len(alone)), alone])
+
+
 def test_the_fit_is_least_relative_squares_without_negative_parts() -> None:
     rng = np.random.default_rng(0)
     alone, measured = rng.uniform(0.1, 1, 20), rng.uniform(0.3, 1, 20)
-    fixed, slope = fit(alone, measured)
+    fixed, slope = fit(with_constant(alone), measured)
     grid = [(f, s) for f in np.linspace(0, 1.5, 151) for s in np.linspace(0, 1.5, 151)]
     losses = [(((f + s * alone) / measured - 1) ** 2).sum() for f, s in grid]
     assert (((fixed + slope * alone) / measured - 1) ** 2).sum() <= min(losses) + 1e-9
-    assert fit([0.1, 0.5, 0.9], [0.9, 0.5, 0.1])[1] == 0.0  # more work never takes less time
+    assert fit(with_constant([0.1, 0.5, 0.9]), [0.9, 0.5, 0.1])[1] == 0.0  # more work never takes less time
 
 
 def test_each_check_is_predicted_from_the_others() -> None:
     alone, measured = [0.1, 0.4, 0.8, 1.0], [0.3, 0.6, 1.0, 9.9]
-    pairs = leave_one_out(alone, measured)
+    pairs = leave_one_out(with_constant(alone), measured)
     assert pairs[3] == pytest.approx((1.2, 9.9))
     assert [measured for _, measured in pairs] == measured
 
@@ -97,13 +122,12 @@ def wide_model() -> BertForSequenceClassification:
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "_LAYER_SECONDS", 0.3)
-        patch.setattr(timing, "_MODEL_SECONDS", 1.0)
+        patch.setattr(time_layers, "MAX_SECONDS", 0.3)
+        patch.setattr(timing, "MODEL_SECONDS", 0.5)
         patch.setattr(timing, "N_MODELS", 5)
-        patch.setattr(low_rank, "N_TIMED", 4)
         patch.setattr(rewriting, "_SECONDS", 0.3)
         patch.setattr(clock, "BLOCK_SECONDS", 0.003)
-        patch.setattr(tuning, "time_checkpoint", lambda *_: LatencyCheck(6.5, 0.65, (0.65, 0.65), (), True))
+        patch.setattr(tuning, "_SECONDS", 0.3)
         yield
 
 
@@ -123,7 +147,7 @@ def test_a_measured_table_knows_that_less_work_takes_less_time() -> None:
 
 def test_a_copy_shares_every_tensor_and_no_module() -> None:
     model = wide_model()
-    copied = timing.shared_copy(model)
+    copied = shared_copy(model)
     assert {id(t) for t in copied.state_dict(keep_vars=True).values()} == {
         id(t) for t in model.state_dict(keep_vars=True).values()
     }
@@ -132,7 +156,7 @@ def test_a_copy_shares_every_tensor_and_no_module() -> None:
 
 def test_a_batch_has_the_profiles_lengths() -> None:
     conditions = Conditions(5, 12, "float32", lengths=(12, 7))
-    found = timing.forward_inputs(wide_model(), conditions)
+    found = forward_inputs(wide_model(), conditions)
     assert found["attention_mask"].sum(1).tolist() == [12, 7, 12, 7, 12]
     assert found["input_ids"].shape == (5, 12)
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from autolr.checkpoint.load import load_checkpoint
 from autolr.cli.main import app
 from autolr.cost import measure_latency as measure_latency_module
+from autolr.cost import time_layers
 from autolr.cost.count import measure_costs
 from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
@@ -265,8 +266,8 @@ def test_refitting_brings_the_answers_nearer():
 
 def test_latency_is_predicted_for_neurons_and_stored(monkeypatch):
     """Of both forms of feed-forward pairs."""
-    monkeypatch.setattr(measure_latency_module, "_LAYER_SECONDS", 0.1)
-    monkeypatch.setattr(measure_latency_module, "_MODEL_SECONDS", 0.2)
+    monkeypatch.setattr(time_layers, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(measure_latency_module, "MODEL_SECONDS", 0.2)
     model = made("bert")
     source = Source(model)
     units = (*source.matrices, *source.groups.values())

@@ -23,7 +23,7 @@ Run = Callable[[], object]
 CONFIDENCE = 0.95
 MIN_ROUNDS = 12
 BLOCK_SECONDS = 0.03
-"""Least duration of one timed block; shorter runs are repeated inside it."""
+"""Least duration of one timed block where nothing is said."""
 
 
 def compare(
@@ -33,6 +33,7 @@ def compare(
     threads: int | None = None,
     precision: float = 0.01,
     max_seconds: float = 60.0,
+    block_seconds: float | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
     """Time several runs against the first one, while no process of this machine evaluates a candidate.
@@ -44,6 +45,7 @@ def compare(
         precision: rounds are added until every ratio's confidence interval reaches at most this share of the ratio to
             either side.
         max_seconds: no round begins later than this.
+        block_seconds: least duration of one timed block; shorter runs are repeated inside it; None: ``BLOCK_SECONDS``.
         check: called between rounds; may raise to stop.
 
     Returns:
@@ -56,7 +58,7 @@ def compare(
         (1.0, True)
     """
     with locks.measuring(check):
-        return _compare(runs, device, threads, precision, max_seconds, check)
+        return _compare(runs, device, threads, precision, max_seconds, block_seconds or BLOCK_SECONDS, check)
 
 
 def _compare(
@@ -65,11 +67,12 @@ def _compare(
     threads: int | None,
     precision: float,
     max_seconds: float,
+    block_seconds: float,
     check: Callable[[], None],
 ) -> dict[str, Timing]:
     timers = {name: _timer(run, device, threads) for name, run in runs.items()}
     started = time.monotonic()
-    numbers = {name: _repeats(timer) for name, timer in timers.items()}
+    numbers = {name: _repeats(timer, block_seconds) for name, timer in timers.items()}
     names = list(runs)
     rounds: list[list[float]] = []
     while True:
@@ -162,6 +165,6 @@ def _by_events(run: Run, number: int) -> float:
     return float(start.elapsed_time(end)) / 1e3 / number
 
 
-def _repeats(timer: Callable[[int], float]) -> int:
+def _repeats(timer: Callable[[int], float], block_seconds: float) -> int:
     """Return how often a run is repeated so that a block is long enough; warms it up on the way."""
-    return max(2, math.ceil(BLOCK_SECONDS / max(min(timer(1), timer(2)), 1e-7)))
+    return math.ceil(block_seconds / max(min(timer(1), timer(1)), 1e-7))

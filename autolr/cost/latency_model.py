@@ -1,9 +1,12 @@
 """The time of a forward pass, predicted from times measured on the target.
 
-Two measurements are put together. Alone: each shape of layer that the model has, dense and at a range of ranks, on as
-many vectors as it multiplies in one pass. Together: whole models with random ranks, timed in turn with the dense one.
-With ``L`` the sum of the layers' times alone, a pass takes ``fixed + slope · L``: what is not a layer (attention,
-normalisation, embeddings, head) is in ``fixed``, and ``slope`` is what a layer takes among others rather than alone.
+Two measurements are put together. Alone: each shape of layer that the model has, dense and at a few sizes of each form,
+on as many vectors as it multiplies in one pass. A form says what its time is a weighted sum of
+(:meth:`autolr.forms.base.Form.terms`), and the weights are fitted. What lies between the matrices of a unit of several,
+an activation or attention, is timed by itself, for it goes or shrinks with them. Together: whole models with random
+sizes, timed in turn with the dense one. With ``L`` the sum of the layers' times alone, a pass takes
+``fixed + slope · L``: what is not a layer (normalisation, embeddings, head) is in ``fixed``, and ``slope`` is what a
+layer takes among others rather than alone.
 
 Everything is a share of the dense model's time, measured in the same round, so that a clock that drifts between the
 measurements cancels.
@@ -16,36 +19,50 @@ from typing import Any
 import numpy as np
 
 from autolr.forms import FORMS
-from autolr.forms.base import Times
 from autolr.types import Candidate, Choice, Unit
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Times of one shape of layer alone, as shares of the dense model's pass.
+    """Times of one shape of unit alone, as shares of the dense model's pass.
 
     Attributes:
-        dense: of the dense layer.
-        forms: form -> its sizes that were timed, and their times.
+        dense: of the dense unit; of one of several matrices, of what lies between these alone.
+        forms: form -> weight of each of its terms.
     """
 
     dense: float
-    forms: Mapping[str, Times]
+    forms: Mapping[str, tuple[float, ...]]
 
-    def at(self, unit: Unit, choice: Choice | None) -> float:
-        """Return the time of a choice for a unit of this shape, interpolated between those measured; None is dense."""
-        return self.dense if choice is None else FORMS.get(choice.form).time(unit, choice, self.forms)
+    @classmethod
+    def fitted(cls, unit: Unit, dense: float, timed: Mapping[Choice, float]) -> "LayerTimes":
+        """Return times whose terms are fitted to those of the choices that were timed.
+
+        Args:
+            unit: of the shape.
+            dense: its time.
+            timed: choice -> its time, as a share of the dense model's pass.
+        """
+        forms = {}
+        for name in dict.fromkeys(choice.form for choice in timed):
+            choices = [choice for choice in timed if choice.form == name]
+            terms = [FORMS.get(name).terms(unit, choice) for choice in choices]
+            forms[name] = tuple(map(float, fit(terms, [timed[choice] for choice in choices])))
+        return cls(dense, forms)
+
+    def at(self, unit: Unit, choice: Choice) -> float:
+        """Return the time of a choice for a unit of this shape."""
+        terms = FORMS.get(choice.form).terms(unit, choice)
+        return sum(weight * term for weight, term in zip(self.forms[choice.form], terms, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that is stored."""
-        forms = {name: [[dict(sizes), time] for sizes, time in times.items()] for name, times in self.forms.items()}
-        return {"dense": self.dense, "forms": forms}
+        return {"dense": self.dense, "forms": {name: list(weights) for name, weights in self.forms.items()}}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "LayerTimes":
         """Rebuild times from :meth:`to_json`'s form."""
-        forms = {name: {tuple(sizes.items()): time for sizes, time in times} for name, times in plain["forms"].items()}
-        return cls(plain["dense"], forms)
+        return cls(plain["dense"], {name: tuple(weights) for name, weights in plain["forms"].items()})
 
 
 @dataclass(frozen=True)
@@ -71,8 +88,8 @@ class LatencyTable:
     checks: tuple[tuple[float, float], ...]
 
     def saving(self, unit: Unit, choice: Choice) -> float:
-        """Return the milliseconds that one choice saves against the dense layer; negative where it is slower."""
-        return self.slope * (self._dense(unit) - self._time(unit, choice)) * self.dense_ms
+        """Return the milliseconds that one choice saves against the dense unit; negative where it is slower."""
+        return self.slope * self._saved(unit, choice) * self.dense_ms
 
     def uncompressed_ms(self) -> float:
         """Return the predicted milliseconds of the model with every layer dense, and its rewrites."""
@@ -80,18 +97,20 @@ class LatencyTable:
 
     def share(self, candidate: Candidate) -> float:
         """Return a candidate's predicted time as a share of the dense model's."""
-        chosen = {self.units[name]: choice for name, choice in candidate.choices if name in self.shapes}
-        replaced = {name for unit in chosen for name in unit.modules}
-        dense = [unit for unit in self.units.values() if not unit.matrices and unit.name not in replaced]
-        alone = sum(map(self._dense, dense)) + sum(self._time(unit, choice) for unit, choice in chosen.items())
-        return self.fixed + self.slope * alone
+        return self.fixed + self.slope * self.alone(candidate)
 
-    def _time(self, unit: Unit, choice: Choice) -> float:
-        return self.layers[self.shapes[unit.name]].at(unit, choice)
+    def alone(self, candidate: Candidate) -> float:
+        """Return the sum of a candidate's layers' times alone, as a share of the dense model's pass."""
+        dense = sum(self.layers[shape].dense for name, shape in self.shapes.items() if not self.units[name].matrices)
+        return dense - sum(self._saved(self.units[name], choice) for name, choice in candidate.choices)
 
-    def _dense(self, unit: Unit) -> float:
-        """Return the time of a dense unit; that of several matrices is theirs together."""
-        return sum(self.layers[self.shapes[name]].dense for name in unit.modules)
+    def _saved(self, unit: Unit, choice: Choice) -> float:
+        """Return what a choice takes less than the dense unit: its matrices, and what lies between them.
+
+        What lies between them is timed by itself: as a difference of large times it would be lost in their scatter.
+        """
+        dense = sum(self.layers[self.shapes[name]].dense for name in dict.fromkeys((unit.name, *unit.modules)))
+        return dense - self.layers[self.shapes[unit.name]].at(unit, choice)
 
     def scaled(self, factor: float) -> "LatencyTable":
         """Return the table with every prediction multiplied by a factor."""
@@ -132,30 +151,34 @@ def shape_key(unit: Unit, rows: int) -> str:
     return f"{unit.out_features}x{unit.in_features} on {rows}"
 
 
-def fit(alone: Sequence[float] | np.ndarray, measured: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return (fixed, slope) of ``measured = fixed + slope · alone``, by least relative squares, neither below zero.
+def fit(terms: Sequence[Sequence[float]] | np.ndarray, measured: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the weights of ``measured = terms · weights``, by least relative squares, none below zero.
 
     Args:
-        alone: sums of the layers' times alone.
-        measured: times of the whole models; both as shares of the dense model's.
+        terms: (n, k), what each time is a weighted sum of.
+        measured: (n,) times, above zero.
+
+    Returns:
+        (k,) float64.
 
     Example:
-        >>> [round(x, 6) for x in fit([0.1, 0.4, 0.8], [0.3, 0.6, 1.0])]
+        >>> fit([[1, 0.1], [1, 0.4], [1, 0.8]], [0.3, 0.6, 1.0]).round(6).tolist()
         [0.2, 1.0]
     """
     from scipy.optimize import nnls
 
-    y = np.asarray(measured)
-    A = np.column_stack([np.ones(len(y)), np.asarray(alone)]) / y[:, None]
-    fixed, slope = nnls(A, np.ones(len(y)))[0]
-    return float(fixed), float(slope)
+    A = np.asarray(terms, dtype=np.float64) / np.asarray(measured)[:, None]
+    scale = np.maximum(A.max(axis=0), np.finfo(np.float64).tiny)  # so that a rank and a number of weights weigh alike
+    return np.asarray(nnls(A / scale, np.ones(len(A)))[0] / scale)
 
 
-def leave_one_out(alone: Sequence[float], measured: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """Return (predicted, measured) of each whole model, predicted by the fit to the others."""
+def leave_one_out(
+    terms: Sequence[Sequence[float]] | np.ndarray, measured: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    """Return (predicted, measured) of each time, predicted by the fit to the others."""
     pairs = []
     for index, value in enumerate(measured):
         others = [i for i in range(len(measured)) if i != index]
-        fixed, slope = fit([alone[i] for i in others], [measured[i] for i in others])
-        pairs.append((fixed + slope * alone[index], value))
+        weights = fit([terms[i] for i in others], [measured[i] for i in others])
+        pairs.append((float(np.dot(terms[index], weights)), value))
     return tuple(pairs)

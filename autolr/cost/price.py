@@ -1,7 +1,7 @@
 """What a study's model costs, and whether its budgets can be reached.
 
 Where a budget is a time, the model is first rewritten exactly (see :mod:`autolr.checkpoint.runtime.rewrites`), and the
-times that latency is predicted from are measured once and kept beside the study.
+times that latency is predicted from are measured once: they are kept beside the study, and for others on this machine.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 from autolr.checkpoint.runtime.rewrites import REWRITES, applied
 from autolr.cost import CostTable, measure_costs
 from autolr.cost.choose_rewrites import reapply, rewrite
+from autolr.cost.kept_times import TIMES_VERSION, keep_machine_times, machine_times, read_times, store_times
 from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
 from autolr.errors import BudgetError, UsageError
 from autolr.forms.base import Form
 from autolr.forms.low_rank import low_rank
-from autolr.machine.atomic import write_atomically
 from autolr.progress import Progress
 from autolr.spec.budgets import Budget, check_priced
 from autolr.spec.study import StudySpec
@@ -71,17 +71,25 @@ def price(
     if stored.get("key") == key:
         reapply(model, stored["rewrites"])
         return measure_costs(model, units, *shape).with_latency(LatencyTable.from_json(stored["table"], costs.units))
-    rewrite(model, units, costs.dense.conditions, progress)
-    costs = measure_costs(model, units, *shape)
-    table = measure_latency(model, units, forms, costs.rows, costs.dense.conditions, progress)
-    progress.note(
+    conditions = costs.dense.conditions
+    table = None if run.remeasure else machine_times(model, units, forms, key, conditions, progress)
+    if table is None:
+        rewrite(model, units, conditions, progress)
+        costs = measure_costs(model, units, *shape)
+        table = measure_latency(model, units, forms, costs.rows, conditions, progress)
+        progress.note(_precision_of(table))
+        keep_machine_times(key, applied(model), table, progress)
+    if latency_file is not None:
+        store_times(latency_file, key, applied(model), table, tuned=False)
+    return measure_costs(model, units, *shape).with_latency(table)
+
+
+def _precision_of(table: LatencyTable) -> str:
+    return (
         f"a dense pass takes {table.dense_ms:.2f} ms; the latency of {len(table.checks)} whole models was "
         f"predicted, each from the others, within {100 * float(np.median(table.errors)):.1f} % (median; worst "
         f"{100 * float(table.errors.max()):.1f} %)"
     )
-    if latency_file is not None:
-        store_times(latency_file, key, applied(model), table, tuned=False)
-    return costs.with_latency(table)
 
 
 def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable, forms: Sequence[Form]) -> str:
@@ -91,7 +99,8 @@ def _key(model: PreTrainedModel, units: Sequence[Unit], costs: CostTable, forms:
         sorted(costs.rows.items()),
         [asdict(u) for u in units],
         REWRITES,
-        [form.name for form in forms],
+        [[form.name, form.version] for form in forms],
+        TIMES_VERSION,
     ]
     versions = [version(name) for name in ("torch", "transformers")]
     target = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else _processor()
@@ -104,32 +113,6 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     return next((line for line in lines if line.startswith("model name")), platform.processor())
-
-
-def store_times(file: Path, key: str, rewrites: Sequence[str], table: LatencyTable, tuned: bool) -> None:
-    """Keep times beside a study.
-
-    Args:
-        file: to write.
-        key: what they were measured under.
-        rewrites: that the model had.
-        table: what predicts latency.
-        tuned: whether :func:`autolr.workflows.tune_latency.tune` has seen it.
-    """
-    stored = {"key": key, "rewrites": list(rewrites), "tuned": tuned, "table": table.to_json()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(stored, indent=1) + "\n")
-
-
-def read_times(file: Path | None) -> dict[str, Any]:
-    """Return what :func:`store_times` kept; empty if there is nothing."""
-    if file is None or not file.is_file():
-        return {}
-    try:
-        stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return stored if stored.keys() >= {"key", "rewrites", "tuned", "table"} else {}
 
 
 def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, float]:

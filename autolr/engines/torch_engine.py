@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.cost.measure_latency import forward_inputs
+from autolr.cost.forward import forward_inputs
 from autolr.engines.base import Batch, Engine, EngineSettings, Session
 from autolr.model.load import checked_device
 from autolr.model.positions import longest_sequence

@@ -1,26 +1,24 @@
 """What a unit becomes: the record that a form is, and what it is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import reduce
+from operator import mul
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from autolr.checkpoint.runtime.layers import CompressedLinear
-from autolr.records import Choice, Sizes, Unit
+from autolr.records import Choice, Unit
 from autolr.types import Method
 
 REFERENCE_SHARE = 1 / 3
 """Share of the useful sizes where a curve is tied to a measurement (heuristic: the middle of the useful range)."""
 ROUNDING = 1e-6
 """Share of a curve's largest error below which the error is rounding."""
-N_TIMED = 12
-"""Sizes at which each shape of layer is timed."""
-Times = Mapping[Sizes, float]
-"""The sizes of a form at which a layer was timed, and its times there."""
 
 
 @dataclass(frozen=True)
@@ -167,33 +165,44 @@ class Form(ABC):
 
     @abstractmethod
     def timed(self, unit: Unit) -> Sequence[Choice]:
-        """Return the choices at which a layer of this shape is timed, from the smallest to the largest.
+        """Return the few choices at which a unit of this shape is timed: as many as it has :meth:`terms`, or more.
 
-        None where no layer of this shape can have this form.
+        None where no unit of this shape can have this form.
         """
 
-    def time(self, unit: Unit, choice: Choice, times: Mapping[str, Times]) -> float:
-        """Return the time of a choice, interpolated by its weights between those that were timed.
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        """Return amounts that the time of a choice is a weighted sum of, with weights fitted to the timed choices.
+
+        Here a fixed part and one for each weight. None is negative, and neither are the fitted weights: whatever more
+        work there is takes more time.
+        """
+        return 1.0, float(self.weights(unit, choice))
+
+    def run(
+        self,
+        unit: Unit,
+        layers: Mapping[str, nn.Module],
+        inputs: Mapping[str, Tensor],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Run the layers of a unit as the model does, which is what is timed.
+
+        Here each matrix but the last is given its own input, and the last is given the product of what they make, with
+        the activation of the first: a single matrix, or a feed-forward pair with or without a gate.
 
         Args:
-            unit: of the layer's shape.
-            choice: of this form.
-            times: form -> times of such a layer; those of :attr:`scale` are among them.
+            unit: of one matrix or several.
+            layers: for each of its modules: those of a choice, or such as give an output and compute nothing, by which
+                what lies between them is timed.
+            inputs: of each matrix, (batch, positions, in); in a rewritten block some have fewer positions than others.
+            activation: the model's between feed-forward layers; the identity where the first layer computes it too.
         """
-        timed = {self.weights(unit, Choice(self.name, "", sizes)): time for sizes, time in times[self.name].items()}
-        return interpolated(self.weights(unit, choice), timed)
+        *makers, last = unit.matrices or (unit,)
+        made = [layers[matrix.name](inputs[matrix.name]) for matrix in makers]
+        made[:1] = map(activation, made[:1])
+        output: Tensor = layers[last.name](reduce(mul, made) if made else inputs[last.name])
+        return output
 
     def describe(self, choice: Choice) -> str:
         """Return a choice's sizes for a person."""
         return ", ".join(f"{self.sizes[name]} {value}" for name, value in choice.sizes)
-
-
-def interpolated(place: int, times: Mapping[int, float]) -> float:
-    """Return the time at a place, linearly between those that were timed, and as at the nearest end beyond them.
-
-    Example:
-        >>> interpolated(3, {4: 2.0, 2: 1.0})
-        1.5
-    """
-    places = sorted(times)
-    return float(np.interp(place, places, [times[at] for at in places]))

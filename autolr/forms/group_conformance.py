@@ -1,11 +1,12 @@
 """The laws of a form of several matrices, as :mod:`autolr.forms.conformance` runs them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy.optimize import nnls
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autolr.checkpoint.runtime.layers import CompressedLinear
@@ -53,7 +54,8 @@ def check_group(form: Form, seed: int) -> None:
     The laws: options build a layer for each module of the unit; together they store as many weights, bias entries
     and bytes of places as the form says, and multiply by as many weights; errors are not negative and never grow with
     the weights that stay (of a form with several sizes, at each value of the first); each layer is built anew by its
-    own ``sizes`` and state; what is timed can be built.
+    own ``sizes`` and state; what is timed can be built and run, and its terms predict times that are a fixed part and
+    one for each weight.
 
     Raises:
         AssertionError: a law is broken; the message names the law, the case and the figure.
@@ -94,9 +96,28 @@ def _check_options(form: Form, given: Given) -> None:
     _check_growth(choices, weights, errors, slack, label)
     for choice in choices[:: max(1, len(choices) // _BUILT)]:
         _check_layers(form, given, choice, f"{label}, {dict(choice.sizes)}")
-    for choice in form.timed(unit):
+    timed = form.timed(unit)
+    for choice in timed:
         empty = form.empty_layers(unit, choice, torch.empty(0))
         assert set(empty) == set(unit.modules), f"{label}: timed {choice.sizes} has layers for {sorted(empty)}"
+        _check_run(form, unit, empty, f"{label}: timed {choice.sizes}")
+    check_terms(form, unit, timed, label)
+
+
+def check_terms(form: Form, unit: Unit, timed: Sequence[Choice], label: str) -> None:
+    """Check that a form's terms predict times that are a fixed part and one for each weight."""
+    terms = np.array([form.terms(unit, choice) for choice in timed])
+    assert (terms >= 0).all(), f"{label}: a term is {terms.min()}"
+    times = np.array([1.0 + form.weights(unit, choice) for choice in timed])
+    _, off = nnls(terms / times[:, None], np.ones(len(times)))
+    assert off <= _ROUNDING, f"{label}: times that grow with the weights are predicted {off} off by the terms"
+
+
+def _check_run(form: Form, unit: Unit, layers: Mapping[str, nn.Module], label: str) -> None:
+    """Check that the layers can be run together, on the inputs of the dense ones."""
+    inputs = {matrix.name: torch.zeros(2, 3, matrix.in_features) for matrix in unit.matrices}
+    shape = tuple(form.run(unit, layers, inputs, torch.relu).shape)
+    assert shape == (2, 3, unit.out_features), f"{label} gives {shape} where the unit gives (2, 3, {unit.out_features})"
 
 
 def _check_growth(choices: Sequence[Choice], weights: np.ndarray, errors: np.ndarray, slack: float, label: str) -> None:

@@ -6,12 +6,13 @@ and an attention kernel that works on fewer heads. With grouped-query attention 
 Source: Michel et al. 2019 (arXiv 1905.10650) for heads that can go, Hassibi & Stork 1993 for the order and the rest.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from autolr.checkpoint.runtime.layers import CompressedLinear, SelectedLinear
 from autolr.forms.base import Form, Given
@@ -88,7 +89,28 @@ class HeadsForm(Form):
         """Return few, half, and most of the heads."""
         assert unit.heads is not None
         n = unit.heads.groups
-        return [heads("", count) for count in sorted({1, max(1, n // 4), n // 2, n - max(1, n // 4), n - 1} - {0, n})]
+        return [heads("", count) for count in sorted({1, max(1, n // 4), n // 2, n - max(1, n // 4)} - {n})]
+
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        """Return a fixed part and the heads: products and attention grow with them."""
+        return 1.0, float(choice["heads"])
+
+    def run(
+        self,
+        unit: Unit,
+        layers: Mapping[str, nn.Module],
+        inputs: Mapping[str, Tensor],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Run query, key and value, attention without a mask, and the output."""
+        assert unit.heads is not None
+        *makers, last = unit.matrices
+        query, key, value = (
+            layers[m.name](inputs[m.name]).unflatten(-1, (-1, unit.heads.width)).transpose(1, 2) for m in makers
+        )
+        mixed = scaled_dot_product_attention(query, key, value, enable_gqa=unit.heads.queries > 1)
+        output: Tensor = layers[last.name](mixed.transpose(1, 2).flatten(2))
+        return output
 
 
 def _entries(unit: Unit, choice: Choice) -> Mapping[str, int]:

@@ -1,6 +1,6 @@
 """The form ``low-rank``: ``y = left (right x) + b``, two thin matrices in place of one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.checkpoint.runtime.layers import LowRankLinear
-from autolr.forms.base import N_TIMED, REFERENCE_SHARE, ROUNDING, Form, Given, Times, interpolated
+from autolr.forms.base import REFERENCE_SHARE, ROUNDING, Form, Given
 from autolr.forms.gauge import balance
 from autolr.records import Choice, Unit
 
 NAME = LowRankLinear.kind
+N_TIMED = 5
+"""Ranks at which each shape of layer is timed."""
 
 
 def low_rank(method: str, rank: int) -> Choice:
@@ -114,14 +116,19 @@ class LowRank(Form):
         """Return ranks from 0 to break-even."""
         return [low_rank("", rank) for rank in timed_ranks(unit)]
 
-    def time(self, unit: Unit, choice: Choice, times: Mapping[str, Times]) -> float:
-        """Return the time of a rank, interpolated between those that were timed."""
-        return time_of_rank(choice["rank"], times)
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        """Return whether there are factors or a bias alone, and the rank."""
+        return terms_of_rank(choice["rank"])
 
 
-def time_of_rank(rank: int, times: Mapping[str, Times]) -> float:
-    """Return the time of a low-rank layer, interpolated between the ranks that were timed."""
-    return interpolated(rank, {dict(sizes)["rank"]: time for sizes, time in times[NAME].items()})
+def terms_of_rank(rank: int) -> tuple[float, ...]:
+    """Return what the time of two factors grows with; at rank 0 there are none.
+
+    Example:
+        >>> terms_of_rank(0), terms_of_rank(24)
+        ((1.0, 0.0, 0.0), (0.0, 1.0, 24.0))
+    """
+    return float(rank == 0), float(rank > 0), float(rank)
 
 
 def rank_grid(unit: Unit, multiple: int) -> range:

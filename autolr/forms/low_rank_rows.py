@@ -3,7 +3,7 @@
 Source: LoSparse's low rank plus neurons (Li et al. 2023, arXiv 2306.11222), without its training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,16 +13,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from autolr.checkpoint.runtime.layers import LowRankRowsLinear
-from autolr.forms.base import Form, Given, Times, interpolated
+from autolr.forms.base import Form, Given
 from autolr.forms.low_rank import NAME as LOW_RANK
-from autolr.forms.low_rank import Factors, fill_, make_factors, rank_grid, time_of_rank, timed_ranks
+from autolr.forms.low_rank import Factors, fill_, make_factors, rank_grid, terms_of_rank, timed_ranks
 from autolr.records import Choice, Unit
 from autolr.types import Method
 
 NAME = LowRankRowsLinear.kind
 SHARES = (1 / 32, 1 / 16, 1 / 8)
 """Shares of the output rows that may be kept dense."""
-TIMED_SHARES = (1 / 32, 1 / 8)
+_TIMED = ((0, 1 / 8), (1, 1 / 32), (1, 1 / 8), (3, 1 / 32), (3, 1 / 8))
+"""Places among the ranks that the form low-rank is timed at, and shares of the rows."""
 _INDEX_BYTES = 8
 
 
@@ -92,18 +93,17 @@ class LowRankRows(Form):
         return layer
 
     def timed(self, unit: Unit) -> Sequence[Choice]:
-        """Return some numbers of rows at a middle rank."""
+        """Return few and many rows at low and high ranks, and many alone."""
         ranks = timed_ranks(unit)
-        counts = sorted({max(1, round(share * unit.out_features)) for share in TIMED_SHARES})
-        return [low_rank_rows("", ranks[len(ranks) // 2], rows) for rows in counts]
+        choices = [
+            low_rank_rows("", ranks[min(place, len(ranks) - 1)], max(1, round(share * unit.out_features)))
+            for place, share in _TIMED
+        ]
+        return sorted(set(choices), key=lambda choice: self.weights(unit, choice))
 
-    def time(self, unit: Unit, choice: Choice, times: Mapping[str, Times]) -> float:
-        """Return the time of the rank and what so many rows add, interpolated between the numbers that were timed."""
-        added = {0: 0.0}
-        for sizes, time in times[NAME].items():
-            timed = dict(sizes)
-            added[timed["rows"]] = max(0.0, time - time_of_rank(timed["rank"], times))
-        return time_of_rank(choice["rank"], times) + interpolated(choice["rows"], added)
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        """Return those of the rank, and the rows."""
+        return *terms_of_rank(choice["rank"]), float(choice["rows"])
 
 
 FORM = LowRankRows()

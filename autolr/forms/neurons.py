@@ -20,7 +20,7 @@ from autolr.records import Choice, Unit
 NAME = "neurons"
 STEPS_OF_MULTIPLE = 2
 """Numbers of neurons are multiples of so many times the multiple of ranks."""
-N_TIMED = 8
+N_TIMED = 3
 
 
 def neurons(method: str, count: int) -> Choice:
@@ -72,7 +72,7 @@ class Neurons(Form):
     def timed(self, unit: Unit) -> Sequence[Choice]:
         """Return numbers of neurons from few to nearly all."""
         n = unit.matrices[-1].in_features
-        wanted = np.linspace(0, 1, N_TIMED + 2)[1:-1] * n
+        wanted = np.linspace(0, 1, 2 * N_TIMED + 1)[1::2] * n
         step = 16 if n > 16 * N_TIMED else 1
         return [neurons("", count) for count in sorted({max(step, round(w / step) * step) for w in wanted})]
 

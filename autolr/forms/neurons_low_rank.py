@@ -5,28 +5,26 @@ of neurons at which the method has decomposed the rest, the ranks are those belo
 a rank as large as that matrix's shorter side leaves it dense.
 """
 
-from collections.abc import Mapping, Sequence, Set
-from functools import lru_cache
+from collections.abc import Sequence, Set
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from autolr.checkpoint.runtime.layers import CompressedLinear, SelectedLowRankLinear
-from autolr.forms.base import Form, Given, Times
+from autolr.forms.base import Form, Given
 from autolr.forms.low_rank import Factors, fill_
 from autolr.forms.neurons import FORM as NEURONS
 from autolr.forms.neurons import neurons
 from autolr.methods.remainders import remainder_counts
-from autolr.records import Choice, Sizes, Unit, break_even_rank
+from autolr.records import Choice, Unit, break_even_rank
 from autolr.types import Decomposition
 
 NAME = "neurons-low-rank"
 _TIMED_COUNTS = (1 / 8, 3 / 8, 3 / 4)
-_TIMED_RANKS = (1 / 6, 1 / 2, 1)
-"""Of the break-even rank; at all of it the makers stay dense."""
+_TIMED_RANKS = ((1 / 6, 1 / 6), (1 / 2, 1))
+"""Of what makes the neurons and of what reads them, as shares of the break-even rank; at all of it they stay dense."""
 
 
 def neurons_low_rank(method: str, count: int, make: int, read: int) -> Choice:
@@ -117,23 +115,20 @@ class NeuronsLowRank(Form):
         return built
 
     def timed(self, unit: Unit) -> Sequence[Choice]:
-        """Return few, some and many neurons, each with low, middle and full ranks of what makes them."""
+        """Return few, some and many neurons, with low ranks of all and with middle ranks of what makes them alone."""
         counts = remainder_counts(unit.matrices[-1].in_features)
-        wide_in, wide_out = unit.in_features, unit.out_features
-        found = []
+        found = set()
         for share in _TIMED_COUNTS:
             count = min(counts, key=lambda n: abs(n - share * unit.matrices[-1].in_features))
-            for level in _TIMED_RANKS:
-                make = max(1, round(level * break_even_rank(count, wide_in)))
-                read = max(1, round(min(level, _TIMED_RANKS[1]) * break_even_rank(count, wide_out)))
-                full = min(count, wide_in)
-                found.append(neurons_low_rank("", count, full if level == 1 else make, read))
-        return sorted(set(found), key=lambda choice: self.weights(unit, choice))
+            for make, read in _TIMED_RANKS:
+                ranks = (_ranked(count, unit.in_features, make), _ranked(count, unit.out_features, read))
+                found.add(neurons_low_rank("", count, *ranks))
+        return sorted(found, key=lambda choice: self.weights(unit, choice))
 
-    def time(self, unit: Unit, choice: Choice, times: Mapping[str, Times]) -> float:
-        """Return a constant, a time a neuron and a time a weight, fitted to what was timed."""
-        each = _fitted(unit, tuple(times[self.name].items()))
-        return float(each @ (1.0, choice["neurons"], self.weights(unit, choice)))
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        """Return a fixed part, the matrices that are two thin ones, the neurons and the weights."""
+        thin = sum(rank < min(choice["neurons"], wide) for _, rank, wide in _sides(unit, choice))
+        return 1.0, float(thin), float(choice["neurons"]), float(self.weights(unit, choice))
 
     def _is_dense(self, unit: Unit, choice: Choice) -> bool:
         return all(rank >= min(choice["neurons"], wide) for _, rank, wide in _sides(unit, choice))
@@ -149,6 +144,11 @@ def _ranks(count: int, wide: int, multiple: int) -> list[int]:
     """Return the ranks of a matrix of these sides: multiples below break-even, and the full one."""
     top = break_even_rank(count, wide)
     return [*range(min(multiple, max(1, top - 1)), top, multiple), min(count, wide)]
+
+
+def _ranked(count: int, wide: int, share: float) -> int:
+    """Return a share of the break-even rank of a matrix of these sides, or where it is 1 the full one."""
+    return min(count, wide) if share == 1 else max(1, round(share * break_even_rank(count, wide)))
 
 
 def _unbeaten(sizes: np.ndarray, errors: np.ndarray) -> list[int]:
@@ -175,16 +175,6 @@ def _empty(matrix: Unit, count: int, rank: int, reads: bool, like: Tensor) -> Se
     wide_in, wide_out = matrix.in_features, matrix.out_features
     sizes = (count, wide_out) if reads else (wide_in, count)
     return SelectedLowRankLinear(*sizes, rank, wide_in, wide_out, device=like.device, dtype=like.dtype)
-
-
-@lru_cache(maxsize=64)
-def _fitted(unit: Unit, timed: tuple[tuple[Sizes, float], ...]) -> np.ndarray:
-    """Return the constant, the time a neuron and the time a weight, none below zero, by least relative squares."""
-    rows = []
-    for sizes, time in timed:
-        choice = Choice(NAME, "", sizes)
-        rows.append(np.array([1.0, choice["neurons"], FORM.weights(unit, choice)]) / time)
-    return np.asarray(nnls(np.array(rows), np.ones(len(rows)))[0])
 
 
 FORM = NeuronsLowRank()

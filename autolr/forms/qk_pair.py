@@ -6,11 +6,11 @@ size; the entries that are left out are zeros, which add nothing to a score.
 Source: Chen et al. 2021 (DRONE, NeurIPS); MoDeGPT, arXiv 2408.09632; A3, arXiv 2505.12942.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from autolr.checkpoint.runtime.layers import CompressedLinear, SpreadLinear
 from autolr.forms.base import Form, Given
@@ -28,7 +28,7 @@ from autolr.records import Choice, Unit
 from autolr.types import turned_rows
 
 NAME = "qk-pair"
-_TIMED = (1 / 16, 1 / 4, 1 / 2, 3 / 4, 15 / 16)
+_TIMED = (1 / 8, 1 / 2, 7 / 8)
 
 
 def qk_pair(method: str, count: int) -> Choice:
@@ -93,6 +93,23 @@ class QkPair(Form):
     def timed(self, unit: Unit) -> Sequence[Choice]:
         """Return numbers of entries from few to nearly all."""
         return [qk_pair("", count) for count in evenly(unit, _TIMED)]
+
+    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
+        """Return a fixed part and the entries."""
+        return 1.0, float(choice["entries"])
+
+    def run(
+        self,
+        unit: Unit,
+        layers: Mapping[str, nn.Module],
+        inputs: Mapping[str, Tensor],
+        activation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Run both layers, each on its own input; what lies between them stays as it is."""
+        first, last = unit.modules
+        layers[first](inputs[first])
+        output: Tensor = layers[last](inputs[last])
+        return output
 
 
 def _turned(

@@ -9,15 +9,15 @@ dies lets go.
 import errno
 import fcntl
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from autolr.errors import UsageError
+from autolr.machine.private_folder import private_folder
 
 _PAUSE = 0.05
 
@@ -119,17 +119,7 @@ def own_folder() -> Path:
         UsageError: another user has made it, or it is no folder.
     """
     folder = Path(tempfile.gettempdir()) / f"autolr-{os.getuid()}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()  # not of what a link leads to: whoever made the link would choose where locks lie
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise UsageError(
-            f"{folder} must be a folder of user {os.getuid()}, got {stat.filemode(found.st_mode)} of user "
-            f"{found.st_uid}; remove it, or set TMPDIR to a folder of your own"
-        )
-    if found.st_mode & 0o077:
-        folder.chmod(0o700)
-    return folder
+    return private_folder(folder, "set TMPDIR to a folder of your own")
 
 
 def _open(name: str) -> IO[str]:

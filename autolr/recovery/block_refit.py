@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autolr.checkpoint.runtime.layers import CompressedLinear
-from autolr.cost.measure_latency import shared_copy
+from autolr.cost.forward import shared_copy
 from autolr.errors import AutolrError
 from autolr.forms import FORMS
 from autolr.forms.swap import DecompositionSource, build, given

@@ -216,6 +216,14 @@ class RunSpec(Strict):
             read=whole_numbers,
         ),
     ] = ()
+    remeasure: Annotated[
+        bool,
+        Option(
+            "Time layers also where times of another study on this machine are at hand.",
+            "Where it runs",
+            negated=False,
+        ),
+    ] = False
     offline: Annotated[bool, Option("Never reach for the hub.", "Where it runs")] = False
     trust_remote_code: Annotated[bool, Option("Run code that the model brings along.", "Where it runs")] = False
     stream: Annotated[
@@ -342,7 +350,8 @@ class StudySpec(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that a study may not change, flat: dotted name -> plain value; places are among them."""
-        left_out = {"trials", "time_limit", "crew"} | ({"storage"} if self.storage is None else set())
+        left_out: dict[str, Any] = dict.fromkeys(("trials", "time_limit", "crew"), True) | {"run": {"remeasure"}}
+        left_out |= {"storage": True} if self.storage is None else {}
         plain = self.model_dump(mode="json", exclude=left_out)
         return dict(flatten(plain))
 

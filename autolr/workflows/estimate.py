@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autolr.allocation.knapsack import allocate
+from autolr.allocation.modes import allocate_modes
 from autolr.bank import Bank
 from autolr.cost.price import lowest_costs
 from autolr.errors import BudgetError
@@ -155,7 +155,7 @@ def _predicted(spec: StudySpec, inputs: LoadedProblem, folder: StudyFolder) -> d
     for budget in spec.parsed_budgets:
         change = budget.limit(inputs.costs.dense) - inputs.costs.base.get(budget.quantity)
         try:
-            found[budget.text] = allocate(menus, {budget.quantity: change}).loss
+            found[budget.text] = allocate_modes(menus, inputs.costs.units, {budget.quantity: change}).loss
         except BudgetError:
             continue
     return found

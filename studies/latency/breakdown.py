@@ -13,7 +13,7 @@ from common import MODEL, PROFILES, THREADS
 from torch.profiler import ProfilerActivity, profile
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.cost.measure_latency import forward, forward_inputs
+from autolr.cost.forward import forward, forward_inputs
 from autolr.types import Conditions
 
 OUT = Path(__file__).parent / "breakdown.json"

@@ -12,7 +12,7 @@ from common import MODEL, PROFILES, THREADS, Lines
 
 from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.runtime import rewrites
-from autolr.cost.measure_latency import shared_copy, time_models
+from autolr.cost.forward import shared_copy, time_models
 from autolr.types import Conditions
 
 OUT = Path(__file__).parent / "rewriting.json"

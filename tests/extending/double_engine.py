@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from autolr.checkpoint.load import load_checkpoint
-from autolr.cost.measure_latency import forward_inputs
+from autolr.cost.forward import forward_inputs
 from autolr.engines import Engine, Session
 
 
