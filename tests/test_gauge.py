@@ -16,8 +16,8 @@ from autolr.forms.gauge import balance, balance_
 from autolr.forms.low_rank import Factors, fill_, make_factors, make_layer
 from autolr.forms.swap import compressed
 from autolr.methods.weighted_svd import weighted_svd
-from autolr.recovery.refit import correct
 from autolr.recovery.moments import Moments
+from autolr.recovery.refit import correct
 
 SCALES = (1e-24, 1e-12, 1e-4, 1.0, 1e8)
 """Of the mean squared gradients: from a model that is sure of everything to one in its first steps."""
