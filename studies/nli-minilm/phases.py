@@ -57,7 +57,8 @@ def phase_of(line: str) -> str | None:
     """Return the name of the phase that a line begins, without what differs from one to the next."""
     if not line.rstrip().endswith(" ..."):
         return None
-    return re.sub(r"\d[\d,]*", "N", line.strip().removesuffix(" ..."))
+    name = re.sub(r"/\S+", "FOLDER", line.strip().removesuffix(" ..."))
+    return re.sub(r"\d+(, \d+)*", "N", name.replace("trials", "trial"))
 
 
 def measured(arguments: list[str], log: Path) -> dict[str, Any]:
