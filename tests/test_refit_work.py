@@ -128,6 +128,21 @@ def test_an_answer_that_was_written_into_is_computed_again():
     assert len(calls) == 2
 
 
+def test_answers_are_let_go_with_their_block(monkeypatch):
+    model, source = prepared("bert")
+    before, memories = AnswerMemory.__init__, []
+
+    def noted(memory):
+        assert all(not earlier._answers for earlier in memories)
+        memories.append(memory)
+        before(memory)
+
+    monkeypatch.setattr(AnswerMemory, "__init__", noted)
+    refit(model, random_candidate(source), source, DATA)
+    assert len(memories) == 2
+    assert not memories[-1]._answers
+
+
 @pytest.mark.parametrize("wide", [False, True], ids=["from its answers", "from its inputs"])
 def test_moments_keep_their_digits_where_the_mean_is_large(wide):
     random = torch.Generator().manual_seed(0)

@@ -53,6 +53,10 @@ class AnswerMemory:
 
         module.forward = answer
 
+    def forget(self) -> None:
+        """Let go of all answers: a part and what serves it refer to each other, so they are not freed at once."""
+        self._answers.clear()
+
 
 def _versions(answer: Any) -> list[int]:
     """Return how often the tensors of an answer were written into."""
