@@ -36,6 +36,7 @@ class AnswerMemory:
     def __init__(self) -> None:
         self.batch = 0
         self._answers: dict[int, dict[str, tuple[Any, list[int]]]] = {}
+        self._served: list[Any] = []
 
     def serve(self, name: str, module: Any) -> None:
         """Have a part answer from memory what it has answered once; an answer that was written into is made again."""
@@ -52,10 +53,13 @@ class AnswerMemory:
             return known
 
         module.forward = answer
+        self._served.append(module)
 
     def forget(self) -> None:
-        """Let go of all answers: a part and what serves it refer to each other, so they are not freed at once."""
+        """Let go of all answers and parts, which would be freed late: a part refers to what serves it, and that to it."""
         self._answers.clear()
+        while self._served:
+            del self._served.pop().forward
 
 
 def _versions(answer: Any) -> list[int]:
