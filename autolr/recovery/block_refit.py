@@ -56,7 +56,7 @@ class AnswerMemory:
         self._served.append(module)
 
     def forget(self) -> None:
-        """Let go of all answers and parts, which would be freed late: a part refers to what serves it, and that to it."""
+        """Let go of all answers and parts, which would be freed late: each part and what serves it hold one another."""
         self._answers.clear()
         while self._served:
             del self._served.pop().forward
