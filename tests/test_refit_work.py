@@ -63,7 +63,7 @@ def test_the_dense_model_runs_once_for_all_candidates_and_a_compressed_layer_onc
         return linear(layer, x)
 
     def small_forward(layer, x):
-        small[id(layer)] += 1
+        small[layer] += 1  # which keeps the layer, so that no other has its place in memory
         return low_rank(layer, x)
 
     monkeypatch.setattr(torch.nn.Linear, "forward", dense_forward)
@@ -126,6 +126,21 @@ def test_an_answer_that_was_written_into_is_computed_again():
     layer(x).add_(1)
     assert torch.equal(layer(x), 2 * x)
     assert len(calls) == 2
+
+
+def test_answers_are_let_go_with_their_block(monkeypatch):
+    model, source = prepared("bert")
+    before, memories = AnswerMemory.__init__, []
+
+    def noted(memory):
+        assert all(not earlier._answers for earlier in memories)
+        memories.append(memory)
+        before(memory)
+
+    monkeypatch.setattr(AnswerMemory, "__init__", noted)
+    refit(model, random_candidate(source), source, DATA)
+    assert len(memories) == 2
+    assert not memories[-1]._answers
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["from its answers", "from its inputs"])

@@ -38,6 +38,7 @@ class AnswerMemory:
     def __init__(self) -> None:
         self.batch = 0
         self._answers: dict[int, dict[str, tuple[Any, list[int]]]] = {}
+        self._served: list[Any] = []
 
     def serve(self, name: str, module: Any) -> None:
         """Have a part answer from memory what it has answered once; an answer that was written into is made again."""
@@ -54,6 +55,13 @@ class AnswerMemory:
             return known
 
         module.forward = answer
+        self._served.append(module)
+
+    def forget(self) -> None:
+        """Let go of all answers and parts, which would be freed late: each part and what serves it hold one another."""
+        self._answers.clear()
+        while self._served:
+            del self._served.pop().forward
 
 
 def _versions(answer: Any) -> list[int]:

@@ -209,6 +209,7 @@ def _refit_block(
             one.found |= small.refit(one.states, tick)
             if not last:
                 small.run(one.states)
+            small.memory.forget()
     if not keeps and not last:
         dense.run(look=False)
 

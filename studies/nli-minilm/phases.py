@@ -19,6 +19,8 @@ from typing import Any
 OUT = Path(__file__).with_name("phases.json")
 TRIALS = 40
 BUDGET = "0.2x-flops"
+LATER = ("scales", "dense", "refit")
+"""Folders of a bank that a search fills."""
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -57,7 +59,8 @@ def phase_of(line: str) -> str | None:
     """Return the name of the phase that a line begins, without what differs from one to the next."""
     if not line.rstrip().endswith(" ..."):
         return None
-    return re.sub(r"\d[\d,]*", "N", line.strip().removesuffix(" ..."))
+    name = re.sub(r"/\S+", "FOLDER", line.strip().removesuffix(" ..."))
+    return re.sub(r"\d+(, \d+)*", "N", name.replace("trials", "trial"))
 
 
 def measured(arguments: list[str], log: Path) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def main(folder: Path, name: str, seed: int) -> None:
     bank, study = bank_of(folder, seed, threads), folder / f"study-{name}-{seed}"
     shutil.rmtree(study, ignore_errors=True)
     study.mkdir()
-    shutil.copytree(bank, study / "bank")
+    shutil.copytree(bank, study / "bank", ignore=shutil.ignore_patterns(*LATER))
     row = {"seed": seed, "threads": threads, "load before": os.getloadavg()[0]}
     row |= measured(command(study, seed, threads), folder / f"{name}-{seed}.log")
     result = json.loads((study / "result.json").read_text())
