@@ -42,7 +42,9 @@ def attention(units: Mapping[str, Unit], block: int) -> Unit:
 def feed_forward(units: Mapping[str, Unit]) -> Unit:
     inside = "bert.encoder.layer.0"
     matrices = (units[f"{inside}.intermediate.dense"], units[f"{inside}.output.dense"])
-    return Unit(f"{inside}.feed-forward", "feed-forward", 0, 2, HEADS * SIZE, HEADS * SIZE, matrices=matrices, of="neurons")
+    return Unit(
+        f"{inside}.feed-forward", "feed-forward", 0, 2, HEADS * SIZE, HEADS * SIZE, matrices=matrices, of="neurons"
+    )
 
 
 @pytest.fixture
@@ -121,7 +123,11 @@ def test_several_matrices_are_run_by_their_form_and_what_lies_between_them_alone
     shapes = shapes_of(model, [unit], [FORMS.get("heads")], rows)
     with FlopCounterMode(display=False) as counter:
         layers = time_layers(model, shapes, CONDITIONS, lambda: None, {})
-    wide = [1 * SIZE, 2 * SIZE, 3 * SIZE]  # of what is timed; each is multiplied by 2 queries, 12 keys and values, 2 outputs
+    wide = [
+        1 * SIZE,
+        2 * SIZE,
+        3 * SIZE,
+    ]  # of what is timed; each is multiplied by 2 queries, 12 keys and values, 2 outputs
     products = sum(2 * HEADS * SIZE * width * (2 + 12 + 12 + 2) for width in wide)
     flops = counter.get_flop_counts()["Global"]
     assert sum(n for op, n in flops.items() if "addmm" in str(op) or ".mm" in str(op)) == products
