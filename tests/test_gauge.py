@@ -16,6 +16,7 @@ from autolr.forms.gauge import balance, balance_
 from autolr.forms.low_rank import Factors, fill_, make_factors, make_layer
 from autolr.forms.swap import compressed
 from autolr.methods.weighted_svd import weighted_svd
+from autolr.recovery.kept import Kept
 from autolr.recovery.moments import Moments
 from autolr.recovery.refit import correct
 
@@ -117,8 +118,9 @@ def test_a_refitted_layer_is_balanced_anew():
     moments = Moments()
     with torch.no_grad():
         moments.add(x, {"layer": 3 * x @ weight.mT})
-        of_layer = moments.of("layer", layer, weight, None)
-        correct(layer, of_layer.solve(layer, weight, None, 1e-12 * torch.eye(OUT, dtype=torch.float64)))
+        of_layer = moments.of("layer", layer, weight, None, Kept.of(layer))
+        metric = 1e-12 * torch.eye(OUT, dtype=torch.float64)
+        correct(layer, of_layer.solve(layer, weight, None, metric, Kept.of(layer)))
     assert ((lengths(layer) > 0.49) & (lengths(layer) < 2.01)).all()
 
 

@@ -18,6 +18,7 @@ from autolr.recovery import hidden_states, stack_calls
 from autolr.recovery import refit as refit_module
 from autolr.recovery.block_refit import AnswerMemory
 from autolr.recovery.hidden_states import HiddenStates, Room
+from autolr.recovery.kept import Kept
 from autolr.recovery.moments import Moments, gram_of
 from autolr.recovery.observed import INPUT
 from autolr.recovery.refit import REFIT, refit, refit_together
@@ -155,7 +156,7 @@ def test_moments_keep_their_digits_where_the_mean_is_large(wide):
         part = slice(start, start + 200)
         moments.add(x[part], {INPUT: dense[part]} if wide else {"up": y[part].float()})
     layer = LowRankLinear(5, 7, rank=2)
-    found = moments.of("up", layer, weight, bias)
+    found = moments.of("up", layer, weight, bias, Kept.of(layer))
     both = torch.cat([x.double(), y], 1).mT.cov(correction=0)
     torch.testing.assert_close(found.covariance, both[:5, :5], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.cross, both[5:, :5], rtol=1e-4, atol=2e-4)
