@@ -19,6 +19,7 @@ from autolr.cost import CostTable
 from autolr.forms import FORMS
 from autolr.forms.base import Form
 from autolr.forms.swap import compressed, given
+from autolr.model.block_memory import remembered
 from autolr.types import Candidate, Choice, Method, Unit
 
 Key = tuple[str, str, str]
@@ -96,6 +97,8 @@ def measure_scales(
 ) -> dict[Key, float]:
     """Measure, for each curve, the factor that puts it on the scale of the loss.
 
+    The dense model runs once first: in each further pass the blocks before the changed unit answer from memory.
+
     Args:
         model: the dense model; each unit in turn is compressed in place and put back.
         bank: holds the decompositions.
@@ -107,13 +110,17 @@ def measure_scales(
         Of each curve's key: measured divergence / error at the reference option; 1 where the error there is zero.
     """
     scales: dict[Key, float] = {}
-    for done, curve in enumerate(curves):
-        candidate = Candidate.of({curve.unit: curve.choices[curve.reference]})
-        with compressed(model, candidate, bank):
-            measured = divergence(model)
-        error = float(curve.error[curve.reference])
-        scales[curve.key] = measured / error if error > 0 else 1.0
-        progress(done + 1)
+    curves = list(curves)
+    with remembered(model, [bank.unit(curve.unit) for curve in curves]) as memory:
+        divergence(model)
+        for done, curve in enumerate(curves):
+            memory.changing(bank.unit(curve.unit))
+            candidate = Candidate.of({curve.unit: curve.choices[curve.reference]})
+            with compressed(model, candidate, bank):
+                measured = divergence(model)
+            error = float(curve.error[curve.reference])
+            scales[curve.key] = measured / error if error > 0 else 1.0
+            progress(done + 1)
     return scales
 
 
