@@ -16,7 +16,7 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
-from autolr.forms import GROUP_FORMS, MATRIX_FORMS, get_forms
+from autolr.forms import GROUP_FORMS, MATRIX_FORMS, TIME_FORMS, get_forms
 from autolr.forms.base import Form
 from autolr.methods import get_methods, matrix_methods
 from autolr.model.attention import find_attentions
@@ -274,13 +274,19 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
 
 
 def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
-    """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack."""
+    """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack.
+
+    Heads need a budget in time.
+    """
     gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
     space = load_space_config(spec.search.space)
     if space.forms:
         return space.forms
     solves = isinstance(space, ImportanceConfig)
-    return (*MATRIX_FORMS, *GROUP_FORMS) if gradients and solves else MATRIX_FORMS
+    if not (gradients and solves):
+        return MATRIX_FORMS
+    timed = any(budget.quantity == "latency" for budget in spec.parsed_budgets)
+    return (*MATRIX_FORMS, *GROUP_FORMS, *(TIME_FORMS if timed else ()))
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

@@ -344,7 +344,12 @@ def test_pairs_are_offered_where_gradients_are_measured_and_a_knapsack_is_solved
         "low-rank",
     )
     names = default_forms(spec, get_methods(spec.search.methods))
-    assert names == (*MATRIX_FORMS, *GROUP_FORMS) if pairs else MATRIX_FORMS
+    assert names == ((*MATRIX_FORMS, *GROUP_FORMS) if pairs else MATRIX_FORMS)
+
+
+def test_heads_are_offered_where_a_budget_is_a_time():
+    spec = make_spec({"budgets": ["0.5x-flops", "0.5x-latency"]}, "test")
+    assert default_forms(spec, get_methods(spec.search.methods))[-1] == "heads"
 
 
 def test_a_space_of_ranks_leaves_pairs_alone(tmp_path):

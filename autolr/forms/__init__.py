@@ -21,8 +21,10 @@ FORMS: Registry[Form] = Registry(
 
 MATRIX_FORMS = ("low-rank", "low-rank-rows")
 """What a single matrix may become, where a study names no forms."""
-GROUP_FORMS = ("neurons", "neurons-low-rank", "ov-pair", "qk-pair", "heads")
+GROUP_FORMS = ("neurons", "neurons-low-rank", "ov-pair", "qk-pair")
 """What feed-forward pairs and attentions may become beside that."""
+TIME_FORMS = ("heads",)
+"""What is offered beside that where a budget is a time: counted in operations, it was never the best."""
 
 
 def get_forms(names: Iterable[str]) -> tuple[Form, ...]:
