@@ -16,10 +16,13 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
-from autolr.forms import MATRIX_FORMS, PAIR_FORMS, get_forms
+from autolr.errors import UsageError
+from autolr.forms import MATRIX_FORMS, PAIR_FORMS, TABLE_FORMS, get_forms
 from autolr.forms.base import Form
 from autolr.methods import get_methods, matrix_methods
+from autolr.methods.groupreduce import METHOD as GROUPREDUCE
 from autolr.model.digests import model_digests, tokenizer_digest
+from autolr.model.embeddings import find_table
 from autolr.model.feed_forward import find_feed_forwards
 from autolr.model.inputs import Batch, check_tokens, longest_input
 from autolr.model.load import open_model
@@ -182,20 +185,26 @@ class LoadedProblem(Problem):
         return self.task.batches(data, self.spec.run.scoring_batch_size, self.model.device)
 
 
-def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None = None) -> LoadedProblem:
+def open_inputs(
+    spec: StudySpec,
+    progress: Progress,
+    latency_file: Path | None = None,
+    began: Mapping[str, Any] | None = None,
+) -> LoadedProblem:
     """Load and check everything a study is given.
 
     Args:
         spec: the specification.
         progress: told what is under way.
         latency_file: where the times that latency is predicted from are kept; None: they are not.
+        began: the fingerprint that a study which goes on began with: it is not offered what came later.
 
     Raises:
         UsageError: something given cannot be used.
         BudgetError: a budget cannot be reached by any candidate.
     """
     methods = [*matrix_methods(spec.search.methods)]
-    form_names = spec.search.forms or default_forms(spec, methods)
+    form_names = spec.search.forms or default_forms(spec, methods, began)
     forms = get_forms(form_names)
     methods += get_methods(name for form in forms for name in form.methods)
     if spec.run.threads:
@@ -237,10 +246,12 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     if strays:
         units = units.without(strays, _STRAY)
         progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
-    if any(form.methods for form in forms):
+    if any(form.of == "neurons" for form in forms):
         units = replace(units, groups=find_feed_forwards(model, units.units, two))
         if not units.groups:
             progress.note(_NO_PAIRS)
+    if any(form.of == "embedding" for form in forms):
+        units = _with_table(units, model, two, spec, progress)
     if spec.run.stream:
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
@@ -253,14 +264,45 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     return problem.loaded(model, tokenizer, task)
 
 
-def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
-    """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack."""
+def _with_table(units: Units, model: PreTrainedModel, batch: Batch, spec: StudySpec, progress: Progress) -> Units:
+    """Return the units with the table of token vectors, or with the reason why it stays dense.
+
+    Raises:
+        UsageError: the table cannot be compressed and nothing else is to be, or the model is streamed.
+    """
+    if spec.run.stream:
+        raise UsageError("--form embedding needs gradients of the whole model at once; leave out --stream")
+    table, reasons = find_table(model, batch)
+    excluded = {name: reason for name, reason in units.excluded.items() if table is None or name != table.name}
+    for name, reason in reasons.items():
+        if set(spec.search.forms) and set(spec.search.forms) <= set(TABLE_FORMS):
+            raise UsageError(f"--form embedding: {name} is {reason}; name other forms")
+        progress.note(f"{name} stays dense: it is {reason}")
+    return replace(units, excluded={**excluded, **reasons}, tables=() if table is None else (table,))
+
+
+def default_forms(
+    spec: StudySpec, methods: Sequence[Method], began: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Return what a unit may become where nothing is said.
+
+    Pairs and tables need gradients, and a space that solves a knapsack; tables a budget that counts their parameters.
+
+    Args:
+        spec: the specification.
+        methods: for single matrices.
+        began: the fingerprint that a study which goes on began with; it is not offered what came later.
+    """
     gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
     space = load_space_config(spec.search.space)
     if space.forms:
         return space.forms
     solves = isinstance(space, ImportanceConfig)
-    return (*MATRIX_FORMS, *PAIR_FORMS) if gradients and solves else MATRIX_FORMS
+    if not (gradients and solves):
+        return MATRIX_FORMS
+    counted = any(budget.quantity in ("params", "memory") for budget in spec.parsed_budgets)
+    older = began is not None and f"method {GROUPREDUCE.name}" not in began
+    return (*MATRIX_FORMS, *PAIR_FORMS, *(TABLE_FORMS if counted and not older else ()))
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

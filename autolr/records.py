@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Unit:
     matrices: tuple["Unit", ...] = ()
 
     @property
+    def of(self) -> str:
+        """What it is: a ``matrix``, the ``neurons`` of several matrices, or an ``embedding``."""
+        return "neurons" if self.matrices else "matrix"
+
+    @property
     def modules(self) -> tuple[str, ...]:
         """Dotted paths of the modules that a choice for this unit replaces."""
         return tuple(matrix.name for matrix in self.matrices) or (self.name,)
@@ -43,6 +48,11 @@ class Unit:
         return sum(matrix.weights for matrix in self.matrices) or self.out_features * self.in_features
 
     @property
+    def multiplied(self) -> int:
+        """How many of its weights vectors are multiplied by: all, but for those that are looked up."""
+        return self.weights
+
+    @property
     def depth(self) -> float:
         """Relative depth in [0, 1]: 0 is the first block, 1 the last (and every layer outside the blocks)."""
         return 1.0 if self.block < 0 else self.block / max(self.n_blocks - 1, 1)
@@ -51,6 +61,19 @@ class Unit:
     def break_even(self) -> int:
         """Smallest rank at which a low-rank layer is no longer cheaper than the dense one."""
         return break_even_rank(self.out_features, self.in_features)
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Unit):
+    """A table of token vectors: the matrix ``W`` (dim, vocabulary) of one-hot inputs, which its module transposes.
+
+    Example:
+        >>> Table("wte", "wte", -1, 1, 8, 50, True).of
+        'embedding'
+    """
+
+    of: ClassVar[str] = "embedding"
+    multiplied: ClassVar[int] = 0
 
 
 def break_even_rank(out_features: int, in_features: int) -> int:

@@ -105,8 +105,8 @@ def _count(model: nn.Module, units: Sequence[Unit], batch_size: int, seq_len: in
                 stack.callback(parameter.requires_grad_, True)
         for unit in units:
 
-            def count(_module: nn.Module, args: tuple[Tensor, ...], _output: Any, unit: Unit = unit) -> None:
-                rows[unit.name] += args[0].numel() // unit.in_features
+            def count(_module: nn.Module, _args: Any, output: Tensor, unit: Unit = unit) -> None:
+                rows[unit.name] += output.numel() // unit.out_features
 
             stack.callback(model.get_submodule(unit.name).register_forward_hook(count).remove)
         stack.enter_context(torch.no_grad())

@@ -124,7 +124,8 @@ def random_candidates(
 ) -> list[Candidate]:
     """Return candidates of all sizes: every layer dense, and random ranks from low to high.
 
-    Where there are forms of several matrices, every other unit of those takes one of the sizes that were timed. None
+    Where there are forms of several matrices, every other unit of those takes one of the sizes that were timed; so does
+    a table in every other candidate. None
     has rank 0 everywhere: such a layer skips work that every other one has, and what a pass takes without it says
     little about the rest. The method of a choice does not matter for its time.
     """
@@ -132,17 +133,21 @@ def random_candidates(
     found = [Candidate()]
     for level in np.linspace(LOWEST_LEVEL, 0.9, max(count - 1, 0)):
         choices = {}
-        for unit in (unit for unit in units if not unit.matrices):
+        for unit in (unit for unit in units if unit.of == "matrix"):
             rank = int(level * rng.uniform(0.3, 1.7) * unit.break_even) // multiple * multiple
             if rank < unit.break_even:
                 choices[unit.name] = low_rank("", rank)
         for group in [unit for unit in units if unit.matrices][len(found) % 2 :: 2]:
-            timed = [choice for form in forms if form.methods for choice in form.timed(group)]
+            timed = [choice for form in forms if form.of == group.of for choice in form.timed(group)]
             if timed:
                 for name in group.modules:
                     choices.pop(name, None)
                 place = min(int(level * rng.uniform(0.3, 1.7) * len(timed)), len(timed) - 1)
                 choices[group.name] = timed[place]
+        for table in [unit for unit in units if unit.of == "embedding"][len(found) % 2 :]:
+            timed = [choice for form in forms if form.of == table.of for choice in form.timed(table)]
+            if timed:
+                choices[table.name] = timed[int(rng.integers(len(timed)))]
         found.append(Candidate.of(choices))
     return found[:count]
 
@@ -161,7 +166,9 @@ def random_layers(unit: Unit, choice: Choice | None, like: Tensor) -> dict[str, 
     """Return the layers of a choice's shape with random weights, by the modules they replace; None is dense."""
     if choice is None:
         layers: dict[str, nn.Module] = {
-            matrix.name: nn.Linear(matrix.in_features, matrix.out_features, device=like.device, dtype=like.dtype)
+            matrix.name: (nn.Embedding if matrix.of == "embedding" else nn.Linear)(
+                matrix.in_features, matrix.out_features, device=like.device, dtype=like.dtype
+            )
             for matrix in unit.matrices or (unit,)
         }
     else:
@@ -201,7 +208,11 @@ def _time_layers(
     by_form = {name: FORMS.get(name).timed(unit) for name in names}
     options: dict[str, Choice | None] = {"dense": None}
     options |= {_label(choice): choice for choices in by_form.values() for choice in choices}
-    x = torch.randn(rows, unit.in_features, device=like.device, dtype=like.dtype)
+    if unit.of == "embedding":
+        random = torch.Generator().manual_seed(0)
+        x = torch.randint(unit.in_features, (rows,), generator=random).to(like.device)
+    else:
+        x = torch.randn(rows, unit.in_features, device=like.device, dtype=like.dtype)
     runs: dict[str, Run] = {"model": dense}
     for name, choice in options.items():
         runs[name] = _chain([_timed_module(model, unit, choice, like) for _ in range(copies)], x)
@@ -215,9 +226,9 @@ def _time_layers(
 
 def _timed_forms(unit: Unit, forms: Sequence[Form]) -> list[str]:
     """Return the forms whose times a unit's are interpolated between."""
-    if unit.matrices:
-        return [form.name for form in forms if form.methods]
-    wanted = [name for form in forms if not form.methods for name in (form.scale, form.name) if name in FORMS]
+    if unit.of != "matrix":
+        return [form.name for form in forms if form.of == unit.of]
+    wanted = [name for form in forms if form.of == "matrix" for name in (form.scale, form.name) if name in FORMS]
     return list(dict.fromkeys([LOW_RANK, *wanted]))
 
 

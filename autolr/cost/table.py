@@ -48,10 +48,12 @@ class CostTable:
         fewer = unit.weights - form.weights(unit, choice)
         dense_bias = sum(m.out_features for m in unit.matrices or (unit,) if m.name in self.biased)
         params = fewer + dense_bias - form.bias_entries(unit, choice, self.biased)
+        multiplied = unit.multiplied - form.multiplied(unit, choice)
+        looked_up = fewer - multiplied
         saved: dict[str, int | float] = {
-            "flops": 2 * self.rows[name] * fewer,
+            "flops": 2 * self.rows[name] * multiplied,
             "params": params,
-            "nonembedding-params": params,
+            "nonembedding-params": params - looked_up,
             "memory": params * self.bytes_per_param - form.index_bytes(unit, choice),
         }
         if self.latency is not None:

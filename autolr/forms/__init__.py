@@ -7,12 +7,12 @@ How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs
 
 from collections.abc import Iterable
 
-from autolr.forms import low_rank, low_rank_rows, neurons, neurons_low_rank
+from autolr.forms import embedding, low_rank, low_rank_rows, neurons, neurons_low_rank
 from autolr.forms.base import Form
 from autolr.registry import Registry
 
 FORMS: Registry[Form] = Registry(
-    "form", Form, lambda: (low_rank.FORM, low_rank_rows.FORM, neurons.FORM, neurons_low_rank.FORM)
+    "form", Form, lambda: (low_rank.FORM, low_rank_rows.FORM, neurons.FORM, neurons_low_rank.FORM, embedding.FORM)
 )
 """Every form: the built-in ones and those of installed packages."""
 
@@ -21,6 +21,8 @@ MATRIX_FORMS = ("low-rank", "low-rank-rows")
 """What a single matrix may become, where a study names no forms."""
 PAIR_FORMS = ("neurons", "neurons-low-rank")
 """What a feed-forward pair may become beside that."""
+TABLE_FORMS = ("embedding",)
+"""What a table of token vectors may become, where a budget counts its parameters."""
 
 
 def get_forms(names: Iterable[str]) -> tuple[Form, ...]:

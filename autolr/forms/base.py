@@ -74,7 +74,8 @@ class Form(ABC):
         sizes: its sizes' names, in the order in which choices have them, with what tables call them.
         scale: forms of one scale share the one divergence that is measured for each unit and method; the form of that
             name is measured where the study has it.
-        methods: those that come with the form, for units of several matrices; none: it is made by the study's methods.
+        methods: those that come with the form, for units of several matrices or tables; none: it is made by the study's
+            methods.
         version: raised whenever its results change, so that what was measured of the old ones is not mistaken for them.
     """
 
@@ -87,7 +88,12 @@ class Form(ABC):
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""
-        return method.fits(unit) and (method.name in self.methods if unit.matrices else not self.methods)
+        return unit.of == self.of and method.fits(unit) and (method.name in self.methods if self.methods else True)
+
+    @property
+    def of(self) -> str:
+        """What it is a form of: a ``matrix``, the ``neurons`` of several, or an ``embedding``."""
+        return "neurons" if self.methods else "matrix"
 
     @abstractmethod
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
@@ -100,7 +106,11 @@ class Form(ABC):
 
     @abstractmethod
     def weights(self, unit: Unit, choice: Choice) -> int:
-        """Return how many weights a choice stores and multiplies each vector by, without the bias."""
+        """Return how many weights a choice stores, without the bias."""
+
+    def multiplied(self, unit: Unit, choice: Choice) -> int:
+        """Return how many of :meth:`weights` each vector is multiplied by: all, but for those that are looked up."""
+        return self.weights(unit, choice)
 
     def bias_entries(self, unit: Unit, choice: Choice, biased: Set[str]) -> int:
         """Return how many entries the biases of a choice have.

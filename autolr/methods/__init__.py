@@ -14,16 +14,20 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 from collections.abc import Iterable
 
 from autolr.errors import UsageError
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, svd
+from autolr.methods import afm, asvd, drone, fwsvd, groupreduce, kfac, losparse, obs, svd
 from autolr.registry import Registry
 from autolr.types import Method
 
+_OF = {
+    "neurons": "neurons and comes with the form that removes them",
+    "embedding": "tables of token vectors and comes with --form embedding",
+}
 BANK_FOLDERS = ("statistics", "scales", "alone", "dense")
 """What the bank's folder holds beside a folder for each method and each recovery."""
 METHODS: Registry[Method] = Registry(
     "method",
     Method,
-    lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs)),
+    lambda: (module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, groupreduce)),
     reserved=BANK_FOLDERS,
 )
 """Every method: the built-in ones and those of installed packages."""
@@ -47,5 +51,5 @@ def matrix_methods(names: Iterable[str]) -> tuple[Method, ...]:
     methods = get_methods(names)
     for method in methods:
         if method.of != "matrix":
-            raise UsageError(f"--method {method.name} is for {method.of} and comes with the form that removes them")
+            raise UsageError(f"--method {method.name} is for {_OF[method.of]}")
     return methods

@@ -6,10 +6,19 @@ import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.methods.result_check import check_elimination, check_record, check_values
-from autolr.types import Decomposition, Elimination, Method, Remainder, Unit, break_even_rank
+from autolr.methods.result_check import check_elimination, check_record, check_table, check_values
+from autolr.types import (
+    Core,
+    Decomposition,
+    Elimination,
+    Method,
+    Remainder,
+    TableFactors,
+    Unit,
+    break_even_rank,
+)
 
-Result = Decomposition | Elimination
+Result = Decomposition | Elimination | TableFactors
 
 
 def packed(
@@ -34,6 +43,8 @@ def packed(
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
         rest = _remainders_packed(order.remainders, dtype)
         return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors, **rest})
+    if method.of == "embedding":
+        return _finite(_table_packed(check_table(made, shape), dtype))
     result = check_record(made, method, shape, unit.break_even)
     rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
     tensors = _truncated(result, unit.break_even, dtype)
@@ -46,6 +57,22 @@ def _truncated(result: Decomposition, rank: int, dtype: torch.dtype) -> dict[str
     kept = min(rank, result.max_rank)
     factors = {"left": result.left[:, :kept].to(dtype), "right": result.right[:kept].to(dtype)}
     return {**factors, "singular_values": result.singular_values}
+
+
+def _table_packed(table: TableFactors, dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors = {"order": table.order.to(torch.int32), "root": table.root.to(dtype)}
+    for core in table.cores:
+        tensors[f"{core.count}/mean"] = core.mean.to(dtype)
+        tensors[f"{core.count}/vectors"] = core.vectors.to(dtype)
+        tensors[f"{core.count}/singular_values"] = core.singular_values
+    return tensors
+
+
+def _table_unpacked(tensors: Mapping[str, Tensor]) -> TableFactors:
+    counts = sorted({int(name.partition("/")[0]) for name in tensors if "/" in name})
+    parts = ("mean", "vectors", "singular_values")
+    cores = (Core(count, *(tensors[f"{count}/{part}"] for part in parts)) for count in counts)
+    return TableFactors(tensors["order"], tensors["root"], tuple(cores))
 
 
 def _remainders_packed(remainders: Sequence[Remainder], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -78,8 +105,10 @@ def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
     """Rebuild a method's result from :func:`packed`'s tensors."""
-    if method.of != "neurons":
+    if method.of == "matrix":
         return Decomposition(**tensors)
+    if method.of == "embedding":
+        return _table_unpacked(tensors)
     own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     rest = {name: tensor for name, tensor in tensors.items() if "/" in name}
     return Elimination(**own, remainders=_remainders_unpacked(rest))

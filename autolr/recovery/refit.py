@@ -82,6 +82,11 @@ def refit(
             return {}
         reads = positions_read(model, units, batches[0])
         dense_x = small_x = stacks.hidden
+        tables = {name: choice for name, choice in candidate.choices if source.unit(name).of == "embedding"}
+        if tables:  # the first block is fed other vectors then
+            with compressed(model, Candidate.of(tables), source):
+                started = _stack_inputs(model, of_block, batches)
+            small_x = dense_x if started is None else started.hidden
         found: dict[str, Correction] = {}
         for done, (name, calls) in enumerate(stacks.calls.items()):
             if not torch.allclose(dense_x[0], stacks.true_x[name], rtol=1e-3, atol=1e-3):
