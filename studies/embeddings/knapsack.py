@@ -1,7 +1,7 @@
 """What the knapsack finds at equal shares of all parameters, with and without tables of token vectors compressed.
 
     python studies/embeddings/knapsack.py FOLDER [SEED ...]       # writes studies/embeddings/knapsack.json
-    python studies/embeddings/knapsack.py FOLDER --cut [SEED ...]  # adds the rows of the model with a smaller vocabulary
+    python studies/embeddings/knapsack.py FOLDER --cut [SEED ...]  # adds the rows of the model in FOLDER/cut
     python studies/embeddings/knapsack.py                         # prints the tables
 
 ``FOLDER`` holds the bank of each seed, and the model whose vocabulary was cut. One method for matrices, ``kfac``;
