@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -15,6 +16,7 @@ from tiny import batches, build, sequences
 from torch import nn
 from typer.testing import CliRunner
 
+from autolr.allocation.error_curves import Curve
 from autolr.checkpoint.dense import save_dense
 from autolr.checkpoint.load import load_checkpoint
 from autolr.checkpoint.runtime.embeddings import LowRankEmbedding
@@ -71,6 +73,11 @@ class Source:
     def decomposition(self, name, method):
         unit = self.units[name]
         return get_methods([method])[0].decompose(unit_weight(self.model, unit).double(), self.measured[name])
+
+
+def given_of(source: Source) -> Given:
+    weight = unit_weight(source.model, source.table)
+    return Given(source.table, "groupreduce", source.decomposition(source.table.name, "groupreduce"), weight)
 
 
 def chosen(source: Source, rank: int, core: int) -> Candidate:
@@ -243,6 +250,28 @@ def test_a_table_that_is_read_as_a_matrix_is_found_by_trying():
     assert "more than one look-up" in reasons["table"]
 
 
+def test_a_curve_is_measured_without_a_core_and_passes_through_what_was_measured():
+    """With a core as large as the calibration data's vocabulary these would say that nothing is lost."""
+    model = build("bert")
+    source = Source(model)
+    made = given_of(source)
+    choices, errors = FORM.options(made, 1)
+    place = FORM.reference(made.unit, choices, errors)
+    others, shares = FORM.more_references(made.unit, choices)
+    curve = Curve("t", "groupreduce", "embedding", tuple(choices), errors, place, others, shares)
+    assert others
+    assert not any(choices[at]["core"] for at in curve.measured.values())
+    assert np.allclose(shares.sum(0), 1)
+    scales = {key: 2.0 + number for number, key in enumerate(curve.measured)}
+    loss = curve.loss(scales)
+    for key, at in curve.measured.items():
+        assert loss[at] == pytest.approx(scales[key] * errors[at])
+    middle = next(
+        c for c, choice in enumerate(choices) if choices[place]["rank"] > choice["rank"] > choices[others[0]]["rank"]
+    )
+    assert 2.0 < loss[middle] / errors[middle] < 3.0
+
+
 def test_prices_are_those_of_the_built_model():
     model = build("bert")
     source = Source(model, others=True)
@@ -357,7 +386,7 @@ def asked(tmp_path, *more: str) -> list[str]:
 
 
 def test_a_study_of_parameters_compresses_the_table(tmp_path):
-    given = asked(tmp_path, "--budget", "0.3x-params", "--trials", "6")
+    given = asked(tmp_path, "--budget", "0.22x-params", "--trials", "6")
     done = CliRunner().invoke(app, ["search", *given], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     members = json.loads(CliRunner().invoke(app, ["front", str(tmp_path / "study"), "--json"]).stdout)["members"]
@@ -367,6 +396,17 @@ def test_a_study_of_parameters_compresses_the_table(tmp_path):
     assert resumed.exit_code == 0, resumed.stderr
     told = CliRunner().invoke(app, ["estimate", *given[:-2]], catch_exceptions=False)
     assert told.exit_code == 0, told.stderr
+
+
+def test_a_study_that_began_before_there_were_tables_goes_on_without(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr("autolr.problem.TABLE_FORMS", ())
+        given = asked(tmp_path, "--budget", "0.9x-params", "--trials", "3", "--no-refit")
+        done = CliRunner().invoke(app, ["search", *given], catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+    resumed = CliRunner().invoke(app, ["resume", str(tmp_path / "study"), "--trials", "4"], catch_exceptions=False)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert '"form": "embedding"' not in (tmp_path / "study" / "front.json").read_text(encoding="utf-8")
 
 
 def test_the_table_alone_may_be_asked_for(tmp_path):

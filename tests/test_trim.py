@@ -12,6 +12,7 @@ from tiny import batches, build, sequences
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from typer.testing import CliRunner
 
+import autolr
 from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.model.trim_model import token_ids, trim_
@@ -253,3 +254,18 @@ def test_the_dense_model_is_not_written_over(tmp_path):
     done = CliRunner().invoke(app, ["trim", *data, "--out", str(given["--model"]), "--force"])
     assert done.exit_code == 2
     assert "is the dense model itself" in done.stderr
+
+
+def test_objects_are_trimmed_from_python(tmp_path):
+    given = write_inputs(tmp_path / "inputs")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(given["--model"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(given["--model"])
+    rows = [{"premise": "a dog runs", "hypothesis": "a dog sleeps", "label": "neutral"}] * 3
+    other = [{"premise": f"a dog {'eats reads ' * n}", "hypothesis": "a dog", "label": "neutral"} for n in range(1, 21)]
+    made = autolr.trim(model, tmp_path / "small", tokenizer=tokenizer, train=rows, validation=other)
+    assert made.tokens < made.tokens_before
+    small = transformers.AutoTokenizer.from_pretrained(tmp_path / "small")
+    assert {"dog", "runs", "sleeps", "eats", "reads"} < set(small.get_vocab())
+    assert "river" not in small.get_vocab()
+    with pytest.raises(UsageError, match="trim has no option 'trials'"):
+        autolr.trim(model, tmp_path / "x", tokenizer=tokenizer, train=rows, validation=rows, trials=3)

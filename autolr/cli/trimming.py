@@ -7,16 +7,11 @@ import typer
 
 from autolr.cli import options as o
 from autolr.cli.terminal import out, print_json, progress, reported
-
-_DATA = (
-    "model", "task", "train", "validation", "test", "to", "keep", "dataset", "premise_column", "hypothesis_column",
-    "label_column", "label_names", "text_column", "template", "words", "seq_len", "scoring_batch_size", "offline",
-    "trust_remote_code",
-)  # fmt: skip
+from autolr.spec.measuring import TRIMMING
 
 
 @reported
-@o.takes(*_DATA)
+@o.takes("model", "task", "train", "validation", "test", "to", "keep", *TRIMMING)
 def trim(
     given: o.Given,
     to: Annotated[Path, typer.Option("--out", parser=o.path, help="The smaller model's directory.")],

@@ -163,6 +163,20 @@ class Form(ABC):
         wanted = REFERENCE_SHARE * min([unit.weights, *sizes[~useful & (sizes > 0)]])
         return int(np.where(useful, np.abs(sizes - wanted), np.inf).argmin())
 
+    def more_references(self, unit: Unit, choices: Sequence[Choice]) -> tuple[tuple[int, ...], np.ndarray | None]:
+        """Return the places of more choices to measure, and how much each counts for each choice.
+
+        None, where the one of :meth:`reference` does for all.
+
+        Args:
+            unit: what they are choices for.
+            choices: n of them, of all forms of a scale.
+
+        Returns:
+            k places, and (1 + k, n) shares of the reference and of these, which sum to 1 for each choice.
+        """
+        return (), None
+
     @abstractmethod
     def timed(self, unit: Unit) -> Sequence[Choice]:
         """Return the choices at which a layer of this shape is timed, from the smallest to the largest.

@@ -33,8 +33,9 @@ from autolr.recovery.refit import REFIT, correct, refit
 RESULT = Path(__file__).parent / "knapsack.json"
 LAYERS = (*MATRIX_FORMS, *PAIR_FORMS)
 MENUS = {"layers": LAYERS, "layers and table": (*LAYERS, *TABLE_FORMS), "table": TABLE_FORMS}
-SHARES = (0.6, 0.5, 0.3, 0.2)
-ALONE = (0.7, 0.6)
+SHARES = {False: (0.6, 0.3), True: (0.3,)}
+"""Whether the vocabulary was cut -> shares of the whole model's parameters."""
+ALONE = (0.6,)
 """Shares at which the table alone is compressed: without it there are 0.48 of the parameters."""
 SHOWN = ("divergence", "accuracy", "agreement")
 
@@ -56,7 +57,7 @@ def rows_of(seed: int, folder: Path, model: dict[str, str], dense_params: int | 
     scorer = scorer_of(inputs, bank, "report", Lines())
     batches = inputs.batches_of(inputs.parts.calibration.take(REFIT.examples or len(inputs.parts.calibration), 0))
     dense, rows = dense_params or inputs.costs.dense.params, []
-    for share in SHARES:
+    for share in SHARES[bool(model)]:
         for name, forms in MENUS.items():
             if name == "table" and share not in ALONE:
                 continue
