@@ -148,6 +148,14 @@ def test_tokens_that_are_merged_on_the_way_stay():
     assert len(kept) > len({token for token in plain["model"]["vocab"] if len(token) == 1}) + len(SPECIAL) + 1
 
 
+def test_the_least_probable_piece_stays_for_the_penalty_of_unknown_characters_rests_on_it():
+    scores = {"<unk>": 0.0, "a": -20.0, "b": -20.0, "bX": -20.0, "ab": -1.0, "never": -60.0, "nor this": -50.0}
+    whole = Tokenizer(models.Unigram([*scores.items()], 0))
+    small, kept = cut(whole, ["abX", "ab"])
+    assert whole.encode("abX").tokens == small.encode("abX").tokens == ["a", "bX"]
+    assert len(kept) == len(scores) - 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
