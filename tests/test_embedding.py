@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -233,19 +234,28 @@ def test_a_table_of_another_class_says_so():
 class Peeking(nn.Module):
     """Reads its table in another way than by the look-up."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.table = nn.Embedding(60, 16)
+        self.table, self.read = nn.Embedding(60, 16), read
 
     def get_input_embeddings(self) -> nn.Module:
         return self.table
 
     def forward(self, input_ids, attention_mask):
-        return transformers.modeling_outputs.CausalLMOutput(logits=self.table(input_ids) @ self.table.weight.mT)
+        return transformers.modeling_outputs.CausalLMOutput(logits=self.read(self.table, input_ids))
 
 
-def test_a_table_that_is_read_as_a_matrix_is_found_by_trying():
-    table, reasons = find_table(Peeking(), examples()[0])
+READINGS = {
+    "as a matrix": lambda table, ids: table(ids) @ table.weight.mT,
+    "twice": lambda table, ids: table(ids) + table(ids.flip(1)),
+    "of other numbers": lambda table, ids: table(ids // 2),
+    "by its own rows where it has some": lambda table, ids: table(ids) + table.weight.flatten()[:1].sum(),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_table_that_is_read_in_another_way_is_found_by_trying(reading):
+    table, reasons = find_table(Peeking(READINGS[reading]), examples()[0])
     assert table is None
     assert "more than one look-up" in reasons["table"]
 
