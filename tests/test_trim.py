@@ -220,6 +220,8 @@ def test_a_model_with_something_else_for_each_token_is_refused():
     model.register_buffer("seen", torch.zeros(60))
     with pytest.raises(UsageError, match=r"seen \(60,\) seems to have an entry for each of 60 tokens"):
         trim_(model, [0, 1, 2])
+    with pytest.raises(UsageError, match="the tokenizer has a token 60, and the table 60 rows"):
+        trim_(build("bert"), [0, 60])
     model.config.suppress_tokens = [4]
     with pytest.raises(UsageError, match="names tokens by suppress_tokens"):
         token_ids(model)

@@ -38,12 +38,14 @@ def trim_(model: PreTrainedModel, kept: Sequence[int]) -> None:
         kept: numbers of the tokens, rising; those of :func:`token_ids` among them.
 
     Raises:
-        UsageError: the table or the head is of a class that is not known, or something else has as many entries as
-            there are tokens; the model is left as it was.
+        UsageError: the table or the head is of a class that is not known, something else has as many entries as there
+            are tokens, or a token has no row; the model is left as it was.
     """
     table: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     size = len(table.weight)
+    if max(kept) >= size:
+        raise UsageError(f"the tokenizer has a token {max(kept)}, and the table {size} rows; resize the table first")
     _check_known(model, table, head, size)
     index = torch.tensor(kept, device=table.weight.device)
     tensors = [table.weight, *([] if head is None else [head.weight, head.bias])]
