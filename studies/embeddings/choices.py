@@ -27,7 +27,7 @@ SIZES = ((64, 0), (64, 500), (64, 1000), (32, 2000), (32, 1000), (16, 2000), (96
 """Ranks and cores."""
 FLOORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 ORDERS = ("frequency", "energy")
-FACTORS = ((16, 0), (32, 0), (64, 0), (128, 0), (64, 476), (32, 953), (64, 953), (16, 1907), (64, 3815), (0, 3815))
+FACTORS = ((16, 0), (32, 0), (64, 0), (128, 0), (32, 953), (16, 1907), (64, 3815), (0, 3815))
 VARIANTS = {"metric and mean": (True, True), "metric": (True, False), "mean": (False, True), "neither": (False, False)}
 
 
