@@ -57,8 +57,9 @@ def smoothed(frequency: Float[Tensor, " vocabulary"], n_tokens: int) -> Float[Te
     """Return the tokens' frequencies with ``PSEUDO_COUNT`` added to each count, float64; their sum is 1.
 
     Example:
-        >>> smoothed(torch.tensor([1.0, 0.0], dtype=torch.float64), 1).tolist()  # 1.1 and 0.1 of 1.2
-        [0.9166666666666667, 0.08333333333333334]
+        >>> found = smoothed(torch.tensor([1.0, 0.0], dtype=torch.float64), 1)  # 1.1 and 0.1 of 1.2
+        >>> [round(share, 4) for share in found.tolist()]
+        [0.9167, 0.0833]
     """
     counts = frequency.double() * n_tokens + PSEUDO_COUNT
     return counts / counts.sum()
