@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from autolr.checkpoint.hook import install as _install
 
 if TYPE_CHECKING:
-    from autolr.api import Study, bench, compare, estimate, evaluate, load, own_task, probe, search
+    from autolr.api import Study, bench, compare, estimate, evaluate, load, own_task, probe, search, trim
 
 __version__ = "0.1.0"
-__all__ = ["Study", "bench", "compare", "estimate", "evaluate", "load", "own_task", "probe", "search"]
+__all__ = ["Study", "bench", "compare", "estimate", "evaluate", "load", "own_task", "probe", "search", "trim"]
 
 _install()
 

@@ -332,7 +332,7 @@ def _decomposed(
     def made(where: torch.device) -> object:
         copies = [weight.to(where, torch.float64, copy=True) for weight in weights]  # a method may write into them
         measured = None if stats is None else [layer.to(where) for layer in stats]
-        if method.of == "matrix":
+        if not unit.matrices:
             return method.decompose(copies[0], None if measured is None else measured[0])
         if method.of == "neurons":
             return method.decompose(copies, measured)

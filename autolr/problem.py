@@ -16,11 +16,14 @@ from autolr.data.example import EXAMPLE_MODEL
 from autolr.data.parts import PARTS, Data, Parts, check_sources
 from autolr.data.probe_parts import ProbeParts, load_probe_parts
 from autolr.data.probing import notes_on
-from autolr.forms import GROUP_FORMS, MATRIX_FORMS, TIME_FORMS, get_forms
+from autolr.errors import UsageError
+from autolr.forms import GROUP_FORMS, MATRIX_FORMS, TABLE_FORMS, TIME_FORMS, get_forms
 from autolr.forms.base import Form
 from autolr.methods import get_methods, matrix_methods
+from autolr.methods.groupreduce import METHOD as GROUPREDUCE
 from autolr.model.attention import find_attentions
 from autolr.model.digests import model_digests, tokenizer_digest
+from autolr.model.embeddings import find_table
 from autolr.model.feed_forward import find_feed_forwards
 from autolr.model.head_entries import find_query_keys, find_value_outputs
 from autolr.model.inputs import Batch, check_tokens, longest_input
@@ -200,20 +203,26 @@ class LoadedProblem(Problem):
         return self.task.batches(data, self.spec.run.scoring_batch_size, self.model.device)
 
 
-def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None = None) -> LoadedProblem:
+def open_inputs(
+    spec: StudySpec,
+    progress: Progress,
+    latency_file: Path | None = None,
+    began: Mapping[str, Any] | None = None,
+) -> LoadedProblem:
     """Load and check everything a study is given.
 
     Args:
         spec: the specification.
         progress: told what is under way.
         latency_file: where the times that latency is predicted from are kept; None: they are not.
+        began: the fingerprint that a study which goes on began with: it is not offered what came later.
 
     Raises:
         UsageError: something given cannot be used.
         BudgetError: a budget cannot be reached by any candidate.
     """
     methods = [*matrix_methods(spec.search.methods)]
-    form_names = spec.search.forms or default_forms(spec, methods)
+    form_names = spec.search.forms or default_forms(spec, methods, began)
     forms = get_forms(form_names)
     methods += get_methods(name for form in forms for name in form.methods)
     if spec.run.threads:
@@ -255,12 +264,14 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     if strays:
         units = units.without(strays, _STRAY)
         progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
-    for kind in dict.fromkeys(method.of for method in get_methods(name for form in forms for name in form.methods)):
+    for kind in dict.fromkeys(form.of for form in forms if form.of in _GROUPS):
         find, none_found = _GROUPS[kind]
         groups = find(model, units.units, two)
         units = replace(units, groups=(*units.groups, *groups))
         if not groups:
             progress.note(none_found)
+    if any(form.of == "embedding" for form in forms):
+        units = _with_table(units, model, two, spec, progress)
     if spec.run.stream:
         Stack.of(model, units.units, two)
     seq_len = spec.run.seq_len or task.seq_len(parts)
@@ -273,10 +284,35 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
     return problem.loaded(model, tokenizer, task)
 
 
-def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]:
-    """Return what a unit may become where nothing is said: pairs need gradients, and a space that solves a knapsack.
+def _with_table(units: Units, model: PreTrainedModel, batch: Batch, spec: StudySpec, progress: Progress) -> Units:
+    """Return the units with the table of token vectors, or with the reason why it stays dense.
 
-    Heads need a budget in time.
+    Raises:
+        UsageError: the table cannot be compressed and nothing else is to be, or the model is streamed.
+    """
+    if spec.run.stream:
+        raise UsageError("--form embedding needs gradients of the whole model at once; leave out --stream")
+    table, reasons = find_table(model, batch)
+    excluded = {name: reason for name, reason in units.excluded.items() if table is None or name != table.name}
+    for name, reason in reasons.items():
+        if set(spec.search.forms) and set(spec.search.forms) <= set(TABLE_FORMS):
+            raise UsageError(f"--form embedding: {name} is {reason}; name other forms")
+        progress.note(f"{name} stays dense: it is {reason}")
+    return replace(units, excluded={**excluded, **reasons}, tables=() if table is None else (table,))
+
+
+def default_forms(
+    spec: StudySpec, methods: Sequence[Method], began: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Return what a unit may become where nothing is said.
+
+    Pairs and tables need gradients, and a space that solves a knapsack; tables besides a budget that counts their
+    parameters, heads one in time.
+
+    Args:
+        spec: the specification.
+        methods: for single matrices.
+        began: the fingerprint that a study which goes on began with; it is not offered what came later.
     """
     gradients = any("gradients" in method.needs for method in methods) and not spec.run.stream
     space = load_space_config(spec.search.space)
@@ -285,8 +321,11 @@ def default_forms(spec: StudySpec, methods: Sequence[Method]) -> tuple[str, ...]
     solves = isinstance(space, ImportanceConfig)
     if not (gradients and solves):
         return MATRIX_FORMS
+    counted = any(budget.quantity in ("params", "memory") for budget in spec.parsed_budgets)
     timed = any(budget.quantity == "latency" for budget in spec.parsed_budgets)
-    return (*MATRIX_FORMS, *GROUP_FORMS, *(TIME_FORMS if timed else ()))
+    older = began is not None and f"method {GROUPREDUCE.name}" not in began
+    more = (*(TIME_FORMS if timed else ()), *(TABLE_FORMS if counted and not older else ()))
+    return (*MATRIX_FORMS, *GROUP_FORMS, *more)
 
 
 def _sentences(tokenizer: PreTrainedTokenizerBase, probes: ProbeParts, longest: int) -> Iterator[Mapping[str, Tensor]]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Unit:
         matrices: the matrices, each as a unit of its own, where there are several: those that make the neurons or the
             heads of attention, then the one that reads them.
         of: what it is: a ``matrix`` by itself, the ``neurons`` of a feed-forward pair, the ``heads`` of an attention,
-            its ``value-output`` or its ``query-key`` pair.
+            its ``value-output`` or its ``query-key`` pair, or an ``embedding``.
         heads: of attention; None of everything else.
     """
 
@@ -74,6 +74,11 @@ class Unit:
         return sum(matrix.weights for matrix in self.matrices) or self.out_features * self.in_features
 
     @property
+    def multiplied(self) -> int:
+        """How many of its weights vectors are multiplied by: all, but for those that are looked up."""
+        return self.weights
+
+    @property
     def depth(self) -> float:
         """Relative depth in [0, 1]: 0 is the first block, 1 the last (and every layer outside the blocks)."""
         return 1.0 if self.block < 0 else self.block / max(self.n_blocks - 1, 1)
@@ -82,6 +87,19 @@ class Unit:
     def break_even(self) -> int:
         """Smallest rank at which a low-rank layer is no longer cheaper than the dense one."""
         return break_even_rank(self.out_features, self.in_features)
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Unit):
+    """A table of token vectors: the matrix ``W`` (dim, vocabulary) of one-hot inputs, which its module transposes.
+
+    Example:
+        >>> Table("wte", "wte", -1, 1, 8, 50, True).of
+        'embedding'
+    """
+
+    of: str = "embedding"
+    multiplied: ClassVar[int] = 0
 
 
 def break_even_rank(out_features: int, in_features: int) -> int:

@@ -19,6 +19,7 @@ from autolr.records import (
     Conditions,
     Cost,
     Score,
+    Table,
     Unit,
     break_even_rank,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "Conditions",
+    "Core",
     "Cost",
     "Decomposition",
     "Elimination",
@@ -38,6 +40,8 @@ __all__ = [
     "Remainder",
     "Score",
     "ScoreDims",
+    "Table",
+    "TableFactors",
     "Unit",
     "break_even_rank",
     "turned_rows",
@@ -57,7 +61,8 @@ class LayerStats:
         n_tokens: live tokens seen.
         n_examples: sequences seen.
         mean: ``E[x]``, (in,).
-        in_gram: ``E[x xᵀ]``, (in, in), the input second moment.
+        in_gram: ``E[x xᵀ]``, (in, in), the input second moment; of one-hot inputs, as a table of vectors has, its
+            diagonal, (in,), which is the mean.
         mean_abs: ``E|x|``, (in,).
         fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients. The gradient of a layer that
             several blocks share is a whole.
@@ -67,7 +72,7 @@ class LayerStats:
     n_tokens: int
     n_examples: int
     mean: Float[Tensor, " in"]
-    in_gram: Float[Tensor, "in in"]
+    in_gram: Float[Tensor, "in in"] | Float[Tensor, " in"]
     mean_abs: Float[Tensor, " in"]
     fisher_in: Float[Tensor, " in"] | None = None
     out_gram: Float[Tensor, "out out"] | None = None
@@ -248,6 +253,51 @@ class ScoreDims:
 
 
 @dataclass(frozen=True)
+class Core:
+    """Low rank of the vectors that a number of the most frequent tokens, kept as they are, leaves of a table.
+
+    Attributes:
+        count: how many tokens are kept.
+        mean: (dim,) of the other tokens' vectors, by their frequency.
+        vectors: (dim, k) the eigenvectors of their covariance in the metric of the outputs, by falling eigenvalue.
+        singular_values: (k,) the square roots of the eigenvalues, falling.
+    """
+
+    count: int
+    mean: Float[Tensor, " dim"]
+    vectors: Float[Tensor, "dim k"]
+    singular_values: Float[Tensor, " k"]
+
+
+@dataclass(frozen=True)
+class TableFactors:
+    """What low rank makes of a table of vectors ``e`` (dim,): ``e ≈ mean + L⁻¹ U Uᵀ L (e − mean)``.
+
+    Attributes:
+        order: (vocabulary,) the tokens by falling frequency.
+        root: ``L``, (dim, dim), symmetric and regular, with ``L L`` the metric of the outputs.
+        cores: for some numbers of tokens that are kept as they are, rising from 0.
+    """
+
+    order: Int[Tensor, " vocabulary"]
+    root: Float[Tensor, "dim dim"]
+    cores: tuple[Core, ...]
+
+    def core(self, count: int) -> Core:
+        """Return what is left by so many tokens.
+
+        Raises:
+            KeyError: it was not computed for this number.
+        """
+        return {core.count: core for core in self.cores}[count]
+
+    def tails(self, count: int) -> Float[Tensor, " k_plus_1"]:
+        """Return the expected squared error of a token in the metric, float64, for ranks from 0 to full rank."""
+        squared = self.core(count).singular_values.double().square()
+        return torch.cat([squared.flip(0).cumsum(0).flip(0), squared.new_zeros(1)])
+
+
+@dataclass(frozen=True)
 class Method:
     """A closed-form factorization method: a record of its name, its needs and one pure function.
 
@@ -258,7 +308,8 @@ class Method:
         decompose: ``(weight (out, in) float64, statistics or None) -> Decomposition``, float64; of a method for
             neurons ``(weights, statistics) -> Elimination``, both of every matrix of the pair, the reading one last;
             of one for attention ``(weights, statistics, heads)``, likewise; of one for queries and keys
-            ``(weights, statistics, heads, biases) -> ScoreDims``.
+            ``(weights, statistics, heads, biases) -> ScoreDims``; of one for embeddings
+            ``(table (dim, vocabulary), statistics) -> TableFactors``.
         source: author, year and identifier of the publication.
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
         of: what it is for: see :attr:`autolr.records.Unit.of`.
@@ -270,7 +321,7 @@ class Method:
     decompose: Callable[..., Any]  # as ``of`` says
     source: str
     keeps_rows: bool = False
-    of: Literal["matrix", "neurons", "heads", "value-output", "query-key"] = "matrix"
+    of: Literal["matrix", "neurons", "heads", "value-output", "query-key", "embedding"] = "matrix"
 
     def fits(self, unit: Unit) -> bool:
         """Tell whether a unit is of the kind that the method is for."""

@@ -39,6 +39,8 @@ class Curve:
         choices: n options, by rising sizes.
         error: (n,) half the squared error per example in the method's own metric; nats if the method is in the loss.
         reference: the place of the option whose divergence is measured.
+        others: places of more options that are measured, where one factor does not do for all sizes.
+        shares: (1 + others, n) how much the logarithm of each factor counts for an option; None without others.
     """
 
     unit: str
@@ -47,11 +49,31 @@ class Curve:
     choices: tuple[Choice, ...]
     error: np.ndarray
     reference: int
+    others: tuple[int, ...] = ()
+    shares: np.ndarray | None = None
 
     @property
     def key(self) -> Key:
         """What the curve's measured scale is filed under."""
         return self.unit, self.method, self.scale
+
+    @property
+    def measured(self) -> dict[Key, int]:
+        """What each measured scale is filed under, and the place of its option."""
+        others = {(self.unit, self.method, f"{self.scale} {n}"): at for n, at in enumerate(self.others, start=1)}
+        return {self.key: self.reference, **others}
+
+    def loss(self, scales: Scales) -> np.ndarray:
+        """Return the errors on the scale of the loss, (n,).
+
+        Args:
+            scales: factor of each of :attr:`measured`; 1 where absent.
+        """
+        if self.shares is None:
+            return self.error * scales.get(self.key, 1.0)
+        factors = np.array([scales.get(key, 1.0) for key in self.measured])
+        logarithms: np.ndarray = np.log(factors.clip(min=np.finfo(float).tiny)) @ self.shares
+        return np.asarray(self.error * np.exp(logarithms))
 
 
 def error_curves(
@@ -84,7 +106,8 @@ def error_curves(
         pairs.sort(key=lambda pair: [value for _, value in pair[0].sizes])
         listed = tuple(choice for choice, _ in pairs)
         error = 0.5 * tokens * np.array([error for _, error in pairs])
-        curves.append(Curve(unit.name, method.name, scale, listed, error, listed.index(reference)))
+        others, shares = measured.more_references(unit, listed)
+        curves.append(Curve(unit.name, method.name, scale, listed, error, listed.index(reference), others, shares))
     return curves
 
 
@@ -115,11 +138,12 @@ def measure_scales(
         divergence(model)
         for done, curve in enumerate(curves):
             memory.changing(bank.unit(curve.unit))
-            candidate = Candidate.of({curve.unit: curve.choices[curve.reference]})
-            with compressed(model, candidate, bank):
-                measured = divergence(model)
-            error = float(curve.error[curve.reference])
-            scales[curve.key] = measured / error if error > 0 else 1.0
+            for key, place in curve.measured.items():
+                candidate = Candidate.of({curve.unit: curve.choices[place]})
+                with compressed(model, candidate, bank):
+                    measured = divergence(model)
+                error = float(curve.error[place])
+                scales[key] = measured / error if error > 0 else 1.0
             progress(done + 1)
     return scales
 
@@ -141,7 +165,7 @@ def build_menus(curves: Sequence[Curve], scales: Scales, costs: CostTable) -> li
         loss = [np.zeros(1)]
         for curve in group:
             choices.extend(curve.choices)
-            loss.append(curve.error * scales.get(curve.key, 1.0))
+            loss.append(curve.loss(scales))
         quantities = costs.base.quantities
         savings = [costs.saving(name, choice) if choice else dict.fromkeys(quantities, 0) for choice in choices]
         cost = {q: np.array([-saving[q] for saving in savings], dtype=float) for q in quantities}

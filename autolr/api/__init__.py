@@ -16,6 +16,7 @@ reach, ``Stopped`` for work that can be resumed.
 from autolr.api.measuring import bench, compare, evaluate, load, probe
 from autolr.api.searching import estimate, search
 from autolr.api.study import Study
+from autolr.api.trimming import trim
 from autolr.tasks.own import own_task
 
-__all__ = ["Study", "bench", "compare", "estimate", "evaluate", "load", "own_task", "probe", "search"]
+__all__ = ["Study", "bench", "compare", "estimate", "evaluate", "load", "own_task", "probe", "search", "trim"]

@@ -109,8 +109,8 @@ def _dense_state(
     for name, layer in layers.items():
         module = skeleton.get_submodule(name)
         weight = layer.dense_weight().to(layer.weight.dtype)
-        state[f"{name}.weight"] = weight.T if isinstance(module, Conv1D) else weight
-        if module.bias is not None:
+        state[f"{name}.weight"] = weight.T if isinstance(module, Conv1D | nn.Embedding) else weight
+        if getattr(module, "bias", None) is not None:
             state[f"{name}.bias"] = layer.dense_bias().detach()
     for name, module in skeleton.named_modules():
         key = f"{name}.bias"

@@ -10,7 +10,7 @@ import re
 
 from autolr import __version__
 from autolr.checkpoint import carried, plugin
-from autolr.checkpoint.runtime import layers, rewrites
+from autolr.checkpoint.runtime import embeddings, layers, rewrites
 from autolr.checkpoint.runtime.rewrites import first_position, fused_activation
 
 _HEAD = '''"""The low-rank layers of this checkpoint, for loading it where autolr is not installed.
@@ -20,7 +20,7 @@ _HEAD = '''"""The low-rank layers of this checkpoint, for loading it where autol
 Copied by autolr {version} from its own source (Apache-2.0). With autolr installed, `import autolr` replaces this file.
 """
 '''
-_COPIED = (layers, first_position, fused_activation, rewrites, carried, plugin)
+_COPIED = (layers, embeddings, first_position, fused_activation, rewrites, carried, plugin)
 
 
 def code() -> str:

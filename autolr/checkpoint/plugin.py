@@ -17,7 +17,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from autolr.checkpoint.carried import QUANT_METHOD, expect_sign, remove_own_entries, teach_saving
-from autolr.checkpoint.runtime.layers import KINDS, CompressedLinear
+from autolr.checkpoint.runtime.embeddings import ALL_KINDS
+from autolr.checkpoint.runtime.layers import CompressedLinear
 from autolr.checkpoint.runtime.rewrites import REWRITES, apply
 
 FORMAT_VERSION = 2
@@ -36,7 +37,7 @@ class AutolrConfig(QuantizationConfigMixin):
     """The ``quantization_config`` of a checkpoint.
 
     Args:
-        layers: {dotted name of a replaced module: {"kind": a key of ``KINDS``, and the sizes that build it}}; the
+        layers: {dotted name of a replaced module: {"kind": a key of ``ALL_KINDS``, and the sizes that build it}}; the
             names are those of the model that was saved.
         format_version: of this description.
         rewrites: names of exact changes that make the model faster; one that is not known, or does not fit the class
@@ -69,7 +70,7 @@ class AutolrConfig(QuantizationConfigMixin):
             if _class_of(spec.get("kind")) is None:
                 raise FormatError(
                     f"layer {name!r} is of kind {spec.get('kind')!r}, "
-                    f"known are {sorted(KINDS)} and those of installed packages: {remedy}"
+                    f"known are {sorted(ALL_KINDS)} and those of installed packages: {remedy}"
                 )
         self.quant_method = QUANT_METHOD  # type: ignore[assignment]  # a plain string serves; the enum is closed
         self.format_version = format_version
@@ -159,7 +160,7 @@ def _build(spec: dict[str, Any], like: nn.Module) -> nn.Module:
 
 def _class_of(kind: Any) -> type[CompressedLinear] | None:
     """Return the class of a kind: of this file, or the layer of a form that an installed package registers."""
-    if kind not in KINDS:
+    if kind not in ALL_KINDS:
         for point in entry_points(group=ENTRY_POINTS):
             try:
                 layer = getattr(point.load(), "layer", None)
@@ -171,7 +172,7 @@ def _class_of(kind: Any) -> type[CompressedLinear] | None:
                 ) from error
             if getattr(layer, "kind", None) == kind:
                 return layer
-    return KINDS.get(kind)
+    return ALL_KINDS.get(kind)
 
 
 if __name__ == "autolr.checkpoint.plugin":  # not in the copies that travel with checkpoints

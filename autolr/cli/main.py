@@ -2,7 +2,18 @@
 
 import typer
 
-from autolr.cli import checkpoints, comparing, doctor, explaining, probing, results, searching, serving, timing
+from autolr.cli import (
+    checkpoints,
+    comparing,
+    doctor,
+    explaining,
+    probing,
+    results,
+    searching,
+    serving,
+    timing,
+    trimming,
+)
 
 app = typer.Typer(
     name="autolr",
@@ -26,6 +37,7 @@ for command in (
     probing.probe,
     timing.bench,
     comparing.compare,
+    trimming.trim,
     serving.dashboard,
     doctor.doctor,
 ):

@@ -118,8 +118,8 @@ def _count(
                 stack.callback(parameter.requires_grad_, True)
         for unit in units:
 
-            def count(_module: nn.Module, args: tuple[Tensor, ...], _output: Any, unit: Unit = unit) -> None:
-                rows[unit.name] += args[0].numel() // unit.in_features
+            def count(_module: nn.Module, _args: Any, output: Tensor, unit: Unit = unit) -> None:
+                rows[unit.name] += output.numel() // unit.out_features
                 calls[unit.name] += 1
 
             stack.callback(model.get_submodule(unit.name).register_forward_hook(count).remove)

@@ -100,7 +100,8 @@ def random_candidates(
 ) -> list[Candidate]:
     """Return candidates of all sizes: every layer dense, and random ranks from low to high.
 
-    Where there are forms of several matrices, every other unit of those takes one of the sizes that were timed. None
+    Where there are forms of several matrices, every other unit of those takes one of the sizes that were timed; so does
+    a table in every other candidate. None
     has rank 0 everywhere: such a layer skips work that every other one has, and what a pass takes without it says
     little about the rest. The method of a choice does not matter for its time.
     """
@@ -108,7 +109,7 @@ def random_candidates(
     found = [Candidate()]
     for level in np.linspace(LOWEST_LEVEL, 0.9, max(count - 1, 0)):
         choices = {}
-        for unit in (unit for unit in units if not unit.matrices):
+        for unit in (unit for unit in units if unit.of == "matrix"):
             rank = int(level * rng.uniform(0.3, 1.7) * unit.break_even) // multiple * multiple
             if rank < unit.break_even:
                 choices[unit.name] = low_rank("", rank)
@@ -119,6 +120,10 @@ def random_candidates(
                     choices.pop(name, None)
                 place = min(int(level * rng.uniform(0.3, 1.7) * len(timed)), len(timed) - 1)
                 choices[group.name] = timed[place]
+        for table in [unit for unit in units if unit.of == "embedding"][len(found) % 2 :]:
+            timed = [choice for form in forms if form.of == table.of for choice in form.timed(table)]
+            if timed:
+                choices[table.name] = timed[int(rng.integers(len(timed)))]
         found.append(Candidate.of(choices))
     return found[:count]
 

@@ -25,6 +25,7 @@ from autolr.cost.latency_model import LatencyTable
 from autolr.cost.measure_latency import measure_latency
 from autolr.errors import BudgetError, UsageError
 from autolr.forms.base import Form
+from autolr.forms.embedding import embedding
 from autolr.forms.low_rank import low_rank
 from autolr.progress import Progress
 from autolr.spec.budgets import Budget, check_priced
@@ -127,7 +128,8 @@ def budget_limits(budgets: tuple[Budget, ...], costs: CostTable) -> dict[str, fl
 
 def lowest_costs(costs: CostTable) -> dict[str, int | float]:
     """Return quantity -> what remains when every unit is at rank 0."""
-    candidate = [costs.saving(name, low_rank("", 0)) for name, unit in costs.units.items() if not unit.matrices]
+    smallest = {"matrix": low_rank("", 0), "embedding": embedding("", 0, 0)}
+    candidate = [costs.saving(name, smallest[unit.of]) for name, unit in costs.units.items() if unit.of in smallest]
     return {q: costs.base.get(q) - sum(saving[q] for saving in candidate) for q in candidate[0]}
 
 

@@ -51,10 +51,12 @@ class CostTable:
         fewer = unit.weights - form.weights(unit, choice)
         dense_bias = sum(m.out_features for m in unit.matrices or (unit,) if m.name in self.biased)
         params = fewer + dense_bias - form.bias_entries(unit, choice, self.biased)
+        multiplied = unit.multiplied - form.multiplied(unit, choice)
+        looked_up = fewer - multiplied
         saved: dict[str, int | float] = {
             "flops": self._flops(unit, choice, form),
             "params": params,
-            "nonembedding-params": params,
+            "nonembedding-params": params - looked_up,
             "memory": params * self.bytes_per_param - form.index_bytes(unit, choice),
         }
         if self.latency is not None:
@@ -63,7 +65,7 @@ class CostTable:
 
     def _flops(self, unit: Unit, choice: Choice, form: Form) -> int:
         """Return the FLOPs that a choice saves, in products with weights and of attention's heads with each other."""
-        before = sum(self.rows[matrix.name] * matrix.weights for matrix in unit.matrices or (unit,))
+        before = sum(self.rows[matrix.name] * matrix.multiplied for matrix in unit.matrices or (unit,))
         after = sum(self.rows[module] * weights for module, weights in form.products(unit, choice).items())
         saved = 2 * (before - after)
         if unit.heads is None:

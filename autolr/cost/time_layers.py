@@ -18,7 +18,6 @@ from autolr.cost.latency_model import LayerTimes, shape_key
 from autolr.forms import FORMS
 from autolr.forms.base import Form
 from autolr.forms.low_rank import NAME as LOW_RANK
-from autolr.methods import METHODS
 from autolr.types import Choice, Conditions, Unit
 
 MAX_SECONDS = 15.0
@@ -102,7 +101,9 @@ def random_layers(unit: Unit, choice: Choice | None, like: Tensor) -> dict[str, 
     """Return the layers of a choice's shape with random weights, by the modules they replace; None is dense."""
     if choice is None:
         layers: dict[str, nn.Module] = {
-            matrix.name: nn.Linear(matrix.in_features, matrix.out_features, device=like.device, dtype=like.dtype)
+            matrix.name: (nn.Embedding if matrix.of == "embedding" else nn.Linear)(
+                matrix.in_features, matrix.out_features, device=like.device, dtype=like.dtype
+            )
             for matrix in unit.matrices or (unit,)
         }
     else:
@@ -115,9 +116,7 @@ def random_layers(unit: Unit, choice: Choice | None, like: Tensor) -> dict[str, 
 
 def forms_of(unit: Unit, forms: Iterable[Form]) -> tuple[Form, ...]:
     """Return those of some forms that a unit may have."""
-    if not unit.matrices:
-        return tuple(form for form in forms if not form.methods)
-    return tuple(form for form in forms if any(form.applies(unit, METHODS.get(name)) for name in form.methods))
+    return tuple(form for form in forms if form.of == unit.of)
 
 
 def _chain(model: nn.Module, shape: Shape, choice: Choice | None, batch: int) -> Run:
@@ -131,7 +130,10 @@ def _chain(model: nn.Module, shape: Shape, choice: Choice | None, batch: int) ->
     for matrix in unit.matrices or (unit,):
         rows = shape.rows[matrix.name]
         size = (batch, rows // batch) if rows % batch == 0 else (1, rows)
-        inputs[matrix.name] = torch.randn(*size, matrix.in_features, device=like.device, dtype=like.dtype)
+        if matrix.of == "embedding":
+            inputs[matrix.name] = torch.randint(matrix.in_features, size, device=like.device)
+        else:
+            inputs[matrix.name] = torch.randn(*size, matrix.in_features, device=like.device, dtype=like.dtype)
         made[matrix.name] = _Made(torch.randn(*size, matrix.out_features, device=like.device, dtype=like.dtype))
     copies: list[Mapping[str, nn.Module]] = []
     for _ in range(_copies(shape)):

@@ -7,14 +7,16 @@ How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs
 
 from collections.abc import Iterable
 
-from autolr.forms import heads, low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair
+from autolr.forms import embedding, heads, low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair
 from autolr.forms.base import Form
 from autolr.registry import Registry
 
 FORMS: Registry[Form] = Registry(
     "form",
     Form,
-    lambda: (form.FORM for form in (low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair, heads)),
+    lambda: (
+        form.FORM for form in (low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair, heads, embedding)
+    ),
 )
 """Every form: the built-in ones and those of installed packages."""
 
@@ -25,6 +27,8 @@ GROUP_FORMS = ("neurons", "neurons-low-rank", "ov-pair", "qk-pair")
 """What feed-forward pairs and attentions may become beside that."""
 TIME_FORMS = ("heads",)
 """What is offered beside that where a budget is a time: counted in operations, it was never the best."""
+TABLE_FORMS = ("embedding",)
+"""What a table of token vectors may become, where a budget counts its parameters."""
 
 
 def get_forms(names: Iterable[str]) -> tuple[Form, ...]:

@@ -72,7 +72,9 @@ class Form(ABC):
         sizes: its sizes' names, in the order in which choices have them, with what tables call them.
         scale: forms of one scale share the one divergence that is measured for each unit and method; the form of that
             name is measured where the study has it.
-        methods: those that come with the form, for units of several matrices; none: it is made by the study's methods.
+        methods: those that come with the form, for units of several matrices or tables; none: it is made by the study's
+            methods.
+        of: what it is a form of: see :attr:`autolr.records.Unit.of`.
         version: raised whenever its results change, so that what was measured of the old ones is not mistaken for them.
     """
 
@@ -81,11 +83,12 @@ class Form(ABC):
     sizes: ClassVar[Mapping[str, str]]
     scale: ClassVar[str]
     methods: ClassVar[tuple[str, ...]] = ()
+    of: ClassVar[str] = "matrix"
     version: ClassVar[int] = 1
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""
-        return method.fits(unit) and (method.name in self.methods if unit.matrices else not self.methods)
+        return unit.of == self.of and method.fits(unit) and (method.name in self.methods if self.methods else True)
 
     @abstractmethod
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
@@ -98,11 +101,15 @@ class Form(ABC):
 
     @abstractmethod
     def weights(self, unit: Unit, choice: Choice) -> int:
-        """Return how many weights a choice stores and multiplies each vector by, without the bias."""
+        """Return how many weights a choice stores, without the bias."""
+
+    def multiplied(self, unit: Unit, choice: Choice) -> int:
+        """Return how many of :meth:`weights` each vector is multiplied by: all, but for those that are looked up."""
+        return self.weights(unit, choice)
 
     def products(self, unit: Unit, choice: Choice) -> Mapping[str, int]:
         """Return the weights that a choice multiplies each vector by, by the module whose vectors they are."""
-        return {unit.modules[-1]: self.weights(unit, choice)}
+        return {unit.modules[-1]: self.multiplied(unit, choice)}
 
     def attention(self, unit: Unit, choice: Choice) -> int:
         """Return, of a unit of attention, how many entries its query heads have together that are multiplied."""
@@ -162,6 +169,20 @@ class Form(ABC):
             return 0
         wanted = REFERENCE_SHARE * min([unit.weights, *sizes[~useful & (sizes > 0)]])
         return int(np.where(useful, np.abs(sizes - wanted), np.inf).argmin())
+
+    def more_references(self, unit: Unit, choices: Sequence[Choice]) -> tuple[tuple[int, ...], np.ndarray | None]:
+        """Return the places of more choices to measure, and how much each counts for each choice.
+
+        None, where the one of :meth:`reference` does for all.
+
+        Args:
+            unit: what they are choices for.
+            choices: n of them, of all forms of a scale.
+
+        Returns:
+            k places, and (1 + k, n) shares of the reference and of these, which sum to 1 for each choice.
+        """
+        return (), None
 
     @abstractmethod
     def timed(self, unit: Unit) -> Sequence[Choice]:

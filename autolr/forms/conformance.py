@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autolr.checkpoint.runtime.layers import CompressedLinear
 from autolr.forms.base import Form, Given
 from autolr.forms.group_conformance import check_group, check_terms
+from autolr.forms.table_conformance import check_table
 from autolr.methods import METHODS
 from autolr.methods.conformance import example_stats
 from autolr.records import Choice, Unit
@@ -25,7 +26,8 @@ _ROUNDING = 1e-3
 def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int = 0) -> None:
     """Run a form through the laws on layers of several shapes, with and without a bias.
 
-    A form of several matrices has laws of its own: :func:`autolr.forms.group_conformance.check_group`.
+    Forms of several matrices and of tables have laws of their own: :func:`autolr.forms.group_conformance.check_group`
+    and :func:`autolr.forms.table_conformance.check_table`.
 
     The laws: sizes are named and in order; every option builds, and its layer's kind is the form's name; the layer
     multiplies by as many weights as :meth:`Form.weights` says, and stores as much; it is cheaper than the dense layer
@@ -46,6 +48,9 @@ def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int
         >>> from autolr.forms.low_rank import FORM
         >>> check(FORM)
     """
+    if form.of == "embedding":
+        check_table(form, seed)
+        return
     if form.methods:
         check_group(form, seed)
         return

@@ -35,6 +35,7 @@ class HeadsForm(Form):
     sizes: ClassVar = {"heads": "heads"}
     scale = NAME
     methods = ("obs-heads",)
+    of = "heads"
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each number of heads below all of them, the least first, and what leaving out the rest costs."""

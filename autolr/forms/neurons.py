@@ -36,6 +36,7 @@ class Neurons(Form):
     sizes: ClassVar = {"neurons": "neurons"}
     scale = NAME
     methods = ("obs",)
+    of = "neurons"
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each multiple of neurons below all of them, the least first, and what leaving out the rest costs."""

@@ -44,6 +44,7 @@ class NeuronsLowRank(Form):
     }
     scale = NAME
     methods = ("obs",)
+    of = "neurons"
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return for each number of neurons the pairs of ranks that no other pair beats in weights and error."""

@@ -45,6 +45,7 @@ class OvPair(Form):
     sizes: ClassVar = {"entries": "entries of all heads"}
     scale = NAME
     methods = ("obs-ov",)
+    of = "value-output"
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each multiple of entries below all of them, the least first, and what leaving out the rest costs."""

@@ -44,6 +44,7 @@ class QkPair(Form):
     sizes: ClassVar = {"entries": "entries of all heads"}
     scale = NAME
     methods = ("svd-qk",)
+    of = "query-key"
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each multiple of entries below all of them, the least first, and what leaving out the rest costs."""

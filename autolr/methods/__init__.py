@@ -14,17 +14,35 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 from collections.abc import Iterable
 
 from autolr.errors import UsageError
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, obs_ov, svd, svd_qk
+from autolr.methods import (
+    afm,
+    asvd,
+    drone,
+    fwsvd,
+    groupreduce,
+    kfac,
+    losparse,
+    obs,
+    obs_heads,
+    obs_ov,
+    svd,
+    svd_qk,
+)
 from autolr.registry import Registry
 from autolr.types import Method
 
+_OF = {
+    "neurons": "neurons and comes with the form that removes them",
+    "embedding": "tables of token vectors and comes with --form embedding",
+}
 BANK_FOLDERS = ("statistics", "scales", "alone", "dense")
 """What the bank's folder holds beside a folder for each method and each recovery."""
 METHODS: Registry[Method] = Registry(
     "method",
     Method,
     lambda: (
-        module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk)
+        module.METHOD
+        for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk, groupreduce)
     ),
     reserved=BANK_FOLDERS,
 )
@@ -49,5 +67,5 @@ def matrix_methods(names: Iterable[str]) -> tuple[Method, ...]:
     methods = get_methods(names)
     for method in methods:
         if method.of != "matrix":
-            raise UsageError(f"--method {method.name} is for {method.of} and comes with the form that removes them")
+            raise UsageError(f"--method {method.name} is for {_OF[method.of]}")
     return methods

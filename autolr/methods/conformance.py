@@ -10,6 +10,7 @@ from torch import Tensor
 from autolr.errors import FactorizationError
 from autolr.methods.attention_conformance import check_query_key, check_value_output
 from autolr.methods.result_check import check_elimination
+from autolr.methods.table_conformance import check_table_method
 from autolr.records import Heads
 from autolr.types import Decomposition, Elimination, LayerStats, Method, break_even_rank
 
@@ -45,7 +46,8 @@ def check(method: Method, *, seed: int = 0) -> None:
     weight, also along inputs that never occur; the error curve falls to zero; the same input gives the same output;
     the arguments are not changed; no statistics are read but the declared needs; a row-keeping method's rows share out
     its error, and no other method has row energies. Of a method for neurons: it orders all of them, all of them
-    reproduce the weight, and errors do not grow with the neurons that stay.
+    reproduce the weight, and errors do not grow with the neurons that stay. Those of a method for tables are in
+    :mod:`autolr.methods.table_conformance`.
 
     Args:
         method: the method to test.
@@ -58,6 +60,9 @@ def check(method: Method, *, seed: int = 0) -> None:
         >>> from autolr.methods.svd import METHOD
         >>> check(METHOD)
     """
+    if method.of == "embedding":
+        check_table_method(method, seed)
+        return
     random = torch.Generator().manual_seed(seed)
     for case, (out_features, in_features, inner, n_tokens, dead) in _CASES.items():
         weight = torch.randn(out_features, inner, generator=random, dtype=torch.float64) @ torch.randn(

@@ -6,10 +6,26 @@ import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.methods.result_check import check_elimination, check_record, check_score_dims, check_values
-from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, Unit, break_even_rank
+from autolr.methods.result_check import (
+    check_elimination,
+    check_record,
+    check_score_dims,
+    check_table,
+    check_values,
+)
+from autolr.types import (
+    Core,
+    Decomposition,
+    Elimination,
+    Method,
+    Remainder,
+    ScoreDims,
+    TableFactors,
+    Unit,
+    break_even_rank,
+)
 
-Result = Decomposition | Elimination | ScoreDims
+Result = Decomposition | Elimination | ScoreDims | TableFactors
 
 
 def packed(
@@ -33,6 +49,8 @@ def packed(
         dims = check_score_dims(made, unit)
         turns = {"query_turn": dims.query_turn.to(dtype), "key_turn": dims.key_turn.to(dtype)}
         return _finite({"order": dims.order.to(torch.int32), "errors": dims.errors, **turns})
+    if method.of == "embedding":
+        return _finite(_table_packed(check_table(made, shape), dtype))
     if method.of != "matrix":
         order = check_elimination(made, [(w.shape[0], w.shape[1]) for w in weights])
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
@@ -52,6 +70,22 @@ def _truncated(result: Decomposition, rank: int, dtype: torch.dtype) -> dict[str
     kept = min(rank, result.max_rank)
     factors = {"left": result.left[:, :kept].to(dtype), "right": result.right[:kept].to(dtype)}
     return {**factors, "singular_values": result.singular_values}
+
+
+def _table_packed(table: TableFactors, dtype: torch.dtype) -> dict[str, Tensor]:
+    tensors = {"order": table.order.to(torch.int32), "root": table.root.to(dtype)}
+    for core in table.cores:
+        tensors[f"{core.count}/mean"] = core.mean.to(dtype)
+        tensors[f"{core.count}/vectors"] = core.vectors.to(dtype)
+        tensors[f"{core.count}/singular_values"] = core.singular_values
+    return tensors
+
+
+def _table_unpacked(tensors: Mapping[str, Tensor]) -> TableFactors:
+    counts = sorted({int(name.partition("/")[0]) for name in tensors if "/" in name})
+    parts = ("mean", "vectors", "singular_values")
+    cores = (Core(count, *(tensors[f"{count}/{part}"] for part in parts)) for count in counts)
+    return TableFactors(tensors["order"], tensors["root"], tuple(cores))
 
 
 def _remainders_packed(remainders: Sequence[Remainder], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -88,6 +122,8 @@ def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
         return Decomposition(**tensors)
     if method.of == "query-key":
         return ScoreDims(**tensors)
+    if method.of == "embedding":
+        return _table_unpacked(tensors)
     own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     rest = {name: tensor for name, tensor in tensors.items() if "/" in name}
     return Elimination(**own, remainders=_remainders_unpacked(rest))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, Unit
+from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, TableFactors, Unit
 
 _ROUNDING = 1e-9
 """Share of the largest singular value by which another may rise or be negative."""
@@ -131,6 +131,34 @@ def check_score_dims(result: object, unit: Unit) -> ScoreDims:
         raise FactorizationError(f"order must name each of {groups * width} entries once")
     if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
         raise FactorizationError("errors must not grow with the entries that stay")
+    return result
+
+
+def check_table(result: object, shape: tuple[int, int]) -> TableFactors:
+    """Return what a method for embeddings made, if it is factors of the whole table with the parts that belong to it.
+
+    Args:
+        result: what the method returned.
+        shape: of the table as a matrix, (dim, vocabulary).
+
+    Raises:
+        FactorizationError: it is something else, or singular values rise; the message says what was seen.
+    """
+    if not isinstance(result, TableFactors):
+        raise FactorizationError(f"a method must return an autolr.types.TableFactors, got {type(result).__name__}")
+    dim, vocabulary = shape
+    if result.order.sort().values.tolist() != list(range(vocabulary)):
+        raise FactorizationError(f"order must name each of {vocabulary} tokens once")
+    if [core.count for core in result.cores][:1] != [0]:
+        raise FactorizationError("the first core must be of no tokens")
+    for core in result.cores:
+        seen = tuple(tuple(part.shape) for part in (result.root, core.mean, core.vectors, core.singular_values))
+        if seen != (wanted := ((dim, dim), (dim,), (dim, dim), (dim,))):
+            raise FactorizationError(f"root, mean, vectors and values must be of shapes {wanted}, got {seen}")
+        if not 0 <= core.count < vocabulary:
+            raise FactorizationError(f"a core must be below the {vocabulary} tokens, got {core.count}")
+        if float(core.singular_values.diff().max()) > _ROUNDING * float(core.singular_values.max()):
+            raise FactorizationError("singular values must fall")
     return result
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from autolr.errors import UsageError, nearest
-from autolr.types import Unit
+from autolr.types import Table, Unit
 
 MIN_FEATURES = 16
 """A matrix with a side below this is left dense: its break-even rank leaves no useful menu of ranks."""
@@ -32,16 +32,18 @@ class Units:
         units: the matrices that can be compressed.
         excluded: module name -> why it stays dense.
         groups: units of several of these matrices, which can be changed together.
+        tables: the table of token vectors, where a study may compress it.
     """
 
     units: tuple[Unit, ...]
     excluded: Mapping[str, str]
     groups: tuple[Unit, ...] = ()
+    tables: tuple[Table, ...] = ()
 
     @property
     def all(self) -> tuple[Unit, ...]:
-        """The matrices, then the groups of them."""
-        return (*self.units, *self.groups)
+        """The matrices, then the groups of them, then the tables."""
+        return (*self.units, *self.groups, *self.tables)
 
     def without(self, names: Set[str], reason: str) -> "Units":
         """Return these units but some, which are left dense for a reason.

@@ -84,7 +84,11 @@ def _scales_file(bank: Bank, key: str) -> Path:
 
 def _scales_key(inputs: LoadedProblem, curves: Sequence[Curve]) -> str:
     versions = {method.name: method.version for method in inputs.bank_methods}
-    described = [[*curve.key, versions[curve.method], *curve.choices[curve.reference].sizes] for curve in curves]
+    described = [
+        [*key, versions[curve.method], *curve.choices[place].sizes]
+        for curve in curves
+        for key, place in curve.measured.items()
+    ]
     parts = [inputs.calibration_key, inputs.spec.seed, SCALE_EXAMPLES, described]
     measured = {curve.choices[curve.reference].form for curve in curves}
     forms = sorted((form.name, form.version) for form in inputs.forms if form.name in measured)

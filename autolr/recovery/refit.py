@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from autolr.errors import UsageError
-from autolr.forms.swap import DecompositionSource
+from autolr.forms.swap import DecompositionSource, compressed
 from autolr.model.groups import block_name
 from autolr.model.record_calls import Batch, Reads, token_mask
 from autolr.recovery.base import Recovery
@@ -106,12 +106,14 @@ class _Refitting:
     Attributes:
         choices: block name -> what becomes of the units in it, by their names.
         units: block name -> their matrices.
+        tables: what becomes of tables of token vectors, by which the first block is fed something else.
         found: what was corrected.
         states: what the compressed model's next block is fed; None while that is what the dense one's is.
     """
 
     choices: dict[str, dict[str, Choice]]
     units: dict[str, list[Unit]]
+    tables: Candidate
     found: dict[str, Correction] = field(default_factory=dict)
     states: HiddenStates | None = None
 
@@ -119,14 +121,18 @@ class _Refitting:
     def of(cls, candidate: Candidate, source: DecompositionSource) -> "_Refitting":
         choices: dict[str, dict[str, Choice]] = {}
         units: dict[str, list[Unit]] = {}
+        tables: dict[str, Choice] = {}
         for name, choice in candidate.choices:
             unit = source.unit(name)
+            if unit.of == "embedding":
+                tables[name] = choice
+                continue
             matrices = unit.matrices or (unit,)
             if matrices[0].block >= 0:
                 block = block_name(matrices[0])
                 choices.setdefault(block, {})[name] = choice
                 units.setdefault(block, []).extend(matrices)
-        return cls(choices, units)
+        return cls(choices, units, Candidate.of(tables))
 
     @property
     def stacks(self) -> set[str]:
@@ -147,6 +153,11 @@ def _refit_stack(
     stack = stack_calls(model, name, units, batches, HiddenStates(Room()))
     if stack is None:
         return
+    for one in each:
+        if one.tables.choices:
+            with compressed(model, one.tables, source):
+                started = stack_calls(model, name, units, batches, HiddenStates(Room()))
+            one.states = None if started is None else started.states
     reads = positions_read(model, units, batches[0])
     masks = [token_mask(batch) for batch in batches]
     for index, block in enumerate(stack.names):

@@ -7,6 +7,11 @@ EVALUATION = (
     "seq_len", "device", "dtype", "scoring_batch_size", "offline", "trust_remote_code",
 )  # fmt: skip
 """Of scoring a checkpoint on data of a task."""
+TRIMMING = (
+    "dataset", "premise_column", "hypothesis_column", "label_column", "label_names", "text_column", "template", "words",
+    "seq_len", "scoring_batch_size", "offline", "trust_remote_code",
+)  # fmt: skip
+"""Of reading a task's data with a model's tokenizer."""
 BENCH = ("batch_size", "seq_len", "lengths", "device", "dtype", "threads", "offline", "trust_remote_code")
 """Of timing checkpoints."""
 PROBING = (

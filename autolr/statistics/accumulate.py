@@ -21,7 +21,7 @@ _STRIP = 256
 
 @dataclass
 class Sums:
-    """Running sums of one unit, float64; ``mean`` and ``in_gram`` of the inputs less ``pivot``."""
+    """Running sums of one matrix, float64; ``mean`` and ``in_gram`` of the inputs less ``pivot``."""
 
     unit: Unit
     n_tokens: int = 0
@@ -64,7 +64,8 @@ def unit_bytes(unit: Unit, gradients: bool) -> int:
         >>> unit_bytes(Unit("a", "a", 0, 1, 30, 10), gradients=True)
         8000
     """
-    return 8 * (unit.in_features**2 + (unit.out_features**2 if gradients else 0))
+    inputs = unit.in_features if unit.of == "embedding" else unit.in_features**2
+    return 8 * (inputs + (unit.out_features**2 if gradients else 0))
 
 
 def add_batch(

@@ -33,6 +33,7 @@ from autolr.model.record_calls import (
     undisturbed,
 )
 from autolr.statistics.accumulate import Sums, add_batch, unit_bytes
+from autolr.statistics.token_counts import TokenSums
 from autolr.types import LayerStats, Unit
 
 Cotangents = Callable[[Float[Tensor, "batch ..."], Bool[Tensor, "batch positions"]], list[Float[Tensor, "batch ..."]]]
@@ -136,7 +137,7 @@ def calibrate(
         reads = positions_read(model, units, batches[0])
         groups = unit_groups(units, memory, cotangents is not None)
         for number, group in enumerate(groups):
-            sums = {unit.name: Sums(unit) for unit in group}
+            sums = {unit.name: TokenSums(unit) if unit.of == "embedding" else Sums(unit) for unit in group}
             for step, batch in enumerate(batches):
                 _accumulate(model, group, batch, cotangents, reads, sums)
                 progress((number + (step + 1) / len(batches)) / len(groups))
@@ -208,4 +209,11 @@ def _accumulate(
             torch.autograd.grad(logits, outputs, vector, retain_graph=k + 1 < len(vectors), allow_unused=True)
             for k, vector in enumerate(vectors)
         ]
-    add_batch(calls, gradients, mask, reads, sums)
+    tables = [place for place, call in enumerate(calls) if call.unit.of == "embedding"]
+    for place in tables:
+        total = sums[calls[place].unit.name]
+        assert isinstance(total, TokenSums)
+        total.add_batch(calls[place], [of_class[place] for of_class in gradients], mask)
+    others = [place for place in range(len(calls)) if place not in tables]
+    of_others = [[of_class[place] for place in others] for of_class in gradients]
+    add_batch([calls[place] for place in others], of_others, mask, reads, sums)

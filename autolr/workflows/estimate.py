@@ -41,8 +41,8 @@ def estimate_study(spec: StudySpec, folder_path: Path, progress: Progress) -> Es
         UsageError: something given cannot be used.
     """
     folder = StudyFolder(folder_path)
-    asked = {budget.quantity for budget in spec.parsed_budgets}
-    loose = ("1x-flops", "1x-latency") if "latency" in asked else ("1x-flops",)  # so that none is refused on opening
+    asked = [budget.quantity for budget in spec.parsed_budgets]
+    loose = tuple(dict.fromkeys(f"1x-{quantity}" for quantity in ("flops", *asked)))  # none is refused on opening
     known = folder.latency_file if folder.latency_file.is_file() else None
     inputs = open_inputs(spec.model_copy(update={"budgets": loose}), progress, known)
     progress.start("time the dense model on a few batches")

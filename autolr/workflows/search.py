@@ -84,7 +84,8 @@ def _prepared_driver(spec: StudySpec, folder: StudyFolder, progress: Progress, c
         raise UsageError(
             f"{folder.path} has trials but no study.yaml that names their model; put it back or begin another study"
         )
-    inputs = open_inputs(spec, progress, folder.latency_file)
+    began = folder.stored()["fingerprint"] if begun else None
+    inputs = open_inputs(spec, progress, folder.latency_file, began)
     if begun:
         folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
     folder.write_spec(spec, inputs.fingerprint)
@@ -141,6 +142,7 @@ def open_study(folder: StudyFolder, progress: Progress, spec: StudySpec | None =
     """
     spec = spec or folder.spec()
     check_names(spec, folder)
-    inputs = open_inputs(spec, progress, folder.latency_file)
-    folder.check_same("model, data or setting", folder.stored()["fingerprint"], inputs.fingerprint)
+    began = folder.stored()["fingerprint"]
+    inputs = open_inputs(spec, progress, folder.latency_file, began)
+    folder.check_same("model, data or setting", began, inputs.fingerprint)
     return Opened(inputs, build_bank(inputs, folder.bank, progress))

@@ -64,7 +64,7 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Point) -> La
     flops = {option: float(cost) for option, cost in zip(menu.choices, menu.cost["flops"], strict=True)}
 
     def scale(option: Choice | None) -> float:
-        own = None if option is None else f"form/{option.form}" if unit.matrices else f"method/{option.method}"
+        own = None if option is None else f"form/{option.form}" if unit.of != "matrix" else f"method/{option.method}"
         return multiplier(unit, params) * float(params.get(own, 1.0) if own else 1.0)
 
     best = _best_by_rank(menu)
@@ -88,7 +88,7 @@ def _account(menu: Menu, unit: Unit, choice: Choice | None, params: Point) -> La
         form=choice.form if choice else None,
         method=choice.method if choice else None,
         sizes=dict(choice.sizes) if choice else None,
-        break_even=None if unit.matrices else unit.break_even,
+        break_even=unit.break_even if unit.of == "matrix" else None,
         loss=losses.get(choice),
         curve=tuple((share, _nearest(best, share * unit.break_even)) for share in CURVE_SHARES),
         multiplier=scale(choice),

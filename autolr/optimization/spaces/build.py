@@ -72,7 +72,7 @@ def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progre
     default = load_space_config("importance")
     assert isinstance(default, ImportanceConfig)
     solved = importance(default, inputs, bank, progress)
-    solved = replace(solved, menus=[menu for menu in solved.menus if not solved.units[menu.name].matrices])
+    solved = replace(solved, menus=[menu for menu in solved.menus if solved.units[menu.name].of == "matrix"])
     seeds = solved.seeds(inputs.spec.seed, inputs.spec.trials)
     start = {name: solved.decode(point) for name, point in seeds.items()}
     return PerLayerSpace(inputs.units.by_name(), _methods(inputs), inputs.spec.search.multiple, start)

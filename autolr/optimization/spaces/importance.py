@@ -47,7 +47,7 @@ class ImportanceSpace:
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return the parameters by name."""
         c = self.config
-        deep = len({unit.block for unit in self.units.values()}) > 1
+        deep = len({unit.block for unit in self.units.values() if unit.of != "embedding"}) > 1
         wanted: list[tuple[str, Bounds | None]] = [(f"module/{name}", c.module) for name in self._modules()[1:]]
         wanted += [(f"form/{name}", c.module) for name in self._forms]
         wanted += [("depth/slope", c.slope), ("depth/bend", c.bend)] if deep else []
@@ -105,27 +105,27 @@ class ImportanceSpace:
         return found
 
     def _modules(self) -> list[str]:
-        return list(dict.fromkeys(parent_module(unit) for unit in self.units.values() if not unit.matrices))
+        return list(dict.fromkeys(parent_module(unit) for unit in self.units.values() if unit.of == "matrix"))
 
     @cached_property
     def _forms(self) -> list[str]:
-        """The forms of units of several matrices."""
-        pairs = (menu for menu in self.menus if self.units[menu.name].matrices)
-        return list(dict.fromkeys(choice.form for menu in pairs for choice in menu.choices if choice))
+        """The forms of units of several matrices, and of tables."""
+        others = (menu for menu in self.menus if self.units[menu.name].of != "matrix")
+        return list(dict.fromkeys(choice.form for menu in others for choice in menu.choices if choice))
 
     def _weighted(self, menu: Menu, params: Point) -> Menu:
         unit = self.units[menu.name]
         by_form = np.array([1.0, *(params.get(f"form/{form}", 1.0) for form in self._forms)])
         by_method = np.array([1.0, *(params.get(f"method/{method}", 1.0) for method in self.methods)])
         forms, methods = self._places[menu.name]
-        factor = multiplier(unit, params) * (by_form[forms] if unit.matrices else 1.0)
+        factor = multiplier(unit, params) * (by_form[forms] if unit.of != "matrix" else 1.0)
         return replace(menu, loss=menu.loss * factor * by_method[methods])
 
     @cached_property
     def _places(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Unit -> (options,) the numbers of each option's form and of its method, from 1; 0: it has no multiplier.
 
-        Of units of several matrices it is the form that has one, of single matrices the method.
+        Of units of several matrices and of tables it is the form that has one, of single matrices the method.
         """
         forms = {form: index for index, form in enumerate(self._forms, start=1)}
         methods = {method: index for index, method in enumerate(self.methods, start=1)}
@@ -145,6 +145,8 @@ def multiplier(unit: Unit, params: Point) -> float:
         >>> multiplier(Unit("h.0.attn.q", "attn.q", 0, 1, 8, 8), {"module/attn": 1.5, "depth/bend": 0.0})
         1.5
     """
+    if unit.of == "embedding":  # it lies before all depth
+        return 1.0
     place = 2 * unit.depth - 1
     trend = params.get("depth/slope", 0.0) * place + params.get("depth/bend", 0.0) * (1 - 2 * abs(place))
     module = 1.0 if unit.matrices else params.get(f"module/{parent_module(unit)}", 1.0)
