@@ -28,8 +28,8 @@ def check_table(form: Form, seed: int) -> None:
     The laws: the layer's kind is the form's name, and it stores as many weights and bytes as the form says; it
     multiplies each vector by as many weights as :meth:`Form.multiplied` says, as torch counts them; errors are not
     negative and never grow with one size while the other stays; the layer gives what its ``dense_weight`` says, and is
-    built anew by its own ``sizes`` and state; what is timed can be built, and its terms predict times that are a fixed part and one for each
-    weight that is multiplied.
+    built anew by its own ``sizes`` and state; what is timed can be built, and its terms predict times that are a fixed
+    part and one for each weight that is multiplied.
 
     Raises:
         AssertionError: a law is broken; the message names the law, the case and the figure.
