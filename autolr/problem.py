@@ -256,6 +256,8 @@ def open_inputs(spec: StudySpec, progress: Progress, latency_file: Path | None =
         units = units.without(strays, _STRAY)
         progress.note(f"{len(strays)} layers stay dense, {min(strays)} first: they are {_STRAY}")
     for kind in dict.fromkeys(method.of for method in get_methods(name for form in forms for name in form.methods)):
+        if kind == "matrix":
+            continue
         find, none_found = _GROUPS[kind]
         groups = find(model, units.units, two)
         units = replace(units, groups=(*units.groups, *groups))

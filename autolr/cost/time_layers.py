@@ -115,9 +115,12 @@ def random_layers(unit: Unit, choice: Choice | None, like: Tensor) -> dict[str, 
 
 def forms_of(unit: Unit, forms: Iterable[Form]) -> tuple[Form, ...]:
     """Return those of some forms that a unit may have."""
-    if not unit.matrices:
-        return tuple(form for form in forms if not form.methods)
-    return tuple(form for form in forms if any(form.applies(unit, METHODS.get(name)) for name in form.methods))
+
+    def applies(form: Form) -> bool:
+        own = [METHODS.get(name) for name in form.methods]
+        return any(form.applies(unit, method) for method in own) if own else not unit.matrices
+
+    return tuple(form for form in forms if applies(form))
 
 
 def _chain(model: nn.Module, shape: Shape, choice: Choice | None, batch: int) -> Run:

@@ -72,7 +72,7 @@ class Form(ABC):
         sizes: its sizes' names, in the order in which choices have them, with what tables call them.
         scale: forms of one scale share the one divergence that is measured for each unit and method; the form of that
             name is measured where the study has it.
-        methods: those that come with the form, for units of several matrices; none: it is made by the study's methods.
+        methods: those that come with the form, of all for units of several matrices; none: it is made by the study's.
         version: raised whenever its results change, so that what was measured of the old ones is not mistaken for them.
     """
 
@@ -85,7 +85,7 @@ class Form(ABC):
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""
-        return method.fits(unit) and (method.name in self.methods if unit.matrices else not self.methods)
+        return method.fits(unit) and (method.name in self.methods if method.comes_with_form else not self.methods)
 
     @abstractmethod
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
@@ -98,10 +98,13 @@ class Form(ABC):
 
     @abstractmethod
     def weights(self, unit: Unit, choice: Choice) -> int:
-        """Return how many weights a choice stores and multiplies each vector by, without the bias."""
+        """Return how many weights a choice stores, without the bias."""
 
     def products(self, unit: Unit, choice: Choice) -> Mapping[str, int]:
-        """Return the weights that a choice multiplies each vector by, by the module whose vectors they are."""
+        """Return how often a choice multiplies by a weight for each vector, by the module whose vectors they are.
+
+        Here once by each weight; a form that uses weights several times says so.
+        """
         return {unit.modules[-1]: self.weights(unit, choice)}
 
     def attention(self, unit: Unit, choice: Choice) -> int:

@@ -14,7 +14,7 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 from collections.abc import Iterable
 
 from autolr.errors import UsageError
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, obs_ov, svd, svd_qk
+from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, obs_ov, svd, svd_qk, van_loan
 from autolr.registry import Registry
 from autolr.types import Method
 
@@ -24,7 +24,8 @@ METHODS: Registry[Method] = Registry(
     "method",
     Method,
     lambda: (
-        module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk)
+        module.METHOD
+        for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk, van_loan)
     ),
     reserved=BANK_FOLDERS,
 )
@@ -48,6 +49,8 @@ def matrix_methods(names: Iterable[str]) -> tuple[Method, ...]:
     """
     methods = get_methods(names)
     for method in methods:
-        if method.of != "matrix":
+        if method.rearranges:
+            raise UsageError(f"--method {method.name} comes with its form; ask for that by --form kronecker")
+        if method.comes_with_form:
             raise UsageError(f"--method {method.name} is for {method.of} and comes with the form that removes them")
     return methods

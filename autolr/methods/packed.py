@@ -6,10 +6,26 @@ import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.methods.result_check import check_elimination, check_record, check_score_dims, check_values
-from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, Unit, break_even_rank
+from autolr.methods.kronecker_shapes import most_terms
+from autolr.methods.result_check import (
+    check_elimination,
+    check_rearranged,
+    check_record,
+    check_score_dims,
+    check_values,
+)
+from autolr.types import (
+    Decomposition,
+    Elimination,
+    Method,
+    Rearranged,
+    Remainder,
+    ScoreDims,
+    Unit,
+    break_even_rank,
+)
 
-Result = Decomposition | Elimination | ScoreDims
+Result = Decomposition | Elimination | ScoreDims | tuple[Rearranged, ...]
 
 
 def packed(
@@ -40,6 +56,8 @@ def packed(
             factors["turn"] = order.turn.to(dtype)
         rest = _remainders_packed(order.remainders, dtype)
         return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors, **rest})
+    if method.rearranges:
+        return _finite(_rearranged_packed(check_rearranged(made, weight), shape, dtype))
     result = check_record(made, method, shape, unit.break_even)
     rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
     tensors = _truncated(result, unit.break_even, dtype)
@@ -52,6 +70,23 @@ def _truncated(result: Decomposition, rank: int, dtype: torch.dtype) -> dict[str
     kept = min(rank, result.max_rank)
     factors = {"left": result.left[:, :kept].to(dtype), "right": result.right[:kept].to(dtype)}
     return {**factors, "singular_values": result.singular_values}
+
+
+def _rearranged_packed(parts: Sequence[Rearranged], shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        f"{part.rows}x{part.columns}/{name}": tensor
+        for part in parts
+        for name, tensor in _truncated(part.decomposition, most_terms(shape, part.rows, part.columns), dtype).items()
+    }
+
+
+def _rearranged_unpacked(tensors: Mapping[str, Tensor]) -> tuple[Rearranged, ...]:
+    parts: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        shape, what = name.split("/")
+        rows, columns = shape.split("x")
+        parts.setdefault((int(rows), int(columns)), {})[what] = tensor
+    return tuple(Rearranged(*shape, Decomposition(**part)) for shape, part in sorted(parts.items()))
 
 
 def _remainders_packed(remainders: Sequence[Remainder], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -84,6 +119,8 @@ def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
     """Rebuild a method's result from :func:`packed`'s tensors."""
+    if method.rearranges:
+        return _rearranged_unpacked(tensors)
     if method.of == "matrix":
         return Decomposition(**tensors)
     if method.of == "query-key":
