@@ -82,10 +82,14 @@ class Kronecker(Form):
         return layer
 
     def timed(self, unit: Unit) -> Sequence[Choice]:
-        """Return the fewest and the most terms of each shape."""
+        """Return the fewest and the most terms of the first shape and of the last, and the most of one between."""
         dense = unit.out_features, unit.in_features
-        ends = {shape: {1, most_terms(dense, *shape)} for shape in shapes(*dense)}
-        return [kronecker("", terms, *shape) for shape, numbers in ends.items() for terms in sorted(numbers)]
+        offered = shapes(*dense)
+        places = dict.fromkeys([0, len(offered) // 2, len(offered) - 1]) if offered else ()
+        most = {offered[place]: most_terms(dense, *offered[place]) for place in places}
+        between = {shape for place, shape in enumerate(most) if 0 < place < len(most) - 1}
+        numbers = {shape: {terms} if shape in between else {1, terms} for shape, terms in most.items()}
+        return [kronecker("", terms, *shape) for shape, own in numbers.items() for terms in sorted(own)]
 
     def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
         """Return a fixed part, the products, and the numbers between the two factors, which change their order."""
