@@ -35,7 +35,7 @@ class Kronecker(Form):
     layer = KroneckerLinear
     sizes: ClassVar = {"terms": "terms", "a_rows": "rows of A", "a_columns": "columns of A"}
     scale = NAME
-    methods = ("van-loan",)
+    methods = ("van-loan", "van-loan-kfac")
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return the numbers of terms of each shape and what they leave out, without those that another one beats.

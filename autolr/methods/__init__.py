@@ -14,7 +14,21 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 from collections.abc import Iterable
 
 from autolr.errors import UsageError
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, obs_ov, svd, svd_qk, van_loan
+from autolr.methods import (
+    afm,
+    asvd,
+    drone,
+    fwsvd,
+    kfac,
+    losparse,
+    obs,
+    obs_heads,
+    obs_ov,
+    svd,
+    svd_qk,
+    van_loan,
+    van_loan_kfac,
+)
 from autolr.registry import Registry
 from autolr.types import Method
 
@@ -25,7 +39,21 @@ METHODS: Registry[Method] = Registry(
     Method,
     lambda: (
         module.METHOD
-        for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk, van_loan)
+        for module in (
+            svd,
+            fwsvd,
+            asvd,
+            drone,
+            afm,
+            kfac,
+            losparse,
+            obs,
+            obs_heads,
+            obs_ov,
+            svd_qk,
+            van_loan,
+            van_loan_kfac,
+        )
     ),
     reserved=BANK_FOLDERS,
 )

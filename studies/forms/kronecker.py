@@ -27,10 +27,11 @@ from autolr.problem import open_inputs
 
 MENUS = {
     "low rank by kfac": ("kfac",),
-    "and kronecker": ("kfac", "van-loan"),
+    "and kronecker": ("kfac", "van-loan", "van-loan-kfac"),
+    "kronecker by van-loan-kfac": ("van-loan-kfac",),
     "low rank by svd": ("svd",),
     "svd and kronecker": ("svd", "van-loan"),
-    "kronecker": ("van-loan",),
+    "kronecker by van-loan": ("van-loan",),
 }
 BUDGETS = {"flops": (0.35, 0.2), "nonembedding-params": (0.35, 0.2)}
 SHOWN = ("divergence", "accuracy", "agreement")
