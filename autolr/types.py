@@ -37,6 +37,7 @@ __all__ = [
     "LayerStats",
     "Method",
     "Need",
+    "Rearranged",
     "Remainder",
     "Score",
     "ScoreDims",
@@ -148,6 +149,22 @@ class Decomposition:
             raise ValueError("this decomposition has no separable rows; only row-keeping methods have")
         scaled = self.row_metric.double()[:, None] * self.left[:, :rank].double() * self.singular_values[:rank].double()
         return (self.row_energy.double() - scaled.square().sum(1)).clamp(min=0.0)
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """Low rank of a rearranged matrix, of which rank s is a sum of s Kronecker products: ``W ≈ Σ_{j≤s} A_j ⊗ B_j``.
+
+    Attributes:
+        rows: of each A_j; B_j has as many as make up those of W.
+        columns: of each A_j.
+        decomposition: of the matrix whose rows are W's blocks of the size of B: ``left`` (rows · columns, k), the
+            entries of each A_j row by row; ``right`` (k, entries of B), likewise.
+    """
+
+    rows: int
+    columns: int
+    decomposition: Decomposition
 
 
 @dataclass(frozen=True)
@@ -309,10 +326,12 @@ class Method:
             neurons ``(weights, statistics) -> Elimination``, both of every matrix of the pair, the reading one last;
             of one for attention ``(weights, statistics, heads)``, likewise; of one for queries and keys
             ``(weights, statistics, heads, biases) -> ScoreDims``; of one for embeddings
-            ``(table (dim, vocabulary), statistics) -> TableFactors``.
+            ``(table (dim, vocabulary), statistics) -> TableFactors``; of one that rearranges
+            ``(weight, statistics or None) -> tuple[Rearranged, ...]``.
         source: author, year and identifier of the publication.
         keeps_rows: it can keep single output rows dense; its choices carry ``rows``.
         of: what it is for: see :attr:`autolr.records.Unit.of`.
+        rearranges: it decomposes a matrix rearranged, in several shapes, for sums of Kronecker products.
     """
 
     name: str
@@ -322,6 +341,12 @@ class Method:
     source: str
     keeps_rows: bool = False
     of: Literal["matrix", "neurons", "heads", "value-output", "query-key", "embedding"] = "matrix"
+    rearranges: bool = False
+
+    @property
+    def comes_with_form(self) -> bool:
+        """Whether it is for one kind of form alone, which brings it; others a study names."""
+        return self.of != "matrix" or self.rearranges
 
     def fits(self, unit: Unit) -> bool:
         """Tell whether a unit is of the kind that the method is for."""

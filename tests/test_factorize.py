@@ -366,7 +366,17 @@ def test_an_installed_package_adds_a_method(register):
     extra = replace(svd.METHOD, name="extra")
     register(extra)
     assert METHODS.get("extra") is extra
-    assert set(METHODS.names()) == {*NAMES, "obs", "obs-heads", "obs-ov", "svd-qk", "groupreduce", "extra"}
+    assert set(METHODS.names()) == {
+        *NAMES,
+        "obs",
+        "obs-heads",
+        "obs-ov",
+        "svd-qk",
+        "groupreduce",
+        "van-loan",
+        "van-loan-kfac",
+        "extra",
+    }
     assert get_methods(["extra", "svd"]) == (extra, svd.METHOD)
 
 

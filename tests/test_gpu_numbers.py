@@ -132,7 +132,7 @@ def given_on(gpu: torch.device, form: Form) -> Given:
     stats = example_stats(weight, 800, 0)
     method = METHODS.get(form.methods[0] if form.methods else "losparse")
     made = method.decompose(weight.double(), stats)
-    if not form.methods:
+    if method.of == "matrix":
         return given_of(made, weight.to(gpu), stats.mean, bias.to(gpu))
     up, down = Unit("up", "up", 0, 1, 384, 128), Unit("down", "down", 0, 1, 256, 384)
     maker = Matrix(

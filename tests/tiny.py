@@ -153,5 +153,5 @@ def given_of(
     return Given(unit, "svd", decomposition, weight, mean, bias)
 
 
-MATRIX_METHODS = sorted(name for name in METHODS.names() if METHODS.get(name).of == "matrix")
-"""Methods for matrices, one by one."""
+MATRIX_METHODS = sorted(name for name in METHODS.names() if not METHODS.get(name).comes_with_form)
+"""Methods for matrices, one by one, that a study names."""

@@ -7,7 +7,17 @@ How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs
 
 from collections.abc import Iterable
 
-from autolr.forms import embedding, heads, low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair
+from autolr.forms import (
+    embedding,
+    heads,
+    kronecker,
+    low_rank,
+    low_rank_rows,
+    neurons,
+    neurons_low_rank,
+    ov_pair,
+    qk_pair,
+)
 from autolr.forms.base import Form
 from autolr.registry import Registry
 
@@ -15,14 +25,25 @@ FORMS: Registry[Form] = Registry(
     "form",
     Form,
     lambda: (
-        form.FORM for form in (low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair, heads, embedding)
+        form.FORM
+        for form in (
+            low_rank,
+            low_rank_rows,
+            neurons,
+            neurons_low_rank,
+            ov_pair,
+            qk_pair,
+            heads,
+            embedding,
+            kronecker,
+        )
     ),
 )
 """Every form: the built-in ones and those of installed packages."""
 
 
 MATRIX_FORMS = ("low-rank", "low-rank-rows")
-"""What a single matrix may become, where a study names no forms."""
+"""What a single matrix may become, where a study names no forms; ``kronecker`` is left to those who ask for it."""
 GROUP_FORMS = ("neurons", "neurons-low-rank", "ov-pair", "qk-pair")
 """What feed-forward pairs and attentions may become beside that."""
 TIME_FORMS = ("heads",)

@@ -88,7 +88,11 @@ class Form(ABC):
 
     def applies(self, unit: Unit, method: Method) -> bool:
         """Tell whether a unit can become this by a method."""
-        return unit.of == self.of and method.fits(unit) and (method.name in self.methods if self.methods else True)
+        return (
+            unit.of == self.of
+            and method.fits(unit)
+            and (method.name in self.methods if method.comes_with_form else not self.methods)
+        )
 
     @abstractmethod
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
@@ -108,7 +112,10 @@ class Form(ABC):
         return self.weights(unit, choice)
 
     def products(self, unit: Unit, choice: Choice) -> Mapping[str, int]:
-        """Return the weights that a choice multiplies each vector by, by the module whose vectors they are."""
+        """Return how often a choice multiplies by a weight for each vector, by the module whose vectors they are.
+
+        Here once by each weight; a form that uses weights several times says so.
+        """
         return {unit.modules[-1]: self.multiplied(unit, choice)}
 
     def attention(self, unit: Unit, choice: Choice) -> int:

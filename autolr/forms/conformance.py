@@ -30,11 +30,12 @@ def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int
     and :func:`autolr.forms.table_conformance.check_table`.
 
     The laws: sizes are named and in order; every option builds, and its layer's kind is the form's name; the layer
-    multiplies by as many weights as :meth:`Form.weights` says, and stores as much; it is cheaper than the dense layer
-    at the smallest option; a layer built from its own ``sizes`` takes its state and gives the same; its output is what
-    ``dense_weight`` and ``bias`` say; it is exact on the mean input; errors are not negative, and by ``svd`` each is
-    the squared distance of the matrices; the option that is measured is one of the options; what is timed can be built,
-    and its terms predict times that are a fixed part and one for each weight.
+    stores as many weights as :meth:`Form.weights` says and multiplies as often as :meth:`Form.products` says; it is
+    cheaper than the dense layer at the smallest option; some of the shapes have options; a layer built from its own
+    ``sizes`` takes its state and gives the same; its output is what ``dense_weight`` and ``bias`` say; it is exact on
+    the mean input; errors are not negative, and by a method without needs each is the squared distance of the matrices;
+    the option that is measured is one of the options; what is timed can be built, and its terms predict times that are
+    a fixed part and one for each product with a weight.
 
     Args:
         form: the form to test.
@@ -51,7 +52,7 @@ def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int
     if form.of == "embedding":
         check_table(form, seed)
         return
-    if form.methods:
+    if form.of != "matrix":
         check_group(form, seed)
         return
     assert form.layer.kind == form.name, f"the kind of {form.layer.__name__} is {form.layer.kind!r}, not {form.name!r}"
@@ -61,21 +62,24 @@ def check(form: Form, *, methods: Sequence[str] = ("svd", "losparse"), seed: int
         unit = Unit("layer", "layer", 0, 1, out_features, in_features)
         weight = torch.randn(out_features, in_features, generator=random)
         stats = example_stats(weight, _TOKENS, seed)
-        for name in methods:
+        for name in form.methods or methods:
             method = METHODS.get(name)
             if not form.applies(unit, method):
                 continue
-            applied += 1
             decomposition = method.decompose(weight.double(), stats)
             for bias in (None, torch.randn(out_features, generator=random)):
-                _check_layer(form, Given(unit, name, decomposition, weight, stats.mean, bias))
-    assert applied, f"{form.name} applies to none of the layers of {_SHAPES} by {', '.join(methods)}"
+                applied += _check_layer(form, Given(unit, name, decomposition, weight, stats.mean, bias))
+    assert applied, f"{form.name} applies to none of the layers of {_SHAPES} by {', '.join(form.methods or methods)}"
 
 
-def _check_layer(form: Form, given: Given) -> None:
+def _check_layer(form: Form, given: Given) -> bool:
+    """Check the options of a layer; tell whether it has any."""
     unit, label = given.unit, f"{form.name}, {given.unit.out_features} x {given.unit.in_features}, {given.method}"
     choices, errors = form.options(given, 1)
-    assert len(choices) == len(errors) > 0, f"{label}: {len(choices)} options, {len(errors)} errors"
+    assert len(choices) == len(errors), f"{label}: {len(choices)} options, {len(errors)} errors"
+    if not choices:
+        assert not form.timed(unit), f"{label}: choices are timed where none is offered"
+        return False
     errors = np.asarray(errors, dtype=np.float64)
     assert (errors >= -_ROUNDING * errors.max()).all(), f"{label}: an error is {errors.min()}"
     smallest = min(form.weights(unit, choice) for choice in choices)
@@ -84,11 +88,12 @@ def _check_layer(form: Form, given: Given) -> None:
     assert 0 <= place < len(choices), f"{label}: option {place} of {len(choices)} is measured"
     for choice, error in zip(choices, errors, strict=True):
         _check_choice(form, given, choice, f"{label}, {dict(choice.sizes)}")
-        if given.method == "svd":
+        if not METHODS.get(given.method).needs:
             gap = given.weight.double() - form.build(given, choice, given.weight).dense_weight()
             exact = float(gap.detach().square().sum())
             assert abs(exact - error) <= _ROUNDING * errors.max(), f"{label}: the error is {exact}, not {error}"
     _check_times(form, unit, label)
+    return True
 
 
 def _check_choice(form: Form, given: Given, choice: Choice, label: str) -> None:
@@ -105,7 +110,8 @@ def _check_choice(form: Form, given: Given, choice: Choice, label: str) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         output = layer(x)
     flops = counter.get_total_flops()
-    assert flops == 2 * _VECTORS * told, f"{label}: {flops} FLOPs for {_VECTORS} vectors, not {2 * _VECTORS * told}"
+    wanted = 2 * _VECTORS * sum(form.products(unit, choice).values())
+    assert flops == wanted, f"{label}: {flops} FLOPs for {_VECTORS} vectors, not {wanted}"
     _check_output(layer, x, output, given, label)
     arguments: dict[str, Any] = {**layer.sizes()}
     copy = type(layer)(**arguments)

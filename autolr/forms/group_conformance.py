@@ -105,10 +105,10 @@ def _check_options(form: Form, given: Given) -> None:
 
 
 def check_terms(form: Form, unit: Unit, timed: Sequence[Choice], label: str) -> None:
-    """Check that a form's terms predict times that are a fixed part and one for each weight that is multiplied."""
+    """Check that a form's terms predict times that are a fixed part and one for each product with a weight."""
     terms = np.array([form.terms(unit, choice) for choice in timed])
     assert (terms >= 0).all(), f"{label}: a term is {terms.min()}"
-    times = np.array([1.0 + form.multiplied(unit, choice) for choice in timed])
+    times = np.array([1.0 + sum(form.products(unit, choice).values()) for choice in timed])
     _, off = nnls(terms / times[:, None], np.ones(len(times)))
     assert off <= _ROUNDING, f"{label}: times that grow with the weights are predicted {off} off by the terms"
 

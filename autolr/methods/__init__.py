@@ -27,6 +27,8 @@ from autolr.methods import (
     obs_ov,
     svd,
     svd_qk,
+    van_loan,
+    van_loan_kfac,
 )
 from autolr.registry import Registry
 from autolr.types import Method
@@ -42,7 +44,22 @@ METHODS: Registry[Method] = Registry(
     Method,
     lambda: (
         module.METHOD
-        for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk, groupreduce)
+        for module in (
+            svd,
+            fwsvd,
+            asvd,
+            drone,
+            afm,
+            kfac,
+            losparse,
+            obs,
+            obs_heads,
+            obs_ov,
+            svd_qk,
+            groupreduce,
+            van_loan,
+            van_loan_kfac,
+        )
     ),
     reserved=BANK_FOLDERS,
 )
@@ -66,6 +83,8 @@ def matrix_methods(names: Iterable[str]) -> tuple[Method, ...]:
     """
     methods = get_methods(names)
     for method in methods:
+        if method.rearranges:
+            raise UsageError(f"--method {method.name} comes with its form; ask for that by --form kronecker")
         if method.of != "matrix":
             raise UsageError(f"--method {method.name} is for {_OF[method.of]}")
     return methods

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from autolr.errors import FactorizationError
 from autolr.methods.attention_conformance import check_query_key, check_value_output
-from autolr.methods.result_check import check_elimination
+from autolr.methods.kronecker_shapes import rearranged
+from autolr.methods.result_check import check_elimination, check_rearranged
 from autolr.methods.table_conformance import check_table_method
 from autolr.records import Heads
 from autolr.types import Decomposition, Elimination, LayerStats, Method, break_even_rank
@@ -86,6 +87,9 @@ def check(method: Method, *, seed: int = 0) -> None:
         if method.of == "query-key":
             check_query_key(method, [weight, weight.flip(0)], [stats, stats] if stats else None, label)
             continue
+        if method.rearranges:
+            _check_rearranged(method, weight, stats, label)
+            continue
         result = method.decompose(weight, stats)
         again = method.decompose(weight, stats)
         assert torch.equal(weight, before[0]), f"{label} changed its argument, the weight"
@@ -160,6 +164,25 @@ def _check_record(result: Decomposition, weight: Tensor, label: str) -> None:
     rank = min(break_even_rank(out_features, in_features), full)
     left, right = result.truncate(rank)
     assert left.shape[1] == right.shape[0] == rank, f"{label}: truncate({rank}) gave {left.shape[1]}"
+
+
+def _check_rearranged(method: Method, weight: Tensor, stats: LayerStats | None, label: str) -> None:
+    """Check that each part, at full rank, is the rearranged weight; all else of a part is a decomposition's law."""
+    before = weight.clone()
+    result, again = method.decompose(weight, stats), method.decompose(weight, stats)
+    assert torch.equal(weight, before), f"{label} changed its argument, the weight"
+    try:
+        check_rearranged(result, weight)
+    except FactorizationError as error:
+        raise AssertionError(f"{label}: {error}") from error
+    for part, same in zip(result, again, strict=True):
+        told = f"{label}, A of {part.rows} x {part.columns}"
+        blocks = rearranged(weight, part.rows, part.columns)
+        _check_record(part.decomposition, blocks, told)
+        for name, value in _tensors(part.decomposition).items():
+            assert torch.equal(value, _tensors(same.decomposition)[name]), f"{told} is not deterministic in {name}"
+        gap = float((part.decomposition.left @ part.decomposition.right - blocks).abs().max() / weight.abs().max())
+        assert gap < 1e-6, f"{told}: all terms do not reproduce the weight, relative error {gap:.2e}"
 
 
 def _check_elimination(method: Method, weights: list[Tensor], stats: Any, label: str, *heads: Heads) -> None:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
+from autolr.methods.kronecker_shapes import most_terms
 from autolr.methods.result_check import (
     check_elimination,
+    check_rearranged,
     check_record,
     check_score_dims,
     check_table,
@@ -18,6 +20,7 @@ from autolr.types import (
     Decomposition,
     Elimination,
     Method,
+    Rearranged,
     Remainder,
     ScoreDims,
     TableFactors,
@@ -25,7 +28,7 @@ from autolr.types import (
     break_even_rank,
 )
 
-Result = Decomposition | Elimination | ScoreDims | TableFactors
+Result = Decomposition | Elimination | ScoreDims | TableFactors | tuple[Rearranged, ...]
 
 
 def packed(
@@ -58,6 +61,8 @@ def packed(
             factors["turn"] = order.turn.to(dtype)
         rest = _remainders_packed(order.remainders, dtype)
         return _finite({"order": order.order.to(torch.int32), **factors, "errors": order.errors, **rest})
+    if method.rearranges:
+        return _finite(_rearranged_packed(check_rearranged(made, weight), shape, dtype))
     result = check_record(made, method, shape, unit.break_even)
     rows = {"row_energy": result.row_energy, "row_metric": result.row_metric}
     tensors = _truncated(result, unit.break_even, dtype)
@@ -86,6 +91,23 @@ def _table_unpacked(tensors: Mapping[str, Tensor]) -> TableFactors:
     parts = ("mean", "vectors", "singular_values")
     cores = (Core(count, *(tensors[f"{count}/{part}"] for part in parts)) for count in counts)
     return TableFactors(tensors["order"], tensors["root"], tuple(cores))
+
+
+def _rearranged_packed(parts: Sequence[Rearranged], shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        f"{part.rows}x{part.columns}/{name}": tensor
+        for part in parts
+        for name, tensor in _truncated(part.decomposition, most_terms(shape, part.rows, part.columns), dtype).items()
+    }
+
+
+def _rearranged_unpacked(tensors: Mapping[str, Tensor]) -> tuple[Rearranged, ...]:
+    parts: dict[tuple[int, int], dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        shape, what = name.split("/")
+        rows, columns = shape.split("x")
+        parts.setdefault((int(rows), int(columns)), {})[what] = tensor
+    return tuple(Rearranged(*shape, Decomposition(**part)) for shape, part in sorted(parts.items()))
 
 
 def _remainders_packed(remainders: Sequence[Remainder], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -118,6 +140,8 @@ def _finite(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
     """Rebuild a method's result from :func:`packed`'s tensors."""
+    if method.rearranges:
+        return _rearranged_unpacked(tensors)
     if method.of == "matrix":
         return Decomposition(**tensors)
     if method.of == "query-key":

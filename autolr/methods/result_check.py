@@ -10,7 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, TableFactors, Unit
+from autolr.methods.kronecker_shapes import rearranged
+from autolr.types import (
+    Decomposition,
+    Elimination,
+    Method,
+    Rearranged,
+    Remainder,
+    ScoreDims,
+    TableFactors,
+    Unit,
+)
 
 _ROUNDING = 1e-9
 """Share of the largest singular value by which another may rise or be negative."""
@@ -79,6 +89,37 @@ def check_values(result: Decomposition, weight: Float[Tensor, "out in"]) -> None
         raise FactorizationError(
             f"left @ right must give the weight at full rank, got an output off by {off:.1e} of a size of {size:.1e}"
         )
+
+
+def check_rearranged(result: object, weight: Float[Tensor, "out in"]) -> tuple[Rearranged, ...]:
+    """Return what a method that rearranges made, if each part is a decomposition of the weight rearranged in its shape.
+
+    Args:
+        result: what the method returned.
+        weight: W, (out, in), of any precision.
+
+    Raises:
+        FactorizationError: it is something else; the message says what was seen.
+    """
+    if not isinstance(result, tuple) or not all(isinstance(part, Rearranged) for part in result):
+        raise FactorizationError(
+            f"a method must return a tuple of autolr.types.Rearranged, got {type(result).__name__}"
+        )
+    out_features, in_features = weight.shape
+    for part in result:
+        label = f"terms with A of {part.rows} x {part.columns}"
+        if out_features % part.rows or in_features % part.columns:
+            raise FactorizationError(f"{label} do not divide a weight of {out_features} x {in_features}")
+        blocks = rearranged(weight, part.rows, part.columns)
+        full = min(blocks.shape)
+        seen = tuple(tuple(tensor.shape) for tensor in vars(part.decomposition).values() if tensor is not None)
+        if seen != (wanted := ((len(blocks), full), (full,), (full, blocks.shape[1]))):
+            raise FactorizationError(f"{label}: factors and singular values must be of shapes {wanted}, got {seen}")
+        try:
+            check_values(part.decomposition, blocks)
+        except FactorizationError as error:
+            raise FactorizationError(f"{label}: {error}") from error
+    return result
 
 
 def check_elimination(result: object, shapes: Sequence[tuple[int, int]]) -> Elimination:

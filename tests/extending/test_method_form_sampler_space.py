@@ -144,7 +144,5 @@ def test_a_form_goes_through_search_export_reload_card_and_front(package, data, 
     asked = [["eval", out, "--data", data[data.index("--test") + 1]], ["resume", study, "--trials", "5"]]
     (loaded, kind), (resumed, form) = elsewhere(asked)
     assert (loaded, resumed) == (2, 2)
-    assert (
-        "is of kind 'block-diagonal', known are ['low-rank', 'low-rank-rows', 'selected', 'selected-low-rank']" in kind
-    )
+    assert "is of kind 'block-diagonal', known are [" in kind
     assert "unknown form 'block-diagonal'" in form

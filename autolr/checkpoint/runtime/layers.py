@@ -417,9 +417,109 @@ class SpreadLinear(CompressedLinear):
         return full.index_copy(0, self.index.long(), bias)
 
 
+class KroneckerLinear(CompressedLinear):
+    """``y = Σ_j (A_j ⊗ B_j) x + bias``, without ever multiplying a product out: ``Y = Σ_j A_j X B_jᵀ + bias``.
+
+    X is the input as a matrix, (columns of A, columns of B), and Y the output, (rows of A, rows of B). Of the two
+    orders, ``A (X Bᵀ)`` and ``(A X) Bᵀ``, that with fewer products is taken; all terms go through each of its two
+    linear layers at once.
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        terms: how many products are added up, at least 1.
+        a_rows: rows of each A_j; they divide out_features.
+        a_columns: columns of each A_j; they divide in_features.
+        device: where the parameters live.
+        dtype: of the parameters.
+
+    Shape:
+        input (..., in_features), output (..., out_features).
+
+    Example:
+        >>> KroneckerLinear(4, 6, terms=2, a_rows=3, a_columns=2)(torch.zeros(5, 4)).shape
+        torch.Size([5, 6])
+    """
+
+    kind: ClassVar[str] = "kronecker"
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        terms: int,
+        a_rows: int,
+        a_columns: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, device, dtype)
+        self.terms, self.a_rows, self.a_columns = terms, a_rows, a_columns
+        self.b_rows, self.b_columns = out_features // a_rows, in_features // a_columns
+        a_first, b_first = kronecker_products(in_features, out_features, a_rows, a_columns)
+        self.b_first = b_first < a_first
+        first, second = ((a_rows, a_columns), (self.b_rows, self.b_columns))[:: -1 if self.b_first else 1]
+        self.right = _linear(first[1], terms * first[0], False, device, dtype)
+        self.left = _linear(terms * second[1], second[0], False, device, dtype)
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, (..., out_features)."""
+        x = x.reshape(*x.shape[:-1], self.a_columns, self.b_columns)
+        z: Tensor = self.right(x if self.b_first else x.mT)  # (..., columns of the second factor, terms · rows)
+        z = z.reshape(*z.shape[:-2], self.left.in_features, z.shape[-1] // self.terms)
+        y: Tensor = self.left(z.mT)  # (..., rows of the first factor, rows of the second)
+        y = (y.mT if self.b_first else y).flatten(-2)
+        output: Tensor = y + self.bias.to(y.dtype)
+        return output
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Return all A_j, (terms, a_rows, a_columns), and all B_j, (terms, b_rows, b_columns)."""
+        right, left = self.right.weight, self.left.weight
+        first = right.reshape(self.terms, -1, right.shape[1])
+        second = left.reshape(len(left), -1, self.terms).movedim(2, 0)
+        return (second, first) if self.b_first else (first, second)
+
+    def fill_(self, a: Tensor, b: Tensor) -> None:
+        """Set the factors, of the shapes of :meth:`factors`, in place."""
+        first, second = (b, a) if self.b_first else (a, b)
+        with torch.no_grad():
+            self.right.weight.copy_(first.flatten(0, 1))
+            self.left.weight.copy_(second.movedim(0, 2).flatten(1))
+
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments that build an equal layer."""
+        sizes = {"terms": self.terms, "a_rows": self.a_rows, "a_columns": self.a_columns}
+        return {"in_features": self.in_features, "out_features": self.out_features, **sizes}
+
+    def dense_weight(self) -> Tensor:
+        """Return the matrix the layer multiplies by, (out_features, in_features) float64, on the layer's device."""
+        a, b = self.factors()
+        product = torch.einsum("tac,tbd->abcd", a.double(), b.double())
+        return product.reshape(self.out_features, self.in_features)
+
+
+def kronecker_products(in_features: int, out_features: int, a_rows: int, a_columns: int) -> tuple[int, int]:
+    """Return how many products a term ``A ⊗ B`` takes for a vector with A first, and with B first.
+
+    Example:
+        >>> kronecker_products(4, 6, 3, 2)
+        (24, 20)
+    """
+    b_rows, b_columns = out_features // a_rows, in_features // a_columns
+    return a_rows * b_columns * (a_columns + b_rows), a_columns * b_rows * (b_columns + a_rows)
+
+
 KINDS: dict[str, type[CompressedLinear]] = {
     layer.kind: layer
-    for layer in (LowRankLinear, LowRankRowsLinear, SelectedLinear, SelectedLowRankLinear, SpreadLinear)
+    for layer in (
+        LowRankLinear,
+        LowRankRowsLinear,
+        SelectedLinear,
+        SelectedLowRankLinear,
+        SpreadLinear,
+        KroneckerLinear,
+    )
 }
 
 
