@@ -11,7 +11,7 @@ from tiny import MATRIX_METHODS, given_of
 from autolr import registry
 from autolr.errors import AutolrError, FactorizationError, UsageError
 from autolr.forms.low_rank import make_factors
-from autolr.methods import METHODS, conformance, get_methods, kfac, losparse, svd
+from autolr.methods import METHODS, conformance, get_methods, kfac, losparse, matrix_methods, svd
 from autolr.methods.result_check import check_record, check_values
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens, well_conditioned
 from autolr.methods.weighted_svd import oas_intensity, shrink
@@ -416,3 +416,9 @@ def test_the_shapes_in_the_signatures_are_checked_while_the_tests_run():
     stats = Sample.of(4, 5).stats
     with pytest.raises(TypeError):
         replace(stats, mean=torch.ones(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", [method.name for method in METHODS if method.comes_with_form])
+def test_a_method_that_comes_with_a_form_is_not_asked_for_by_name(name):
+    with pytest.raises(UsageError, match=f"--method {name} .*form"):
+        matrix_methods([name])

@@ -10,7 +10,7 @@ from hypothesis import given as any_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from nli_fixture import write_inputs
-from test_neurons import batch_of, check_price, made
+from test_neurons import batch_of, check_price, covariance_of, made
 from tiny import Source, sized
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,9 +28,14 @@ from autolr.forms import FORMS
 from autolr.forms.base import Given
 from autolr.forms.kronecker import FORM, kronecker
 from autolr.forms.swap import compressed
+from autolr.methods import van_loan_kfac
 from autolr.methods.conformance import example_stats
+from autolr.methods.kfac import OUT_SHRINKAGE
 from autolr.methods.kronecker_shapes import most_terms, rearranged, shapes, term_products, term_weights
+from autolr.methods.shrinkage import well_conditioned
 from autolr.methods.van_loan import METHOD
+from autolr.methods.van_loan_kfac import nearest_product
+from autolr.methods.weighted_svd import shrink
 from autolr.model.units import find_units
 from autolr.pareto import non_dominated
 from autolr.recovery.refit import refit
@@ -89,6 +94,41 @@ def test_a_matrix_that_is_a_product_needs_one_term():
     table = rearranged(weight, 3, 4)
     assert torch.linalg.matrix_rank(table) == 1
     assert torch.equal(table[5], (weight[8:16, 10:20]).flatten())
+
+
+@pytest.mark.parametrize("size", [(24, 40), (40, 24), (16, 16)])
+def test_in_the_metric_of_the_loss_each_sum_errs_as_it_says_and_none_of_its_shape_errs_less(size):
+    """``‖L (W − M) R‖²`` with Kronecker products L and R of the shape; the nearest without a metric is not below it."""
+    weight = random_weight(*size).double()
+    stats = example_stats(weight, 400, 0)
+    plain = {(part.rows, part.columns): part.decomposition for part in METHOD.decompose(weight, None)}
+    outputs = shrink(stats.out_gram, OUT_SHRINKAGE)
+    inputs = well_conditioned(stats.in_covariance, stats.n_tokens)
+    for part in van_loan_kfac.decompose(weight, stats):
+        rows, columns = part.rows, part.columns
+        H, C = (torch.kron(*nearest_product(gram, n)) for gram, n in ((outputs, rows), (inputs, columns)))
+        scale = part.decomposition.tail_energy(0)
+        for terms in (0, 1, 2, part.decomposition.max_rank):
+            errors = []
+            for decomposition in (part.decomposition, plain[rows, columns]):
+                left, right = decomposition.truncate(terms)
+                gap = rearranged(weight, rows, columns) - left @ right
+                gap = gap.reshape(rows, columns, size[0] // rows, -1).transpose(1, 2).reshape(size)
+                errors.append(float(torch.trace(H @ gap @ C @ gap.mT)))
+            assert errors[0] == pytest.approx(part.decomposition.tail_energy(terms), abs=1e-6 * scale)
+            assert errors[0] <= errors[1] + 1e-6 * scale
+
+
+def test_the_nearest_product_is_exact_where_one_factor_is_a_number_and_no_other_is_nearer():
+    gram = covariance_of(12, 12, torch.Generator().manual_seed(0))
+    for size in (1, 12):
+        torch.testing.assert_close(torch.kron(*nearest_product(gram, size)), gram, rtol=1e-4, atol=1e-4)
+    for size in (2, 3, 4):
+        table = rearranged(gram, size, size)
+        least = float(torch.linalg.svdvals(table)[1:].square().sum())
+        gap = torch.kron(*nearest_product(gram, size)) - gram
+        assert float(gap.square().sum()) == pytest.approx(least, rel=1e-2)
+    assert torch.equal(torch.kron(*nearest_product(torch.zeros(6, 6), 2)), torch.eye(6).double())
 
 
 @any_of(st.integers(1, 24), st.integers(1, 24), st.integers(1, 4), st.integers(0, 100))

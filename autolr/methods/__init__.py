@@ -36,7 +36,11 @@ from autolr.types import Method
 _OF = {
     "neurons": "neurons and comes with the form that removes them",
     "embedding": "tables of token vectors and comes with --form embedding",
+    "heads": "heads of attention and comes with --form heads",
+    "value-output": "value and output of attention and comes with --form ov-pair",
+    "query-key": "query and key of attention and comes with --form qk-pair",
 }
+"""What methods are for that no study names, and which form brings them."""
 BANK_FOLDERS = ("statistics", "scales", "alone", "dense")
 """What the bank's folder holds beside a folder for each method and each recovery."""
 METHODS: Registry[Method] = Registry(
