@@ -14,8 +14,10 @@ def compute(model, candidate, source, batches, tick):
     tick(0.5)
     with compressed(model, candidate, source):
         given = mean_outputs(model, names, batches)
+        biases = {name: model.get_submodule(name).bias.shape for name in names}
     tick(1.0)
-    whole = [name for name in names if wanted[name].shape == given[name].shape]  # not what makes fewer neurons
+    # Not what makes fewer neurons, or fewer entries of heads.
+    whole = [name for name in names if wanted[name].shape == given[name].shape == biases[name]]
     return {f"{name}/shift": wanted[name] - given[name] for name in whole}
 
 
