@@ -366,7 +366,7 @@ def test_an_installed_package_adds_a_method(register):
     extra = replace(svd.METHOD, name="extra")
     register(extra)
     assert METHODS.get("extra") is extra
-    assert set(METHODS.names()) == {*NAMES, "obs", "obs-heads", "obs-ov", "svd-qk", "extra"}
+    assert set(METHODS.names()) == {*NAMES, "obs", "obs-heads", "obs-ov", "svd-qk", "fisher", "fisher-heads", "extra"}
     assert get_methods(["extra", "svd"]) == (extra, svd.METHOD)
 
 

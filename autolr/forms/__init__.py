@@ -7,14 +7,30 @@ How to add one: subclass :class:`autolr.forms.base.Form` and the layer that runs
 
 from collections.abc import Iterable
 
-from autolr.forms import heads, low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair
+from autolr.forms import (
+    heads,
+    low_rank,
+    low_rank_rows,
+    masked_heads,
+    masked_neurons,
+    neurons,
+    neurons_low_rank,
+    ov_pair,
+    qk_pair,
+)
 from autolr.forms.base import Form
 from autolr.registry import Registry
 
 FORMS: Registry[Form] = Registry(
     "form",
     Form,
-    lambda: (form.FORM for form in (low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair, heads)),
+    lambda: (
+        form.FORM
+        for form in (
+            *(low_rank, low_rank_rows, neurons, neurons_low_rank, ov_pair, qk_pair, heads),
+            *(masked_neurons, masked_heads),
+        )
+    ),
 )
 """Every form: the built-in ones and those of installed packages."""
 

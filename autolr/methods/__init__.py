@@ -14,7 +14,21 @@ Then run :func:`autolr.methods.conformance.check` on it: it states every law a m
 from collections.abc import Iterable
 
 from autolr.errors import UsageError
-from autolr.methods import afm, asvd, drone, fwsvd, kfac, losparse, obs, obs_heads, obs_ov, svd, svd_qk
+from autolr.methods import (
+    afm,
+    asvd,
+    drone,
+    fisher,
+    fisher_heads,
+    fwsvd,
+    kfac,
+    losparse,
+    obs,
+    obs_heads,
+    obs_ov,
+    svd,
+    svd_qk,
+)
 from autolr.registry import Registry
 from autolr.types import Method
 
@@ -24,7 +38,11 @@ METHODS: Registry[Method] = Registry(
     "method",
     Method,
     lambda: (
-        module.METHOD for module in (svd, fwsvd, asvd, drone, afm, kfac, losparse, obs, obs_heads, obs_ov, svd_qk)
+        module.METHOD
+        for module in (
+            *(svd, fwsvd, asvd, drone, afm, kfac, losparse),
+            *(obs, obs_heads, obs_ov, svd_qk, fisher, fisher_heads),
+        )
     ),
     reserved=BANK_FOLDERS,
 )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from autolr.errors import FactorizationError
-from autolr.methods.result_check import check_elimination, check_record, check_score_dims, check_values
+from autolr.methods.masks import Masks
+from autolr.methods.result_check import check_order, check_record, check_score_dims, check_values
 from autolr.types import Decomposition, Elimination, Method, Remainder, ScoreDims, Unit, break_even_rank
 
-Result = Decomposition | Elimination | ScoreDims
+Result = Decomposition | Elimination | Masks | ScoreDims
 
 
 def packed(
@@ -34,7 +35,10 @@ def packed(
         turns = {"query_turn": dims.query_turn.to(dtype), "key_turn": dims.key_turn.to(dtype)}
         return _finite({"order": dims.order.to(torch.int32), "errors": dims.errors, **turns})
     if method.of != "matrix":
-        order = check_elimination(made, [(w.shape[0], w.shape[1]) for w in weights])
+        order = check_order(made, [(w.shape[0], w.shape[1]) for w in weights])
+        if isinstance(order, Masks):
+            parts = {name: getattr(order, name).to(dtype) for name in ("fisher", "gram", "reader")}
+            return _finite({**parts, "errors": order.errors})
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
         if order.turn is not None:
             factors["turn"] = order.turn.to(dtype)
@@ -88,6 +92,8 @@ def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
         return Decomposition(**tensors)
     if method.of == "query-key":
         return ScoreDims(**tensors)
+    if "fisher" in tensors:
+        return Masks(**tensors)
     own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     rest = {name: tensor for name, tensor in tensors.items() if "/" in name}
     return Elimination(**own, remainders=_remainders_unpacked(rest))

@@ -87,10 +87,10 @@ class GroupedConfig(Named):
 
 
 class RuleConfig(Named):
-    """A published rule that allocates ranks from measurements of one layer at a time; nothing is left to search."""
+    """A published rule that allocates ranks, or masks, from what was measured once; nothing is left to search."""
 
     kind: Literal["rule"]
-    rule: Literal["asvd-strs", "svd-llm-v2", "aimet-greedy", "laser"]
+    rule: Literal["asvd-strs", "svd-llm-v2", "aimet-greedy", "laser", "kwon"]
 
 
 @dataclass(frozen=True)
