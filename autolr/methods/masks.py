@@ -100,9 +100,9 @@ def masks_of(weight: Float[Tensor, "out columns"], stats: LayerStats | None, met
     """
     measured = required(stats, method, "mask_gram")
     assert measured.mask_gram is not None
-    fisher = _by_mask(measured.mask_gram, width)
+    fisher = by_mask(measured.mask_gram, width)
     covariance = well_conditioned(measured.in_covariance, measured.n_tokens)
-    gram = _by_mask((weight.mT @ weight) * covariance, width)
+    gram = by_mask((weight.mT @ weight) * covariance, width)
     left_out = torch.cat([fisher.new_zeros(1), fisher.diagonal().clamp(min=0.0).sort().values.cumsum(0)]).flip(0)
     errors = left_out[torch.arange(weight.shape[1] + 1, device=weight.device) // width]
     return Masks(fisher, gram, weight.clone(), errors / measured.tokens_per_example)
@@ -161,7 +161,7 @@ def solved(gram: Float[Tensor, "k k"], cross: Float[Tensor, " k"], ridge: Tensor
     return change
 
 
-def _by_mask(gram: Float[Tensor, "columns columns"], width: int) -> Float[Tensor, "n n"]:
+def by_mask(gram: Float[Tensor, "columns columns"], width: int) -> Float[Tensor, "n n"]:
     """Return sums over the columns of each pair of masks."""
     n = len(gram) // width
     return gram.reshape(n, width, n, width).sum((1, 3))
