@@ -18,7 +18,7 @@ from autolr.methods import get_methods
 from autolr.methods.masks import Masks, masks_of, rearranged, tuned
 from autolr.model.attention import find_attentions
 from autolr.model.feed_forward import find_feed_forwards
-from autolr.model.units import find_units
+from autolr.model.units import find_units, unit_weight
 from autolr.optimization.spaces.mask_search import search_masks
 from autolr.statistics.calibrate import calibrate, class_cotangents, pass_count
 from autolr.statistics.stream import stream_calibrate
@@ -228,7 +228,7 @@ class Records:
 
     def decomposition(self, name, _method) -> Masks:
         reader, heads = self.groups[name].matrices[-1], self.groups[name].heads
-        weight = self.model.get_submodule(reader.name).weight.detach().double()
+        weight = unit_weight(self.model, reader).double()
         return masks_of(weight, self.measured[reader.name], "fisher", heads.read if heads else 1)
 
 

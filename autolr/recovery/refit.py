@@ -73,7 +73,6 @@ def refit_together(
     source: DecompositionSource,
     batches: Sequence[Batch],
     progress: Callable[[float], None] = lambda _: None,
-    small_block: type[SmallBlock] = SmallBlock,
 ) -> list[dict[str, Correction]]:
     """Refit several candidates, each as :func:`refit` does; what the dense model computes is computed once.
 
@@ -83,7 +82,6 @@ def refit_together(
         source: where the decompositions come from.
         batches: tokenized calibration data.
         progress: told the share of the work done, in [0, 1].
-        small_block: what solves for the layers of a block.
 
     Returns:
         The corrections of each candidate.
@@ -97,9 +95,7 @@ def refit_together(
     each = [_Refitting.of(candidate, source) for candidate in candidates]
     stacks = {next(iter(one.stacks)) for one in each if len(one.stacks) == 1}
     for stack in sorted(stacks):
-        _refit_stack(
-            model, stack, [one for one in each if one.stacks == {stack}], source, batches, progress, small_block
-        )
+        _refit_stack(model, stack, [one for one in each if one.stacks == {stack}], source, batches, progress)
     return [one.found for one in each]
 
 
@@ -145,7 +141,6 @@ def _refit_stack(
     source: DecompositionSource,
     batches: Sequence[Batch],
     progress: Callable[[float], None],
-    small_block: type[SmallBlock],
 ) -> None:
     """Refit candidates whose blocks are in one stack, block by block."""
     units = list({unit.name: unit for one in each for inside in one.units.values() for unit in inside}.values())
@@ -165,7 +160,7 @@ def _refit_stack(
         def tick(share: float, index: int = index) -> None:
             progress((index + share) / len(stack.names))
 
-        _refit_block(model, dense, block, each, source, tick, index + 1 == len(stack.names), small_block)
+        _refit_block(model, dense, block, each, source, tick, index + 1 == len(stack.names))
     progress(1.0)
 
 
@@ -192,7 +187,6 @@ def _refit_block(
     source: DecompositionSource,
     progress: Callable[[float], None],
     last: bool,
-    small_block: type[SmallBlock],
 ) -> None:
     """Refit one block of every candidate; unless it is the last one, what both models make of the data is passed on.
 
@@ -211,7 +205,7 @@ def _refit_block(
             progress((done + share) / len(each))
 
         if one.states is not None:
-            small = small_block(model, source, dense, f"{name}.", one.choices.get(name, {}))
+            small = SmallBlock(model, source, dense, f"{name}.", one.choices.get(name, {}))
             one.found |= small.refit(one.states, tick)
             if not last:
                 small.run(one.states)
@@ -220,15 +214,13 @@ def _refit_block(
         dense.run(look=False)
 
 
-def compute_together(
+def _compute_together(
     model: nn.Module,
     candidates: Sequence[Candidate],
     source: DecompositionSource,
     batches: Sequence[Batch],
     tick: Callable[[float], None],
-    small_block: type[SmallBlock] = SmallBlock,
 ) -> list[dict[str, Tensor]]:
-    """Return what :func:`refit_together` changes, as ``<layer>/<part>`` -> tensor."""
     return [
         {
             f"{name}/{part}": tensor
@@ -236,7 +228,7 @@ def compute_together(
             for part, tensor in vars(correction).items()
             if tensor is not None
         }
-        for corrections in refit_together(model, candidates, source, batches, tick, small_block)
+        for corrections in refit_together(model, candidates, source, batches, tick)
     ]
 
 
@@ -247,7 +239,7 @@ def _compute(
     batches: Sequence[Batch],
     tick: Callable[[float], None],
 ) -> dict[str, Tensor]:
-    [tensors] = compute_together(model, [candidate], source, batches, tick)
+    [tensors] = _compute_together(model, [candidate], source, batches, tick)
     return tensors
 
 
@@ -265,6 +257,6 @@ REFIT = Recovery(
     did="refitted by least squares",
     compute=_compute,
     apply=_apply,
-    compute_together=compute_together,
+    compute_together=_compute_together,
     examples=1024,  # 512 were measured to leave a tenth more divergence at 0.2x, a twentieth at 0.1x
 )
