@@ -39,11 +39,13 @@ class Named(Strict):
         kind: which space it is; a name of :data:`SPACES`.
         methods: those the space is meant for; used where the user names none.
         forms: likewise.
+        recovery: likewise, what the finalists get after truncation.
     """
 
     kind: str
     methods: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
+    recovery: str = ""
 
 
 class ImportanceConfig(Named):
