@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autolr.model.blocks import BlockCall
+from autolr.model.blocks import BlockCall, Stop, stopping
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ def see_output(block: nn.Module, name: str, call: BlockCall, hidden: Tensor) -> 
     def before(_module: nn.Module, args: tuple[Any, ...]) -> None:
         if outputs and not sums and args and isinstance(args[0], Tensor):
             sums.append(args[0])
+            raise Stop
 
     with ExitStack() as hooks:
         hooks.callback(layer.register_forward_hook(after).remove)
         for module in block.modules():
             if module not in own and not isinstance(module, nn.Dropout | nn.Identity) and not [*module.children()]:
                 hooks.callback(module.register_forward_pre_hook(before).remove)
-        result = call.run(block, hidden)
-    total, output = (sums or [result])[0], outputs[0]
+        with stopping():
+            sums.append(call.run(block, hidden))
+    total, output = sums[0], outputs[0]
     beside = total - output if total.shape == output.shape else torch.zeros_like(output)
     return Seen(fed[0], output, beside)

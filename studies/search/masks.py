@@ -6,11 +6,9 @@
 ``FOLDER`` holds the bank. Nothing is trained and nothing is chosen by a score, so all pairs of the report part are
 unseen. The seed draws the calibration data. Rows:
 
-    searched        the masks of the search alone: of each layer those of the largest Fisher information, not scaled
-    rearranged      after the swaps
-    scaled          what the preset gives: scaled for the dense model's inputs
-    tuned           `--recovery mask-tuning`: scaled layer by layer, on what the compressed model feeds them
-    refitted        `--recovery refit`, this project's own, which fits the matrices
+    scaled             searched, rearranged, scaled for the dense model's inputs: what the preset gives without recovery
+    tuned              scaled layer by layer, on what the compressed model feeds them: the preset with its recovery
+    no swaps, tuned    of each layer the masks of the largest Fisher information
 """
 
 import json
@@ -33,7 +31,7 @@ from autolr.optimization.scorers import scorer_of
 from autolr.optimization.spaces.mask_search import masks_by_fisher
 from autolr.problem import open_inputs
 from autolr.recovery.base import Changes, recovered
-from autolr.recovery.registry import RECOVERIES
+from autolr.recovery.mask_tuning import MASK_TUNING
 from autolr.spec.study import StudySpec
 
 BUDGETS = (0.7, 0.6, 0.5, 0.35)
@@ -41,22 +39,15 @@ SEED = 0
 FILE = Path(__file__).with_name("masks.json")
 
 
-class Unscaled(Masks):
-    """Nothing is scaled."""
-
-    def weight(self, columns: int) -> Tensor:
-        return self.reader[:, self.kept(columns)].double()
-
-
-class Searched(Unscaled):
-    """Nothing is swapped either."""
+class Searched(Masks):
+    """Nothing is swapped."""
 
     def selected(self, columns: int) -> Tensor:
         return self.importance.topk(columns // self.width).indices.sort().values
 
 
-STEPS = {"searched": (Searched, ""), "rearranged": (Unscaled, ""), "scaled": (Masks, "")}
-RECOVERED = {"tuned": (Masks, "mask-tuning"), "refitted": (Masks, "refit")}
+STEPS = {"scaled": (Masks, False), "tuned": (Masks, True), "no swaps, tuned": (Searched, True)}
+"""Name -> the record of masks, and whether it is tuned."""
 
 
 class Source:
@@ -88,12 +79,12 @@ def main(folder: Path) -> None:
     rows: list[Mapping[str, Any]] = []
     for budget in BUDGETS:
         candidate = masks_by_fisher(replace(inputs, spec=asked(budget)), bank)
-        for name, (kind, recovery) in (STEPS | RECOVERED).items():
+        for name, (kind, tuned) in STEPS.items():
             source = Source(bank, kind)
             changes = None
-            if recovery:
-                record = RECOVERIES.get(recovery)
-                changes = Changes(record, record.compute(inputs.model, candidate, source, batches, lambda _: None))
+            if tuned:
+                tensors = MASK_TUNING.compute(inputs.model, candidate, source, batches, lambda _: None)
+                changes = Changes(MASK_TUNING, tensors)
             with recovered(inputs.model, candidate, source, changes) as small:
                 scores = {score: value.to_json() for score, value in scorer.score(small).items()}
             ratio = inputs.costs.cost(candidate).flops / inputs.costs.dense.flops
@@ -108,7 +99,7 @@ def table() -> None:
     """Print accuracy as a share of dense, with its standard error, and divergence."""
     rows = {(row["budget"], row["step"]): row for row in json.loads(FILE.read_text())}
     print("| | " + " | ".join(f"{budget}x" for budget in BUDGETS) + " |\n|" + "---|" * (len(BUDGETS) + 1))
-    for name in STEPS | RECOVERED:
+    for name in STEPS:
         print(f"| {name} | " + " | ".join(cell(rows[budget, name]) for budget in BUDGETS) + " |")
 
 
