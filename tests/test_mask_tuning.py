@@ -5,6 +5,7 @@ import torch
 from test_masks import EXAMPLES, Records
 from tiny import batches, build
 
+from autolr.errors import UsageError
 from autolr.forms import FORMS
 from autolr.forms.swap import compressed
 from autolr.model.blocks import BlockCall
@@ -12,6 +13,8 @@ from autolr.recovery.conformance import check
 from autolr.recovery.mask_tuning import MASK_TUNING, tune
 from autolr.recovery.output_sum import see_output
 from autolr.types import Candidate, Choice
+from autolr.workflows.compare import cells, parse_comparison
+from autolr.workflows.resolve import resolve
 
 BATCHES = batches(EXAMPLES, 3)
 NEURONS, HEADS = FORMS.get("masked-neurons"), FORMS.get("masked-heads")
@@ -115,3 +118,24 @@ def test_what_a_layer_is_added_to_is_the_residual(family):
     torch.testing.assert_close(first.beside, hidden, rtol=1e-5, atol=1e-5)
     added = block.attention.output.LayerNorm(hidden + first.output) if family == "bert" else hidden + first.output
     torch.testing.assert_close(second.beside, added, rtol=1e-5, atol=1e-5)
+
+
+def test_the_published_scheme_brings_its_tuning_unless_another_recovery_is_named():
+    assert resolve({"budget": "0.5x-flops", "space": "kwon"}).search.recovery == "mask-tuning"
+    assert resolve({"budget": "0.5x-flops", "space": "kwon", "recovery": "refit"}).search.recovery == "refit"
+    assert resolve({"budget": "0.5x-flops"}).search.recovery == "refit"
+
+
+def test_an_entry_of_a_comparison_gets_the_recovery_of_its_space_or_its_own(tmp_path):
+    entries = [
+        {"name": "published", "space": "kwon"},
+        {"name": "mixed", "space": "kwon", "recovery": "refit"},
+        {"name": "ours"},
+    ]
+    comparison = parse_comparison({"budgets": ["0.5x-flops"], "entries": entries}, "here", tmp_path)
+    found = [cell.spec.search.recovery for cell in cells(comparison, tmp_path)]
+    assert found == ["mask-tuning", "refit", "refit"]
+    with pytest.raises(UsageError, match="unknown recovery 'mask-tunning'"):
+        parse_comparison(
+            {"budgets": ["0.5x-flops"], "entries": [entries[0] | {"recovery": "mask-tunning"}]}, "", tmp_path
+        )

@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nli_fixture import write_inputs
 from tiny import batches, build, sequences
+from typer.testing import CliRunner
 
 from autolr.bank import Bank, masked_readers
+from autolr.cli.main import app
 from autolr.errors import BudgetError, FactorizationError
 from autolr.forms import FORMS
 from autolr.forms.swap import compressed
@@ -260,13 +263,8 @@ def test_a_masked_layer_is_the_dense_one_with_masks_at_its_inputs(form, kind, co
 
 
 def test_a_study_of_masks_with_other_forms_is_told_which_it_needs(tmp_path: Path):
-    from nli_fixture import write_inputs
-    from typer.testing import CliRunner
-
-    from autolr.cli.main import app
-
     options = [text for pair in write_inputs(tmp_path).items() for text in pair]
     asked = ["search", *options, "--space", "kwon", "--form", "low-rank", "--budget", "0.5x-flops"]
-    result = CliRunner().invoke(app, [*asked, "--study", str(tmp_path / "study"), "--trials", "2"])
+    result = CliRunner().invoke(app, [*asked, "--study", str(tmp_path / "study"), "--calibration-examples", "8"])
     assert result.exit_code == 2
     assert "--form masked-neurons --form masked-heads (got low-rank)" in " ".join(result.output.split())
