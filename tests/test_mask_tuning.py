@@ -54,7 +54,7 @@ def test_a_layer_is_scaled_as_a_dense_solve_over_all_tokens_would(kind):
     """In the first block of BERT, whose other layers are compressed, on what the compressed model feeds it."""
     model = build("bert")
     source = Records(model)
-    candidate = candidate_of(source, blocks=(0,))
+    candidate = candidate_of(source, blocks=(0,), neurons=12)
     group = next(unit for unit in source.groups.values() if unit.of == kind and unit.matrices[0].block == 0)
     name = group.modules[-1]
     inner = name.partition("layer.0.")[2]
@@ -75,7 +75,7 @@ def test_a_layer_is_scaled_as_a_dense_solve_over_all_tokens_would(kind):
     scales = torch.linalg.lstsq(each.flatten(0, 1), target.flatten()).solution
     scaled = weight * scales.repeat_interleave(width)
     gaps = [float((x @ matrix.double().mT - target).square().sum()) for matrix in (scaled, found[name].left, weight)]
-    assert gaps[1] == pytest.approx(gaps[0], rel=1e-3)
+    torch.testing.assert_close(found[name].left.double(), scaled, rtol=0, atol=5e-3 * float(scaled.abs().max()))
     assert gaps[1] < gaps[2]
 
 
