@@ -4,7 +4,9 @@ import pytest
 import torch
 from test_masks import EXAMPLES, Records
 from tiny import batches, build
+from typer.main import get_command
 
+from autolr.cli.main import app
 from autolr.errors import UsageError
 from autolr.forms import FORMS
 from autolr.forms.swap import compressed
@@ -139,3 +141,8 @@ def test_an_entry_of_a_comparison_gets_the_recovery_of_its_space_or_its_own(tmp_
         parse_comparison(
             {"budgets": ["0.5x-flops"], "entries": [entries[0] | {"recovery": "mask-tunning"}]}, "", tmp_path
         )
+
+
+def test_the_command_line_leaves_the_recovery_to_the_space():
+    [parameter] = [each for each in get_command(app).commands["search"].params if each.name == "recovery"]
+    assert parameter.default is None
