@@ -133,16 +133,17 @@ class Bank:
         return computed
 
     def _has_statistics_for(self, unit: Unit, methods: Sequence[Method]) -> bool:
-        """Tell whether a unit's statistics are on disk, with gradients where a method still to come reads them."""
+        """Tell whether a unit's statistics are on disk, with what a method still to come reads of them."""
         stats = self._read_stats(unit)
-        if stats is None or stats.fisher_in is not None:
-            return stats is not None
+        if stats is None:
+            return False
+        lacks = {need for need, value in (("gradients", stats.fisher_in), ("masks", stats.mask_gram)) if value is None}
         users = [unit, *(group for group in self.units if unit in group.matrices)]
         return all(
-            "gradients" not in method.needs or self._read(method.name, user, self._key(method, user)) is not None
+            self._read(method.name, user, self._key(method, user)) is not None
             for user in users
             for method in methods
-            if method.fits(user)
+            if method.fits(user) and lacks & (method.needs if unit == reader(user) else method.needs - {"masks"})
         )
 
     def complete(self, methods: Sequence[Method]) -> bool:
@@ -305,6 +306,13 @@ def reader(unit: Unit) -> Unit:
     return unit.matrices[-1] if unit.matrices else unit
 
 
+def masked_readers(units: Sequence[Unit], methods: Sequence[Method]) -> frozenset[str]:
+    """Return the names of the matrices whose inputs' masks some method reads the gradients of."""
+    return frozenset(
+        reader(unit).name for unit in units if any("masks" in method.needs and method.fits(unit) for method in methods)
+    )
+
+
 def matrices_of(unit: Unit) -> tuple[Unit, ...]:
     """Return a unit's matrices: itself, where it is one."""
     return unit.matrices or (unit,)
@@ -352,7 +360,7 @@ def _decomposed(
 
 def _pack_stats(stats: LayerStats) -> dict[str, Tensor]:
     packed = {"counts": torch.tensor([stats.n_tokens, stats.n_examples])}
-    for name in ("mean", "in_gram", "mean_abs", "fisher_in", "out_gram"):
+    for name in ("mean", "in_gram", "mean_abs", "fisher_in", "out_gram", "mask_gram"):
         if (value := getattr(stats, name)) is not None:
             packed[name] = value
     return packed

@@ -48,7 +48,7 @@ __all__ = [
     "turned_rows",
 ]
 
-Need = Literal["moments", "gradients"]
+Need = Literal["moments", "gradients", "masks"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class LayerStats:
         fisher_in: ``Σ_out E[(∂loss/∂W)²]`` per example, (in,); None without gradients. The gradient of a layer that
             several blocks share is a whole.
         out_gram: ``E[g gᵀ]`` with ``g = ∂loss/∂y`` of an example's loss, per token, (out, out); None without gradients.
+        mask_gram: ``E[d dᵀ]`` per example, ``d = Σ_tokens x ⊙ Wᵀ g``, the gradient of the loss by a factor of each
+            input, at 1, (in, in): the Fisher information of masks. None where no method needs masks.
     """
 
     n_tokens: int
@@ -77,6 +79,7 @@ class LayerStats:
     mean_abs: Float[Tensor, " in"]
     fisher_in: Float[Tensor, " in"] | None = None
     out_gram: Float[Tensor, "out out"] | None = None
+    mask_gram: Float[Tensor, "in in"] | None = None
 
     def to(self, where: device) -> "LayerStats":
         """Return the statistics on a device."""

@@ -375,6 +375,8 @@ def test_an_installed_package_adds_a_method(register):
         "groupreduce",
         "van-loan",
         "van-loan-kfac",
+        "fisher",
+        "fisher-heads",
         "extra",
     }
     assert get_methods(["extra", "svd"]) == (extra, svd.METHOD)

@@ -151,7 +151,7 @@ def test_shares_of_one_are_dense() -> None:
 def test_every_preset_is_valid_and_says_what_it_is() -> None:
     assert set(presets()) == {
         *("importance", "grouped", "per-layer", "uniform", "lems", "bolaco"),
-        *("asvd-strs", "svd-llm-v2", "aimet-greedy", "laser"),
+        *("asvd-strs", "svd-llm-v2", "aimet-greedy", "laser", "kwon"),
     }
     for name, path in presets().items():
         load_space_config(name)
@@ -202,7 +202,7 @@ def test_every_preset_runs_to_its_end(space: str, options: dict[str, str], tmp_p
     assert result.reached
     trials = folder.load_study().get_trials(states=[TrialState.COMPLETE])
     origins = [trial.user_attrs["origin"] for trial in trials if "origin" in trial.user_attrs]
-    wanted = {"uniform": 6}  # it has the choice of a method; rules are one candidate beside the dense and the uniform
+    wanted = {"uniform": 6, "kwon": 2}  # a choice of methods; no ranks. Rules are one beside the dense and the uniform
     searched = space in ("importance", "grouped", "per-layer", "lems", "bolaco")
     assert len(trials) == (6 if searched else wanted.get(space, 3))
     if searched and space != "per-layer":  # decoded to the budget

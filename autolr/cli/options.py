@@ -99,7 +99,7 @@ def _parameter(option: SpecOption, text: str | None, given: bool) -> inspect.Par
     plain = option.option.read is None and not option.many
     kind: Any = option.kind if plain else str
     kind = list[kind] if option.many and option.option.read is None else kind
-    default = option.default if plain and given else None
+    default = option.default if plain and given and not option.option.settled else None
     if option.required and given:
         default = inspect.Parameter.empty
     elif default is None:

@@ -13,6 +13,8 @@ from autolr.forms import (
     kronecker,
     low_rank,
     low_rank_rows,
+    masked_heads,
+    masked_neurons,
     neurons,
     neurons_low_rank,
     ov_pair,
@@ -36,6 +38,8 @@ FORMS: Registry[Form] = Registry(
             heads,
             embedding,
             kronecker,
+            masked_neurons,
+            masked_heads,
         )
     ),
 )

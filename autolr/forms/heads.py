@@ -37,12 +37,18 @@ class HeadsForm(Form):
     methods = ("obs-heads",)
     of = "heads"
 
+    def choice(self, method: str, count: int) -> Choice:
+        """Return the choice of a number of heads."""
+        return Choice(self.name, method, (("heads", count),))
+
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each number of heads below all of them, the least first, and what leaving out the rest costs."""
         assert given.unit.heads is not None
         counts = range(1, given.unit.heads.groups)
         errors = given.decomposition.errors.double().numpy()
-        return [heads(given.method, count) for count in counts], errors[[n * given.unit.heads.read for n in counts]]
+        return [self.choice(given.method, count) for count in counts], errors[
+            [n * given.unit.heads.read for n in counts]
+        ]
 
     def weights(self, unit: Unit, choice: Choice) -> int:
         """Return how many weights make and read the heads that stay."""
@@ -90,7 +96,7 @@ class HeadsForm(Form):
         """Return few, half, and most of the heads."""
         assert unit.heads is not None
         n = unit.heads.groups
-        return [heads("", count) for count in sorted({1, max(1, n // 4), n // 2, n - max(1, n // 4)} - {n})]
+        return [self.choice("", count) for count in sorted({1, max(1, n // 4), n // 2, n - max(1, n // 4)} - {n})]
 
     def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
         """Return a fixed part and the heads: products and attention grow with them."""

@@ -38,11 +38,15 @@ class Neurons(Form):
     methods = ("obs",)
     of = "neurons"
 
+    def choice(self, method: str, count: int) -> Choice:
+        """Return the choice of a number of neurons."""
+        return Choice(self.name, method, (("neurons", count),))
+
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each multiple of neurons below all of them, the least first, and what leaving out the rest costs."""
         counts = _counts(given.unit, STEPS_OF_MULTIPLE * multiple)
         errors = given.decomposition.errors.double().numpy()
-        return [neurons(given.method, count) for count in counts], errors[list(counts)]
+        return [self.choice(given.method, count) for count in counts], errors[list(counts)]
 
     def weights(self, unit: Unit, choice: Choice) -> int:
         """Return how many weights read and make the neurons that stay."""
@@ -75,7 +79,7 @@ class Neurons(Form):
         n = unit.matrices[-1].in_features
         wanted = np.linspace(0, 1, 2 * N_TIMED + 1)[1::2] * n
         step = 16 if n > 16 * N_TIMED else 1
-        return [neurons("", count) for count in sorted({max(step, round(w / step) * step) for w in wanted})]
+        return [self.choice("", count) for count in sorted({max(step, round(w / step) * step) for w in wanted})]
 
 
 def _counts(unit: Unit, step: int) -> range:

@@ -18,6 +18,8 @@ from autolr.methods import (
     afm,
     asvd,
     drone,
+    fisher,
+    fisher_heads,
     fwsvd,
     groupreduce,
     kfac,
@@ -63,6 +65,8 @@ METHODS: Registry[Method] = Registry(
             groupreduce,
             van_loan,
             van_loan_kfac,
+            fisher,
+            fisher_heads,
         )
     ),
     reserved=BANK_FOLDERS,

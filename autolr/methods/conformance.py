@@ -10,7 +10,7 @@ from torch import Tensor
 from autolr.errors import FactorizationError
 from autolr.methods.attention_conformance import check_query_key, check_value_output
 from autolr.methods.kronecker_shapes import rearranged
-from autolr.methods.result_check import check_elimination, check_rearranged
+from autolr.methods.result_check import check_order, check_rearranged
 from autolr.methods.table_conformance import check_table_method
 from autolr.records import Heads
 from autolr.types import Decomposition, Elimination, LayerStats, Method, break_even_rank
@@ -29,14 +29,20 @@ def example_stats(weight: Float[Tensor, "out in"], n_tokens: int, seed: int) -> 
     mixing = torch.randn(in_features, in_features, generator=random, dtype=torch.float64)
     x = torch.randn(n_tokens, in_features, generator=random, dtype=torch.float64) @ mixing + 0.5
     g = torch.randn(n_tokens, out_features, generator=random, dtype=torch.float64)
+    n_examples = max(1, n_tokens // 4)
+    example = (torch.arange(n_tokens) // 4).clamp(max=n_examples - 1)
+    of_masks = torch.zeros(n_examples, in_features, dtype=torch.float64).index_add(
+        0, example, x * (g @ weight.double())
+    )
     return LayerStats(
         n_tokens=n_tokens,
-        n_examples=max(1, n_tokens // 4),
+        n_examples=n_examples,
         mean=x.mean(0),
         in_gram=x.mT @ x / n_tokens,
         mean_abs=x.abs().mean(0),
         fisher_in=(g.square().mT @ x.square()).sum(0) / n_tokens,
         out_gram=g.mT @ g / n_tokens,
+        mask_gram=of_masks.mT @ of_masks / n_examples,
     )
 
 
@@ -123,7 +129,7 @@ def _declared(method: Method, stats: LayerStats, dead: int) -> LayerStats | None
         if name != "out_gram":
             value[:dead] = 0.0
             value[..., :dead] = 0.0
-    return stats if "gradients" in method.needs else replace(stats, fisher_in=None, out_gram=None)
+    return stats if "gradients" in method.needs else replace(stats, fisher_in=None, out_gram=None, mask_gram=None)
 
 
 _CASES = {  # out, in, rank of the weight, tokens, inputs that are always zero
@@ -191,7 +197,7 @@ def _check_elimination(method: Method, weights: list[Tensor], stats: Any, label:
     result, again = method.decompose(weights, stats, *heads), method.decompose(weights, stats, *heads)
     assert all(map(torch.equal, weights, before)), f"{label} changed a weight"
     try:
-        check_elimination(result, [(weight.shape[0], weight.shape[1]) for weight in weights])
+        check_order(result, [(weight.shape[0], weight.shape[1]) for weight in weights])
     except FactorizationError as error:
         raise AssertionError(f"{label}: {error}") from error
     for name, value in _tensors(result).items():

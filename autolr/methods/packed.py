@@ -7,8 +7,9 @@ from torch import Tensor
 
 from autolr.errors import FactorizationError
 from autolr.methods.kronecker_shapes import most_terms
+from autolr.methods.masks import Masks
 from autolr.methods.result_check import (
-    check_elimination,
+    check_order,
     check_rearranged,
     check_record,
     check_score_dims,
@@ -28,7 +29,7 @@ from autolr.types import (
     break_even_rank,
 )
 
-Result = Decomposition | Elimination | ScoreDims | TableFactors | tuple[Rearranged, ...]
+Result = Decomposition | Elimination | Masks | ScoreDims | TableFactors | tuple[Rearranged, ...]
 
 
 def packed(
@@ -55,7 +56,10 @@ def packed(
     if method.of == "embedding":
         return _finite(_table_packed(check_table(made, shape), dtype))
     if method.of != "matrix":
-        order = check_elimination(made, [(w.shape[0], w.shape[1]) for w in weights])
+        order = check_order(made, [(w.shape[0], w.shape[1]) for w in weights])
+        if isinstance(order, Masks):
+            parts = {name: getattr(order, name).to(dtype) for name in ("fisher", "gram", "reader")}
+            return _finite({**parts, "errors": order.errors})
         factors = {"root": order.root.to(dtype), "projected": order.projected.to(dtype)}
         if order.turn is not None:
             factors["turn"] = order.turn.to(dtype)
@@ -148,6 +152,8 @@ def unpacked(tensors: Mapping[str, Tensor], method: Method) -> Result:
         return ScoreDims(**tensors)
     if method.of == "embedding":
         return _table_unpacked(tensors)
+    if "fisher" in tensors:
+        return Masks(**tensors)
     own = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     rest = {name: tensor for name, tensor in tensors.items() if "/" in name}
     return Elimination(**own, remainders=_remainders_unpacked(rest))

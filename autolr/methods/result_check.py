@@ -3,7 +3,7 @@
 The whole of the laws is in :mod:`autolr.methods.conformance`; these are the ones that cost next to nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autolr.errors import FactorizationError
 from autolr.methods.kronecker_shapes import rearranged
+from autolr.methods.masks import Masks
 from autolr.types import (
     Decomposition,
     Elimination,
@@ -57,10 +58,7 @@ def check_record(result: object, method: Method, shape: tuple[int, int], least: 
     }
     rows = {"row_energy": (out_features,), "row_metric": (out_features,)}
     wanted |= {name: size for name, size in rows.items() if method.keeps_rows or getattr(result, name) is not None}
-    for name, size in wanted.items():
-        tensor: object = getattr(result, name)
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
-            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
+    _check_floats(result, wanted)
     return result
 
 
@@ -122,6 +120,25 @@ def check_rearranged(result: object, weight: Float[Tensor, "out in"]) -> tuple[R
     return result
 
 
+def check_order(result: object, shapes: Sequence[tuple[int, int]]) -> Elimination | Masks:
+    """Return what a method for neurons or heads made, if it is sound: see :func:`check_elimination`.
+
+    Raises:
+        FactorizationError: it is something else; the message says what was seen.
+    """
+    if not isinstance(result, Masks):
+        return check_elimination(result, shapes)
+    *_, (out_features, columns) = shapes
+    count = len(result.fisher) if isinstance(result.fisher, Tensor) and result.fisher.ndim else 0
+    if not count or columns % count:
+        raise FactorizationError(f"fisher must be of a number of masks that divides {columns}, got {count}")
+    sizes = {"fisher": (count, count), "gram": (count, count), "reader": (out_features, columns)}
+    _check_floats(result, {**sizes, "errors": (columns + 1,)})
+    if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
+        raise FactorizationError("errors must not grow with the masks that stay")
+    return result
+
+
 def check_elimination(result: object, shapes: Sequence[tuple[int, int]]) -> Elimination:
     """Return what a method for neurons made, if it is an order of all of them with the parts that belong to it.
 
@@ -135,11 +152,7 @@ def check_elimination(result: object, shapes: Sequence[tuple[int, int]]) -> Elim
     if not isinstance(result, Elimination):
         raise FactorizationError(f"a method must return an autolr.types.Elimination, got {type(result).__name__}")
     *makers, (out_features, count) = shapes
-    sizes = {"root": (count, count), "projected": (out_features, count), "errors": (count + 1,)}
-    for name, size in sizes.items():
-        tensor: object = getattr(result, name)
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
-            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
+    _check_floats(result, {"root": (count, count), "projected": (out_features, count), "errors": (count + 1,)})
     if result.order.sort().values.tolist() != list(range(count)):
         raise FactorizationError(f"order must name each of {count} neurons once")
     if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
@@ -164,10 +177,7 @@ def check_score_dims(result: object, unit: Unit) -> ScoreDims:
     assert unit.heads is not None
     groups, width = unit.heads.groups, unit.heads.width
     turn = (groups, width, width)
-    for name, size in {"errors": (groups * width + 1,), "query_turn": turn, "key_turn": turn}.items():
-        tensor: object = getattr(result, name)
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
-            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
+    _check_floats(result, {"errors": (groups * width + 1,), "query_turn": turn, "key_turn": turn})
     if result.order.sort().values.tolist() != list(range(groups * width)):
         raise FactorizationError(f"order must name each of {groups * width} entries once")
     if float(result.errors.diff().max()) > _ROUNDING * float(result.errors.abs().max()):
@@ -212,6 +222,13 @@ def _check_remainder(remainder: Remainder, shapes: Sequence[tuple[int, int]]) ->
         seen = (tuple(part.left.shape), tuple(part.singular_values.shape), tuple(part.right.shape))
         if seen != (wanted := ((out_features, full), (full,), (full, in_features))):
             raise FactorizationError(f"{label}: factors and singular values must be of shapes {wanted}, got {seen}")
+
+
+def _check_floats(result: object, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, size in sizes.items():
+        tensor: object = getattr(result, name)
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tuple(tensor.shape) != size:
+            raise FactorizationError(f"{name} must be floating-point numbers of shape {size}, got {_described(tensor)}")
 
 
 def _described(value: object) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from autolr.bank import Bank
+from autolr.bank import Bank, masked_readers
 from autolr.errors import BudgetError
 from autolr.forms.low_rank import NAME as LOW_RANK
 from autolr.methods.shrinkage import TOKENS_PER_FEATURE, too_few_tokens
@@ -66,9 +66,10 @@ def build_bank(inputs: LoadedProblem, directory: Path, progress: Progress) -> Ba
     bank = Bank(directory, inputs.model, inputs.units.all, inputs.calibration_key)
     methods = inputs.bank_methods
     gradients = any("gradients" in method.needs for method in methods)
+    masks = masked_readers(inputs.units.all, methods)
 
     def measure(units: Sequence[Unit]) -> Iterator[tuple[Unit, LayerStats]]:
-        passes = 1 if inputs.spec.run.stream else pass_count(units, gradients=gradients)
+        passes = 1 if inputs.spec.run.stream else pass_count(units, gradients=gradients, masks=masks)
         progress.start(
             f"calibrate {len(units)} layers on {len(inputs.parts.calibration)} {inputs.task.noun}"
             + (f", {passes} passes" if passes > 1 else "")
@@ -81,8 +82,8 @@ def build_bank(inputs: LoadedProblem, directory: Path, progress: Progress) -> Ba
 
         cotangents = inputs.task.cotangents if gradients else None
         if inputs.spec.run.stream:
-            return stream_calibrate(inputs.model, units, batches, cotangents, directory, progress=step)
-        return calibrate(inputs.model, units, batches, cotangents, progress=step)
+            return stream_calibrate(inputs.model, units, batches, cotangents, directory, progress=step, masks=masks)
+        return calibrate(inputs.model, units, batches, cotangents, progress=step, masks=masks)
 
     def decomposing(what: str, done: int, total: int) -> None:
         if done == 1:

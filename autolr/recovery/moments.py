@@ -63,6 +63,11 @@ class Moments:
         """``Cov(x)``."""
         return self.cross(_FED)
 
+    @property
+    def fed_mean(self) -> Float[Tensor, " in"]:
+        """``E[x]``."""
+        return self.mean(_FED)
+
     def cross(self, name: str) -> Float[Tensor, "features in"]:
         """Return ``Cov(t, x)`` of a target."""
         n = self.n_tokens

@@ -17,9 +17,10 @@ from autolr.registry import Registry
 
 
 def _built_in() -> Iterable[Recovery]:
+    from autolr.recovery.mask_tuning import MASK_TUNING
     from autolr.recovery.refit import REFIT
 
-    return (REFIT,)
+    return (REFIT, MASK_TUNING)
 
 
 RECOVERIES = Registry("recovery", Recovery, _built_in, reserved=BANK_FOLDERS)

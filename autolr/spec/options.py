@@ -39,6 +39,7 @@ class Option:
         place: says where contents lie: an existing path is stored as absolute, so that a study resumes from anywhere.
         repeats: several values are taken though the field has one: some of them are another field's.
         negated: whether a switch has a ``--no-`` form.
+        settled: where it is not given, other options decide, such as the space.
     """
 
     help: str
@@ -48,6 +49,7 @@ class Option:
     place: bool = False
     repeats: bool = False
     negated: bool = True
+    settled: bool = False
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,13 @@ class Named(Strict):
         kind: which space it is; a name of :data:`SPACES`.
         methods: those the space is meant for; used where the user names none.
         forms: likewise.
+        recovery: likewise, what the finalists get after truncation.
     """
 
     kind: str
     methods: tuple[str, ...] = ()
     forms: tuple[str, ...] = ()
+    recovery: str = ""
 
 
 class ImportanceConfig(Named):
@@ -87,10 +89,10 @@ class GroupedConfig(Named):
 
 
 class RuleConfig(Named):
-    """A published rule that allocates ranks from measurements of one layer at a time; nothing is left to search."""
+    """A published rule that allocates ranks, or masks, from what was measured once; nothing is left to search."""
 
     kind: Literal["rule"]
-    rule: Literal["asvd-strs", "svd-llm-v2", "aimet-greedy", "laser"]
+    rule: Literal["asvd-strs", "svd-llm-v2", "aimet-greedy", "laser", "kwon"]
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,12 @@ class SearchSpec(Strict):
         Option("Refit the finalists' layers to the dense model by least squares on calibration pairs.", "Search"),
     ] = True
     recovery: Annotated[
-        str, Option("What the finalists get after truncation; other packages may register more.", "Search")
+        str,
+        Option(
+            "What the finalists get after truncation; none: the space's own, else refit; packages may register more.",
+            "Search",
+            settled=True,
+        ),
     ] = "refit"
     racing: Annotated[
         bool,

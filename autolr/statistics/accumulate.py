@@ -17,13 +17,18 @@ from autolr.model.record_calls import Call, Reads, by_token, live_positions
 from autolr.types import LayerStats, Unit
 
 _STRIP = 256
+_PER_EXAMPLE = ("fisher_in", "mask_gram")
 
 
 @dataclass
 class Sums:
-    """Running sums of one matrix, float64; ``mean`` and ``in_gram`` of the inputs less ``pivot``."""
+    """Running sums of one matrix, float64; ``mean`` and ``in_gram`` of the inputs less ``pivot``.
+
+    With a ``weight``, W (out, in), the gradients by masks of its inputs are summed up too.
+    """
 
     unit: Unit
+    weight: Tensor | None = None
     n_tokens: int = 0
     n_examples: int = 0
     pivot: Tensor | None = None
@@ -51,20 +56,20 @@ class Sums:
             if not torch.isfinite(torch.stack(value.aminmax())).all():
                 raise AutolrError(f"the calibration statistics of {self.unit.name} ({name}) are not finite")
         for name, value in terms.items():
-            value.div_(self.n_examples if name == "fisher_in" else self.n_tokens)
+            value.div_(self.n_examples if name in _PER_EXAMPLE else self.n_tokens)
         offset, terms["mean"] = terms["mean"], pivot.double() + terms["mean"]
         terms["in_gram"].addr_(offset, offset, alpha=-1.0).addr_(terms["mean"], terms["mean"])
         return LayerStats(self.n_tokens, self.n_examples, **terms)
 
 
-def unit_bytes(unit: Unit, gradients: bool) -> int:
+def unit_bytes(unit: Unit, gradients: bool, masks: bool = False) -> int:
     """Return the memory of a unit's sums, which are its Gram matrices.
 
     Example:
         >>> unit_bytes(Unit("a", "a", 0, 1, 30, 10), gradients=True)
         8000
     """
-    inputs = unit.in_features if unit.of == "embedding" else unit.in_features**2
+    inputs = unit.in_features if unit.of == "embedding" else unit.in_features**2 * (1 + masks)
     return 8 * (inputs + (unit.out_features**2 if gradients else 0))
 
 
@@ -142,6 +147,10 @@ def _add_gradients(total: Sums, inputs: _Inputs, g: Sequence[Float[Tensor, "batc
     # not live.
     kernel = torch.stack([of_class @ of_class.mT for of_class in g]).sum(0)
     total.add("fisher_in", (inputs.x * (kernel @ inputs.x)).sum((0, 1)))
+    if total.weight is not None:
+        weight = total.weight.float()
+        of_masks = torch.cat([(inputs.x * (of_class @ weight)).sum(1) for of_class in g])
+        total.add("mask_gram", of_masks.mT @ of_masks)
 
 
 def _moments(tokens: Float[Tensor, "tokens in"], pivot: Float[Tensor, " in"]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Calibration: model + batches -> the statistics of each layer, by one forward and, for gradients, one backward pass.
 
 For a unit ``y = W x + b`` and the live tokens of the calibration data: ``E[x]``, ``E|x|``, ``E[x xᵀ]``; with
-gradients ``E[g gᵀ]`` per token and ``Σ_out E[(∂loss/∂W)²]`` per example, ``g = ∂loss/∂y``. The loss is the model's own
-log-likelihood under the labels it would draw itself, in exact expectation over the classes: the gradients of a
+gradients ``E[g gᵀ]`` per token and ``Σ_out E[(∂loss/∂W)²]`` per example, ``g = ∂loss/∂y``; where a method
+asks for them ``E[d dᵀ]`` of the gradients by masks of the inputs, ``d = Σ_tokens x ⊙ Wᵀ g``. The loss is the model's
+own log-likelihood under the labels it would draw itself, in exact expectation over the classes: the gradients of a
 fine-tuned model on its own correct labels vanish, and the squared mean gradient of a batch is not the Fisher.
 
 The whole model is in memory with the graph of a batch; :mod:`autolr.statistics.stream` goes block by block. Hooks never
@@ -10,7 +11,7 @@ outlive the call.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ from autolr.model.record_calls import (
     token_mask,
     undisturbed,
 )
+from autolr.model.units import unit_weight
 from autolr.statistics.accumulate import Sums, add_batch, unit_bytes
 from autolr.statistics.token_counts import TokenSums
 from autolr.types import LayerStats, Unit
@@ -112,6 +114,7 @@ def calibrate(
     cotangents: Cotangents | None = class_cotangents,
     memory: int = DEFAULT_MEMORY,
     progress: Callable[[float], None] = lambda _: None,
+    masks: Collection[str] = (),
 ) -> Iterator[tuple[Unit, LayerStats]]:
     """Measure the statistics of each unit.
 
@@ -122,6 +125,7 @@ def calibrate(
         cotangents: what to backpropagate from the logits; None measures moments only.
         memory: bytes for the statistics; when they do not fit, several passes over the batches each measure a part.
         progress: told the share of the work done, in [0, 1].
+        masks: names of the units whose ``mask_gram`` is measured too, where there are gradients.
 
     Yields:
         Each unit with its statistics, in the order of ``units``.
@@ -135,9 +139,9 @@ def calibrate(
         raise UsageError("calibration needs at least one batch of training data, got none")
     with undisturbed(model):
         reads = positions_read(model, units, batches[0])
-        groups = unit_groups(units, memory, cotangents is not None)
+        groups = unit_groups(units, memory, cotangents is not None, masks)
         for number, group in enumerate(groups):
-            sums = {unit.name: TokenSums(unit) if unit.of == "embedding" else Sums(unit) for unit in group}
+            sums = sums_of(model, group, masks)
             for step, batch in enumerate(batches):
                 _accumulate(model, group, batch, cotangents, reads, sums)
                 progress((number + (step + 1) / len(batches)) / len(groups))
@@ -145,17 +149,30 @@ def calibrate(
                 yield unit, sums.pop(unit.name).finish()
 
 
-def pass_count(units: Sequence[Unit], memory: int = DEFAULT_MEMORY, gradients: bool = True) -> int:
+def sums_of(model: nn.Module, units: Sequence[Unit], masks: Collection[str]) -> dict[str, Sums]:
+    """Return empty sums for each unit, by name; ``masks`` names those whose masks' gradients are summed up too."""
+
+    def empty(unit: Unit) -> Sums:
+        if unit.of == "embedding":
+            return TokenSums(unit)
+        return Sums(unit, unit_weight(model, unit) if unit.name in masks else None)
+
+    return {unit.name: empty(unit) for unit in units}
+
+
+def pass_count(
+    units: Sequence[Unit], memory: int = DEFAULT_MEMORY, gradients: bool = True, masks: Collection[str] = ()
+) -> int:
     """Return how many passes over the calibration data the statistics need within this memory."""
-    return len(unit_groups(units, memory, gradients))
+    return len(unit_groups(units, memory, gradients, masks))
 
 
-def unit_groups(units: Sequence[Unit], memory: int, gradients: bool) -> list[list[Unit]]:
+def unit_groups(units: Sequence[Unit], memory: int, gradients: bool, masks: Collection[str] = ()) -> list[list[Unit]]:
     """Return the units in groups whose statistics fit into this many bytes; one unit that does not is a group."""
     groups: list[list[Unit]] = [[]]
     used = 0
     for unit in units:
-        size = unit_bytes(unit, gradients)
+        size = unit_bytes(unit, gradients, unit.name in masks)
         if groups[-1] and used + size > memory:
             groups.append([])
             used = 0

@@ -8,7 +8,7 @@ the weights what the loader maps from the file: a model in bfloat16 stays so, an
 float32.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -35,7 +35,7 @@ from autolr.model.record_calls import (
 )
 from autolr.model.stack import Stack, stack_name
 from autolr.statistics.accumulate import Sums, add_batch
-from autolr.statistics.calibrate import DEFAULT_MEMORY, Cotangents, unit_groups
+from autolr.statistics.calibrate import DEFAULT_MEMORY, Cotangents, sums_of, unit_groups
 from autolr.types import LayerStats, Unit
 
 _FLOAT32 = 4
@@ -53,6 +53,7 @@ def stream_calibrate(
     workspace: Path,
     memory: int = DEFAULT_MEMORY,
     progress: Callable[[float], None] = lambda _: None,
+    masks: Collection[str] = (),
 ) -> Iterator[tuple[Unit, LayerStats]]:
     """Measure the statistics of each unit, block by block.
 
@@ -64,6 +65,7 @@ def stream_calibrate(
         workspace: folder for hidden states and gradients, float32, of all batches at each block; emptied afterwards.
         memory: bytes for the statistics; where those of a block do not fit, its batches are run several times.
         progress: told the share of the work done, in [0, 1].
+        masks: names of the units whose ``mask_gram`` is measured too, where there are gradients.
 
     Yields:
         Each unit with its statistics, from the last block to the first.
@@ -79,7 +81,7 @@ def stream_calibrate(
     workspace.mkdir(parents=True, exist_ok=True)
     with undisturbed(model), passing_folder(workspace, "streaming-") as folder:
         stack = Stack.of(model, units, batches[0])
-        sweep = _Sweep(stack, batches, cotangents, _Shelf(folder), memory)
+        sweep = _Sweep(stack, batches, cotangents, _Shelf(folder), memory, masks)
         stages = sweep.stages(units)
         with torch.no_grad():
             width = stack.enter(batches[0]).shape[-1]
@@ -167,6 +169,7 @@ class _Sweep:
     cotangents: Cotangents | None
     shelf: _Shelf
     memory: int
+    masks: Collection[str]
 
     def stages(self, units: Sequence[Unit]) -> list[_Stage]:
         """Return what is run backward, in that order: from behind the blocks to the first stage that holds a unit."""
@@ -203,9 +206,9 @@ class _Sweep:
 
     def measure(self, stage: _Stage, step: Callable[[float], None]) -> Iterator[tuple[Unit, LayerStats]]:
         """Run a stage with gradients and yield its units' statistics; its input's gradients go on the shelf."""
-        groups = unit_groups(stage.units, self.memory, self.cotangents is not None)
+        groups = unit_groups(stage.units, self.memory, self.cotangents is not None, self.masks)
         for group in groups:
-            sums = {unit.name: Sums(unit) for unit in group}
+            sums = sums_of(self.stack.model, group, self.masks)
             reads: dict[str, Reads] = {}
             with in_float32(stage.modules):
                 for number in range(len(self.batches)):

@@ -20,6 +20,7 @@ from autolr.methods import matrix_methods
 from autolr.optimization.sampler.registry import SAMPLERS
 from autolr.optimization.study.folder import StudyFolder
 from autolr.progress import Progress
+from autolr.recovery.registry import RECOVERIES
 from autolr.results.comparison import ComparisonSummary, Row
 from autolr.scores import NLI, TASKS
 from autolr.spec.budgets import Budget
@@ -41,7 +42,8 @@ class Entry(Strict):
         forms: as ``autolr search --form``; none: all that the methods and the space allow.
         objective: as ``autolr search --objective``; empty: the task's own.
         probe_axis: whether the probes are a third objective.
-        refit: whether finalists are refitted.
+        refit: whether finalists get a recovery.
+        recovery: which; empty: the one that the space names, else ``refit``.
         racing: whether candidates are scored on growing parts of the search data.
         proposals: as ``autolr search --proposals``.
     """
@@ -54,6 +56,7 @@ class Entry(Strict):
     objective: str = ""
     probe_axis: bool = False
     refit: bool = True
+    recovery: str = ""
     racing: bool = True
     proposals: Annotated[int, Field(ge=1)] | None = None
 
@@ -154,6 +157,8 @@ def parse_comparison(plain: Any, origin: str, folder: Path) -> Comparison:
         load_space_config(entry.space)
         SAMPLERS.get(entry.sampler)
         matrix_methods(entry.methods)
+        if entry.recovery:
+            RECOVERIES.get(entry.recovery)
         get_forms(entry.forms)
     changes = {
         "model": beside(comparison.model),
@@ -174,8 +179,12 @@ def cells(comparison: Comparison, out: Path) -> Iterator[Cell]:
 
 
 def _spec(comparison: Comparison, entry: Entry, budget: str, seed: int) -> StudySpec:
-    methods = entry.methods or load_space_config(entry.space).methods or SearchSpec().methods
-    search = entry.model_dump(mode="json", exclude={"name"}) | {"methods": methods, "multiple": comparison.multiple}
+    space = load_space_config(entry.space)
+    own = {
+        "methods": entry.methods or space.methods or SearchSpec().methods,
+        "recovery": entry.recovery or space.recovery or SearchSpec().recovery,
+    }
+    search = entry.model_dump(mode="json", exclude={"name"}) | own | {"multiple": comparison.multiple}
     plain = {
         "model": comparison.model,
         "task": comparison.task,

@@ -155,7 +155,7 @@ def _read(option: SpecOption, value: object, named: Named) -> Any:
 
 
 def _settle(values: dict[tuple[str, ...], Any], named: Named) -> None:
-    """Fill in what depends on several options: places, the search signal, the space's own methods."""
+    """Fill in what depends on several options: places, the search signal, the space's own methods and recovery."""
     hub = values.get(("data", "dataset")) is not None
     places = [option.path for option in options_of(StudySpec).values() if option.option.place]
     for path in places:
@@ -167,9 +167,11 @@ def _settle(values: dict[tuple[str, ...], Any], named: Named) -> None:
     signals = values.get(("search", "objective"))
     if signals is not None:
         values |= _objectives([signals] if isinstance(signals, str) else signals, named)
+    space = load_space_config(str(values.get(("search", "space"), SearchSpec().space)))
     if not values.get(("search", "methods")):
-        own = load_space_config(str(values.get(("search", "space"), SearchSpec().space))).methods
-        values["search", "methods"] = list(own or SearchSpec().methods)
+        values["search", "methods"] = list(space.methods or SearchSpec().methods)
+    if space.recovery:
+        values.setdefault(("search", "recovery"), space.recovery)
     storage = values.get(("storage",))
     if isinstance(storage, str):
         from autolr.optimization.study.database import without_password

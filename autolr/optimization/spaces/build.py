@@ -15,6 +15,7 @@ from autolr.optimization.curve_scales import SCALE_EXAMPLES, make_menus, sample_
 from autolr.optimization.spaces import Space
 from autolr.optimization.spaces.grouped import GroupedSpace
 from autolr.optimization.spaces.importance import ImportanceSpace
+from autolr.optimization.spaces.mask_search import KWON, masks_by_fisher
 from autolr.optimization.spaces.per_layer import PerLayerSpace
 from autolr.optimization.spaces.rules import RULES, Layers, RuleSpace
 from autolr.problem import LoadedProblem
@@ -80,6 +81,8 @@ def per_layer(_config: PerLayerConfig, inputs: LoadedProblem, bank: Bank, progre
 
 def rule(config: RuleConfig, inputs: LoadedProblem, bank: Bank, progress: Progress) -> RuleSpace:
     """Return the one candidate of a published rule."""
+    if config.rule == KWON:
+        return RuleSpace(KWON, masks_by_fisher(inputs, bank))
     _check_ranks(inputs)
     return RuleSpace(config.rule, _candidate_by_rule(config.rule, inputs, bank, progress))
 
