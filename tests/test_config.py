@@ -338,7 +338,12 @@ def test_identity_is_all_but_how_long_to_search():
     for update in ({"seed": 1}, {"model": "x"}, stored, {"budgets": ("0.4x-flops",)}, {"floors": ("accuracy>=0.5",)}):
         assert spec.model_copy(update=update).identity() != spec.identity()
     names = {name for name, _ in flatten(spec.model_dump(mode="json"))}
-    left_out = {name for name in names if name.startswith("crew.")} | {"trials", "time_limit", "storage", "run.remeasure"}
+    left_out = {name for name in names if name.startswith("crew.")} | {
+        "trials",
+        "time_limit",
+        "storage",
+        "run.remeasure",
+    }
     assert set(spec.identity()) == names - left_out
 
 
