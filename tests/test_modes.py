@@ -104,7 +104,7 @@ def test_parts_are_what_exclusions_connect(edges) -> None:
 
 def test_each_form_of_a_pair_has_a_multiplier_of_its_own() -> None:
     up, down = (Unit(name, f"mlp.{name}", 0, 1, 8, 8) for name in ("up", "down"))
-    pair = Unit("pair", "feed-forward", 0, 1, 8, 8, matrices=(up, down))
+    pair = Unit("pair", "feed-forward", 0, 1, 8, 8, matrices=(up, down), of="neurons")
     cost = {"flops": np.array([0.0, -8.0, -8.0])}
     choices = [None, Choice.of("neurons", "obs", neurons=4), Choice.of("neurons-low-rank", "obs", neurons=6, make=1)]
     menus = [

