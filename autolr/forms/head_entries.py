@@ -1,6 +1,6 @@
 """What the forms of turned heads share: layers that compute some entries of heads and fill the others with zeros."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int
@@ -80,8 +80,3 @@ def evenly(unit: Unit, shares: Sequence[float]) -> list[int]:
     total = heads_of(unit).groups * heads_of(unit).width
     step = 16 if total >= 256 else 1
     return sorted({max(step, round(share * total / step) * step) for share in shares} - {total})
-
-
-def weights_by_module(unit: Unit, counts: Mapping[str, int], reader: Unit | None) -> dict[str, int]:
-    """Return how many weights each matrix of a unit has at its number of entries."""
-    return {m.name: counts[m.name] * (m.out_features if m is reader else m.in_features) for m in unit.matrices}

@@ -6,30 +6,25 @@ What lies between, as the attention sees it, keeps its size; the entries that ar
 Source: Chen et al. 2021 (DRONE, NeurIPS); MoDeGPT, arXiv 2408.09632.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import ClassVar
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from autolr.checkpoint.runtime.layers import CompressedLinear, SpreadLinear
-from autolr.forms.base import Form, Given
+from autolr.checkpoint.runtime.layers import CompressedLinear
+from autolr.forms.base import Given
+from autolr.forms.entry_pair import EntryPair
 from autolr.forms.head_entries import (
-    empty_spread,
     entry_counts,
-    evenly,
     heads_of,
-    places_bytes,
     rows_of_queries,
     spread,
-    weights_by_module,
 )
 from autolr.methods.obs_ov import turned_columns
 from autolr.records import Choice, Unit
 from autolr.types import turned_rows
 
 NAME = "ov-pair"
-_TIMED = (1 / 8, 1 / 2, 7 / 8)
 
 
 def ov_pair(method: str, count: int) -> Choice:
@@ -37,15 +32,14 @@ def ov_pair(method: str, count: int) -> Choice:
     return Choice(NAME, method, (("entries", count),))
 
 
-class OvPair(Form):
+class OvPair(EntryPair):
     """Some of the entries that heads hand over."""
 
     name = NAME
-    layer = SpreadLinear
-    sizes: ClassVar = {"entries": "entries of all heads"}
     scale = NAME
     methods = ("obs-ov",)
     of = "value-output"
+    last_reads = True
 
     def options(self, given: Given, multiple: int) -> tuple[Sequence[Choice], np.ndarray]:
         """Return each multiple of entries below all of them, the least first, and what leaving out the rest costs."""
@@ -53,26 +47,15 @@ class OvPair(Form):
         errors = given.decomposition.errors.double().numpy()
         return [ov_pair(given.method, count) for count in counts], errors[[count * queries for count in counts]]
 
-    def weights(self, unit: Unit, choice: Choice) -> int:
-        """Return how many weights make and read the entries that stay."""
-        return sum(self.products(unit, choice).values())
-
-    def products(self, unit: Unit, choice: Choice) -> dict[str, int]:
-        """Return how many weights each matrix has left."""
-        return weights_by_module(unit, _counts(unit, choice), unit.matrices[-1])
+    def counts(self, unit: Unit, choice: Choice) -> Mapping[str, int]:
+        """Return how many entries each matrix has left, by its name."""
+        value, output = unit.matrices
+        return {value.name: choice["entries"], output.name: choice["entries"] * heads_of(unit).queries}
 
     def bias_entries(self, unit: Unit, choice: Choice, biased: Set[str]) -> int:
         """Return the entries of the output's bias, and of the value's where it has one."""
         value, output = unit.matrices
         return output.out_features + (choice["entries"] if value.name in biased else 0)
-
-    def index_bytes(self, unit: Unit, choice: Choice) -> int:
-        """Return the bytes of the entries' places."""
-        return places_bytes([*_counts(unit, choice).values()])
-
-    def build(self, given: Given, choice: Choice, like: Tensor) -> CompressedLinear:
-        """Return the layer that reads the entries."""
-        return self.layers(given, choice, like)[given.unit.modules[-1]]
 
     def layers(self, given: Given, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
         """Return both layers; the output is exact on the mean of what it is fed."""
@@ -98,37 +81,6 @@ class OvPair(Form):
     def turns(self, given: Given) -> Mapping[str, Tensor]:
         """Return the turn of values, which is that of what the output reads too."""
         return dict.fromkeys(given.unit.modules, given.decomposition.turn)
-
-    def empty_layers(self, unit: Unit, choice: Choice, like: Tensor) -> dict[str, CompressedLinear]:
-        """Return both layers with any weights."""
-        counts, last = _counts(unit, choice), unit.matrices[-1]
-        return {m.name: empty_spread(m, counts[m.name], m is last, True, like) for m in unit.matrices}
-
-    def timed(self, unit: Unit) -> Sequence[Choice]:
-        """Return numbers of entries from few to nearly all."""
-        return [ov_pair("", count) for count in evenly(unit, _TIMED)]
-
-    def terms(self, unit: Unit, choice: Choice) -> tuple[float, ...]:
-        """Return a fixed part and the entries."""
-        return 1.0, float(choice["entries"])
-
-    def run(
-        self,
-        unit: Unit,
-        layers: Mapping[str, nn.Module],
-        inputs: Mapping[str, Tensor],
-        activation: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        """Run both layers, each on its own input; what lies between them stays as it is."""
-        first, last = unit.modules
-        layers[first](inputs[first])
-        output: Tensor = layers[last](inputs[last])
-        return output
-
-
-def _counts(unit: Unit, choice: Choice) -> Mapping[str, int]:
-    value, output = unit.matrices
-    return {value.name: choice["entries"], output.name: choice["entries"] * heads_of(unit).queries}
 
 
 FORM = OvPair()
